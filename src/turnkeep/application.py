@@ -37,6 +37,7 @@ from turnkeep.store.store_metrics import QueueGauges, measure_store
 from turnkeep.store.values import Receipt, ThreadRecord, TranscriptEntry
 from turnkeep.streams import EventStream, EventSubscription
 from turnkeep.telemetry import SILENT, Meter, get_log
+from turnkeep.telemetry.siblings import Siblings
 from turnkeep.tools.toolbox import Toolbox
 from turnkeep.windows import AdaptiveWindow
 
@@ -79,6 +80,8 @@ class Application:
         self.role: Role | None = None
         """What this process is to the fleet; set before it is opened. None: it is a program's own."""
         self.meter = meter
+        self.siblings: Siblings | None = None
+        """The other processes of this service, where `serve --processes` started several."""
         self.clock = SystemClock()
         self.catalog = Catalog.load(settings.price_file)
         self.store = measure_store(store or store_of(settings, policies(settings, runs_kept=runs_kept)), meter)

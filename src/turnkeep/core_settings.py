@@ -152,6 +152,9 @@ class CoreSettings(SettingChecks):
     # Section doors
     host: str = env("TURNKEEP_HOST", default="127.0.0.1", doc="Address to listen on.")
     port: int = env("TURNKEEP_PORT", default=8080, ge=0, le=65535, doc="Port to listen on.")
+    processes: int = env(
+        "TURNKEEP_PROCESSES", default=1, ge=1, le=256, doc="Processes of `turnkeep serve` on one port."
+    )
     url: str | None = env("TURNKEEP_URL", default=None, doc="Server that command line verbs talk to.")
     queue: str = env("TURNKEEP_QUEUE", default="assistant", min_length=1, doc="Queue of the service.")
     rabbitmq_url: str | None = env("RABBITMQ_URL", default=None, doc="RabbitMQ to take messages from.")

@@ -43,6 +43,7 @@ class SharedSettings(TypedDict, total=False):
     allow_network_filesystem: bool | None
     host: str | None
     port: int | None
+    processes: int | None
     url: str | None
     queue: str | None
     rabbitmq_url: str | None

@@ -36,7 +36,11 @@ def section(path: str, command: Any) -> str:
     """What the reference has of a command. `--json` and `--tenant` are explained once, for all."""
     arguments = [p.metavar for p in command.params if p.param_type_name == "argument"]
     lines = [f"### `{' '.join([path, *arguments])}`", "", " ".join(command.help.split())]
-    options = [p for p in command.params if p.param_type_name == "option" and p.name not in ("as_json", "tenant")]
+    options = [
+        p
+        for p in command.params
+        if p.param_type_name == "option" and p.name not in ("as_json", "tenant") and not p.hidden
+    ]
     if options:
         lines += ["", "| option | meaning |", "|---|---|", *(row(option) for option in options)]
     return "\n".join(lines) + "\n"

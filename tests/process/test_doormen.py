@@ -9,7 +9,8 @@ from collections.abc import Callable
 
 import pytest
 
-from turnkeep.doors.server import DOORMEN, FAST_LOOP, bound, doormen
+from turnkeep.doors.port import DOORMEN, bound, doormen
+from turnkeep.doors.server import FAST_LOOP
 
 
 class Taken(asyncio.Protocol):

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from turnkeep.doors.server import bound
+from turnkeep.doors.port import bound
 from turnkeep.simulator import listener as simulated
 
 

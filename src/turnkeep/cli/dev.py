@@ -11,7 +11,8 @@ import typer
 
 from turnkeep.cli import context, output, version
 from turnkeep.cli.arguments import Concurrency, Host, Json, Port, Tools
-from turnkeep.cli.serving import RunningService, run, warn
+from turnkeep.cli.running_service import RunningService, warn
+from turnkeep.cli.serving import run
 
 app = typer.Typer(add_completion=False)
 

@@ -8,9 +8,11 @@ import typer
 
 from turnkeep.cli import context, output
 from turnkeep.cli.arguments import Concurrency, FarStore, Host, Json, Port, SimulatedOption, Tools
-from turnkeep.cli.serving import run, say_plainly
+from turnkeep.cli.running_service import RunningService, say_plainly
 
 app = typer.Typer(add_completion=False)
+
+MOST_PROCESSES = 256
 
 Role = Literal["all", "gateway", "worker"]
 
@@ -28,6 +30,17 @@ def serve(
     port: Port = None,
     tools: Tools = None,
     concurrency: Concurrency = None,
+    processes: Annotated[
+        int | None,
+        typer.Option(
+            "--processes",
+            metavar="N",
+            min=1,
+            max=MOST_PROCESSES,
+            help="So many processes on one port; SIGHUP exchanges them one by one.",
+        ),
+    ] = None,
+    inherit: Annotated[str, typer.Option("--inherit", hidden=True)] = "",
     simulator: SimulatedOption = False,
     allow_network_filesystem: FarStore = False,
     as_json: Json = False,
@@ -40,8 +53,24 @@ def serve(
         port=port,
         tools_file=tools,
         concurrency=concurrency,
+        processes=processes,
         # None leaves the word to the environment. False would overrule it, although nobody said no.
         simulator=simulator or None,
         allow_network_filesystem=allow_network_filesystem or None,
     )
-    run(settings, role, lambda service: output.emit(service.to_json()) if as_json else say_plainly(role, service))
+
+    def tell(service: RunningService) -> None:
+        output.emit(service.to_json()) if as_json else say_plainly(role, service)
+
+    # imported where it runs: a parent of processes answers nobody and stays small
+    if settings.processes > 1 and not inherit:
+        from turnkeep.cli import reloading, supervisor
+
+        options = {"--role": role, "--host": host, "--tools": tools, "--concurrency": concurrency}
+        flags = {"--simulator": simulator, "--allow-network-filesystem": allow_network_filesystem}
+        words = reloading.words(options, [name for name, on in flags.items() if on])
+        raise typer.Exit(supervisor.run(settings, role, words, tell))
+    from turnkeep.cli.inheritance import Inheritance
+    from turnkeep.cli.serving import run
+
+    run(settings, role, tell, inheritance=Inheritance.adopt(inherit) if inherit else None)

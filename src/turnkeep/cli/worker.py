@@ -8,7 +8,8 @@ import typer
 
 from turnkeep.cli import context, output
 from turnkeep.cli.arguments import Concurrency, FarStore, Host, Json, SimulatedOption, Tools
-from turnkeep.cli.serving import run, say_plainly
+from turnkeep.cli.running_service import say_plainly
+from turnkeep.cli.serving import run
 
 app = typer.Typer(add_completion=False)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import gc
 import logging
 import os
@@ -27,6 +26,7 @@ from turnkeep.auth.guard import access_of
 from turnkeep.doors.app import app, status_app
 from turnkeep.doors.other_systems import outside
 from turnkeep.doors.peers import peers_of
+from turnkeep.doors.port import bound, doormen, port_of
 from turnkeep.doors.separation import demand_separation
 from turnkeep.doors.socket.session import READ_LIMIT
 from turnkeep.doors.transport import is_no_fault_of_a_peer, transports
@@ -49,17 +49,17 @@ COLLECTED_AFTER = (1_000, 10, 200)
 all of them after two million, which are some hundred megabytes. Nothing here relies on it: what a
 connection leaves is freed by counting.
 """
-DOORMEN = 16
-"""Connections that are taken in at a turn of the loop. libuv takes one for each time that a socket
-is listened on, and whoever comes behind a thousand others would wait for a thousand turns.
-"""
-DEAF_AFTER = 30_000
-"""Milliseconds without any acknowledgement of what was sent."""
 
 
-async def serve(application: Application, role: Role, *, on_start: Callable[[str], None]) -> None:
+async def serve(
+    application: Application,
+    role: Role,
+    *,
+    on_start: Callable[[str], None],
+    listener: socket.socket | None = None,
+) -> None:
     """Serve until a signal. `on_start` gets the base URL ("" where nothing listens) once everything
-    is open.
+    is open. `listener` is a socket that another process has bound; without it one is bound here.
 
     Raises `ConfigurationError` when the port is taken or the address cannot be used, and where a
     simulator would answer those who come in with credentials.
@@ -77,9 +77,9 @@ async def serve(application: Application, role: Role, *, on_start: Callable[[str
 
     with _signals() as ending:
         if role == "worker":
-            await _work(application, ending, announce)
+            await _work(application, ending, announce, listener)
         else:
-            await _listen(application, role, ending, announce)
+            await _listen(application, role, ending, announce, listener)
 
 
 def spare_collector() -> None:
@@ -114,12 +114,18 @@ def _password_in(text: str) -> str | None:
         return None
 
 
-async def _work(application: Application, ending: asyncio.Event, on_start: Callable[[str], None]) -> None:
+async def _work(
+    application: Application,
+    ending: asyncio.Event,
+    on_start: Callable[[str], None],
+    listener: socket.socket | None = None,
+) -> None:
     application.role = "worker"
     application.start_worker()
-    port = application.settings.worker_port
     with contextlib.ExitStack() as stack:
-        listener = None if port is None else stack.enter_context(bound(application.settings.host, port))
+        listener = listener or port_of(application.settings, "worker")
+        if listener is not None:
+            stack.enter_context(listener)
         async with application:
             await demand_separation(application)
             if listener is not None:
@@ -129,15 +135,21 @@ async def _work(application: Application, ending: asyncio.Event, on_start: Calla
                 await application.lives_until(ending)
 
 
-async def _listen(application: Application, role: Role, ending: asyncio.Event, on_start: Callable[[str], None]) -> None:
+async def _listen(
+    application: Application,
+    role: Role,
+    ending: asyncio.Event,
+    on_start: Callable[[str], None],
+    listener: socket.socket | None = None,
+) -> None:
     application.role = role
     if role == "all":
         application.start_worker()
-    with bound(application.settings.host, application.settings.port) as listener:
+    with listener or bound(application.settings.host, application.settings.port) as door:
         async with application:
             await demand_separation(application)
             async with outside(application):
-                await _answer(application, partial(app, own_application=False), listener, ending, on_start)
+                await _answer(application, partial(app, own_application=False), door, ending, on_start)
 
 
 async def _answer(
@@ -198,32 +210,6 @@ class _UvicornServer(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
-
-
-def bound(host: str, port: int) -> socket.socket:
-    """A listening socket. Raises `ConfigurationError` with what to do."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # named, so that asyncio sets TCP_NODELAY
-    # A restart finds connections of before in TIME_WAIT, and would not get the port for a minute.
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    if hasattr(socket, "TCP_USER_TIMEOUT"):  # a peer that takes nothing is cut by the system, whatever it holds back
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, DEAF_AFTER)
-    try:
-        listener.bind((host, port))
-    except OSError as error:
-        listener.close()
-        if error.errno == errno.EADDRINUSE:
-            raise ConfigurationError(
-                f"port {port} on {host} is taken, stop what listens there or choose another with --port"
-            ) from error
-        raise ConfigurationError(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
-    listener.setblocking(False)
-    return listener
-
-
-def doormen(listener: socket.socket) -> list[socket.socket]:
-    """The same socket, so many times that the loop lets in that many at a turn."""
-    return [listener, *(listener.dup() for _ in range(DOORMEN - 1))]
 
 
 @contextlib.contextmanager

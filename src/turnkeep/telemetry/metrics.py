@@ -1,7 +1,7 @@
-"""Every measurement that the house takes, by name, and the meter that shows them to Prometheus.
+"""Every measurement that the house takes, by name, and the meter that takes them.
 
 Labels come from closed sets: never a channel, a user or a text. Taking a measurement is an addition
-to a number kept here; the families that Prometheus reads are made when it asks.
+to a number kept here; what Prometheus reads is made of them when it asks (`snapshots`).
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -17,7 +17,7 @@ from turnkeep.telemetry import Meter
 from turnkeep.usage import NANO
 
 if TYPE_CHECKING:
-    from prometheus_client.core import Metric as Family
+    from turnkeep.telemetry.snapshots import Snapshot
 
 PREFIX = "turnkeep_"
 MOST_SERIES = 200
@@ -39,6 +39,8 @@ class Metric:
     buckets: tuple[float, ...] = ()
     scale: int = 1
     fold: Literal["sum", "max"] = "sum"
+    across: Literal["sum", "max", "asked"] = "sum"
+    """How the values of several processes are put together; asked: that of the one that is asked."""
     shown_name: str = ""
     """Its name to Prometheus, where it is not the one used here."""
 
@@ -53,7 +55,7 @@ METRICS: Mapping[str, Metric] = {
     "queue_wait_seconds": Metric("histogram", "From the end of the window to the first claim.", (), _SECONDS),
     "first_token_seconds": Metric("histogram", "From the start of a run to the first text shown.", (), _SECONDS),
     "active_runs": Metric("watched", "Runs in progress in this process."),
-    "oldest_run_seconds": Metric("watched", "Age of the oldest claim held by this process.", fold="max"),
+    "oldest_run_seconds": Metric("watched", "Age of the oldest claim held by this process.", fold="max", across="max"),
     "lease_losses": Metric("count", "Runs that ended because another worker may own their thread."),
     "errors": Metric("count", "Errors that ended an attempt, by code.", ("code",)),
     "retries": Metric("count", "Failed attempts whose messages are tried again, by code.", ("code",)),
@@ -61,17 +63,29 @@ METRICS: Mapping[str, Metric] = {
     "waits": Metric("count", "Runs given back without using an attempt, by reason.", ("reason",)),
     "budget_refusals": Metric("count", "Runs refused because a budget is spent, by its owner.", ("of",)),
     # what waits in the store: the same from whichever process it is asked
-    "queue_waiting_threads": Metric("watched", "Threads that are due and wait for a worker.", ("queue",), fold="max"),
-    "queue_active_threads": Metric("watched", "Threads that are being answered.", ("queue",), fold="max"),
-    "queue_delayed_threads": Metric(
-        "watched", "Threads that are due later: window, retry, delay.", ("queue",), fold="max"
+    "queue_waiting_threads": Metric(
+        "watched", "Threads that are due and wait for a worker.", ("queue",), fold="max", across="asked"
     ),
-    "queue_held_threads": Metric("watched", "Threads that wait for a decision.", ("queue",), fold="max"),
-    "queue_paused_threads": Metric("watched", "Threads that a person has taken over.", ("queue",), fold="max"),
-    "queue_open_messages": Metric("watched", "Messages that are not answered yet.", ("queue",), fold="max"),
-    "queue_dead_letters": Metric("watched", "Dead letters that somebody should look at.", ("queue",), fold="max"),
+    "queue_active_threads": Metric(
+        "watched", "Threads that are being answered.", ("queue",), fold="max", across="asked"
+    ),
+    "queue_delayed_threads": Metric(
+        "watched", "Threads that are due later: window, retry, delay.", ("queue",), fold="max", across="asked"
+    ),
+    "queue_held_threads": Metric(
+        "watched", "Threads that wait for a decision.", ("queue",), fold="max", across="asked"
+    ),
+    "queue_paused_threads": Metric(
+        "watched", "Threads that a person has taken over.", ("queue",), fold="max", across="asked"
+    ),
+    "queue_open_messages": Metric(
+        "watched", "Messages that are not answered yet.", ("queue",), fold="max", across="asked"
+    ),
+    "queue_dead_letters": Metric(
+        "watched", "Dead letters that somebody should look at.", ("queue",), fold="max", across="asked"
+    ),
     "queue_oldest_wait_seconds": Metric(
-        "watched", "For how long the thread that has waited longest is due.", ("queue",), fold="max"
+        "watched", "For how long the thread that has waited longest is due.", ("queue",), fold="max", across="asked"
     ),
     # model and tools
     "model_requests": Metric("count", "Requests to models, by how they ended.", ("model", "outcome")),
@@ -102,8 +116,10 @@ METRICS: Mapping[str, Metric] = {
     "log_reads": Metric("count", "Times the log was read to fill a hole in a live stream."),
     "sink_lag_seconds": Metric("histogram", "From an event in the log to its delivery outside.", ("sink",), _SECONDS),
     "sink_failures": Metric("count", "Deliveries to the outside that failed and are tried again.", ("sink",)),
-    "sink_parked": Metric("watched", "Events that sinks have parked, because their receiver fails on them."),
-    "sink_lost": Metric("watched", "Events that fell out at a bound before they were delivered."),
+    "sink_parked": Metric(
+        "watched", "Events that sinks have parked, because their receiver fails on them.", across="max"
+    ),
+    "sink_lost": Metric("watched", "Events that fell out at a bound before they were delivered.", across="max"),
     "amqp_messages": Metric("count", "Messages from AMQP: accepted, or the code of their refusal.", ("outcome",)),
     # store and process
     "store_seconds": Metric("histogram", "Length of a store operation.", ("operation",), _MOMENTS),
@@ -117,7 +133,7 @@ METRICS: Mapping[str, Metric] = {
 
 
 class PrometheusMeter:
-    """Takes measurements, and shows them to Prometheus with memory and CPU of the process."""
+    """Takes measurements, for Prometheus."""
 
     def __init__(self) -> None:
         self._counts: dict[str, dict[tuple[str, ...], float]] = {}
@@ -159,37 +175,25 @@ class PrometheusMeter:
 
         return end
 
+    def snapshot(self) -> Snapshot:
+        """What was counted until now, and what is watched."""
+        from turnkeep.telemetry.snapshots import HistogramReading, Snapshot, read_process
+
+        return Snapshot(
+            {name: dict(series) for name, series in self._counts.items()},
+            {
+                name: {key: HistogramReading(tuple(one.counts), one.sum) for key, one in series.items()}
+                for name, series in self._histograms.items()
+            },
+            {name: self._readings(name) for name in self._gauges},
+            read_process(),
+        )
+
     def render(self) -> tuple[bytes, str]:
-        """All measurements in the text format of Prometheus, and its content type."""
-        from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, ProcessCollector, generate_latest
+        """All of this process in the text format of Prometheus, and its content type."""
+        from turnkeep.telemetry.snapshots import render
 
-        # A registry of our own: that of the process may hold metrics of the program around us.
-        registry = CollectorRegistry(auto_describe=False)
-        ProcessCollector(registry=registry)
-        registry.register(self)
-        return generate_latest(registry), CONTENT_TYPE_LATEST
-
-    def collect(self) -> Iterator[Family]:
-        """The families that Prometheus reads."""
-        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
-
-        for name, metric in METRICS.items():
-            public_name, labels = shown_name(name), list(metric.labels)
-            if metric.kind == "count":
-                counter = CounterMetricFamily(public_name, metric.help, labels=labels)
-                for key, value in self._counts[name].items():
-                    counter.add_metric(list(key), value / metric.scale)
-                yield counter
-            elif metric.kind == "histogram":
-                family = HistogramMetricFamily(public_name, metric.help, labels=labels)
-                for key, histogram in self._histograms[name].items():
-                    family.add_metric(list(key), histogram.cumulative(), histogram.sum)
-                yield family
-            else:
-                gauge_family = GaugeMetricFamily(public_name, metric.help, labels=labels)
-                for key, value in self._readings(name).items():
-                    gauge_family.add_metric(list(key), value)
-                yield gauge_family
+        return render(self.snapshot())
 
     def _readings(self, name: str) -> dict[tuple[str, ...], float]:
         """What is watched now, by the values of the labels."""
@@ -219,11 +223,6 @@ class _Histogram:
     def take(self, value: float) -> None:
         self.counts[bisect_left(self.bounds, value)] += 1
         self.sum += value
-
-    def cumulative(self) -> list[tuple[str, float]]:
-        """As Prometheus wants it: how many are at most this, up to all."""
-        names = [*map(str, self.bounds), "+Inf"]
-        return list(zip(names, itertools.accumulate(self.counts), strict=True))
 
 
 def _key(name: str, labels: Mapping[str, str], series: Mapping[tuple[str, ...], object]) -> tuple[str, ...]:

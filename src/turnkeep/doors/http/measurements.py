@@ -1,4 +1,4 @@
-"""The measurements of this process and of the queues in its store, for Prometheus."""
+"""The measurements of this process, of its siblings and of the queues in its store, for Prometheus."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from starlette.responses import Response
 from turnkeep.doors.http.endpoint import HttpCall
 from turnkeep.errors import NotFound
 from turnkeep.telemetry.metrics import PrometheusMeter
+from turnkeep.telemetry.snapshots import merge, render
 
 
 async def show_metrics(call: HttpCall) -> Response:
@@ -15,5 +16,7 @@ async def show_metrics(call: HttpCall) -> Response:
     if not isinstance(meter, PrometheusMeter):
         raise NotFound("this process takes no measurements")
     await call.application.queue_gauges.refresh()
-    body, media = meter.render()
+    siblings = call.application.siblings
+    others = await siblings.snapshots() if siblings is not None else ()
+    body, media = render(merge(meter.snapshot(), others))
     return Response(body, media_type=media)
