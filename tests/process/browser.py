@@ -24,6 +24,9 @@ FLAGS = [
 ]  # fmt: skip
 
 
+PACE = StreamPace(first=0.05, token=0.02)
+
+
 @tool(needs_approval=True)
 def send_letter(to: str) -> str:
     """Send somebody a letter."""
@@ -31,8 +34,11 @@ def send_letter(to: str) -> str:
 
 
 @contextlib.asynccontextmanager
-async def served(folder: Path, **more: Any) -> AsyncIterator[tuple[str, Simulator]]:
-    simulator = Simulator(pace=StreamPace(first=0.05, token=0.02))
+async def served(
+    folder: Path, *, pace: StreamPace = PACE, queues: list[AssistantMessageQueue] | None = None, **more: Any
+) -> AsyncIterator[tuple[str, Simulator]]:
+    """A server with its simulator; its queue is put into `queues`, for who fills it from within."""
+    simulator = Simulator(pace=pace)
     async with serve(simulator) as model_url:
         values = {
             "store": str(folder / "turnkeep.db"), "openai_base_url": model_url, "openai_api_key": "sk-test",
@@ -40,6 +46,8 @@ async def served(folder: Path, **more: Any) -> AsyncIterator[tuple[str, Simulato
         }  # fmt: skip
         settings = Settings.load(**{**values, **more})
         queue = AssistantMessageQueue.from_settings(settings, toolbox=Toolbox([send_letter]))
+        if queues is not None:
+            queues.append(queue)
         async with listening(queue) as url:
             yield url, simulator
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import random
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import aiohttp
@@ -17,9 +20,14 @@ from turnkeep.store.sqlite import SqliteStore
 
 pytestmark = pytest.mark.browser
 
+DOT = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="
+)
+"""A picture of one point."""
+
 
 async def test_quick_messages_gather_in_one_turn_with_one_answer(tmp_path: Path, chromium_path: Path) -> None:
-    async with opened(tmp_path, chromium_path) as (page, simulator, _):
+    async with opened(tmp_path, chromium_path, window=3.0) as (page, simulator, _):
         await write(page, "one", "two", "three")
         await expect(page.locator("#gathering")).to_contain_text("3 messages gather")
         await expect(page.locator(".assistant")).to_contain_text("three")
@@ -49,6 +57,54 @@ async def test_a_reload_in_mid_answer_loses_nothing_and_a_second_tab_sees_the_sa
         assert text == await second.locator(".assistant .text").inner_text()
         assert len(re.findall(r"\S+", text)) == 120
         assert len(simulator.ledger) == 1
+
+
+async def test_a_reload_at_any_moment_shows_what_was_said_once(
+    tmp_path: Path, chromium_path: Path, size: Callable[[int, int], int]
+) -> None:
+    moments = random.Random(5)
+    async with opened(tmp_path, chromium_path) as (page, simulator, _):
+        await write(page, f"talk [[words:{size(150, 600)}]]")
+        seen = []
+        for _ in range(size(3, 20)):
+            await asyncio.sleep(moments.uniform(0, 0.5))
+            await page.reload()
+            await expect(page.locator(".user")).to_have_count(1)
+            await expect(page.locator(".assistant .text")).not_to_be_empty()
+            seen.append(await page.locator(".assistant .text").inner_text())
+        await expect(page.locator(".assistant .tools")).to_contain_text("tokens")
+        text = await page.locator(".assistant .text").inner_text()
+        assert [part for part in seen if not text.startswith(part.rstrip("▍").rstrip())] == []
+        assert len(text.split()) == size(150, 600)
+        assert len(simulator.ledger) == 1
+
+
+async def test_a_picture_is_sent_and_seen_again(tmp_path: Path, chromium_path: Path) -> None:
+    async with opened(tmp_path, chromium_path) as (page, _, _url):
+        files = [{"name": "dot.png", "mimeType": "image/png", "buffer": DOT}]
+        await page.set_input_files("#files", files)  # type: ignore[arg-type]  # the form that its documentation has
+        await expect(page.locator("#attached")).to_contain_text("dot.png")
+        await write(page, "what is this?")
+        await expect(page.locator(".user img")).to_be_visible()
+        await expect(page.locator(".assistant .text")).not_to_be_empty()
+        await page.reload()
+        await expect(page.locator(".user img")).to_be_visible()
+        assert await page.locator(".user img").evaluate("image => image.naturalWidth") == 1
+
+
+async def test_an_approval_waits_over_a_restart(tmp_path: Path, chromium_path: Path) -> None:
+    async with browsing(chromium_path) as browser:
+        page, port = await browser.new_page(), free_port()
+        async with served(tmp_path, port=port) as (url, _):
+            await page.goto(f"{url}#letter")
+            await write(page, '[[call:send_letter {"to": "Ada"}]]')
+            await expect(page.locator(".approve")).to_be_visible()
+        async with served(tmp_path, port=port):
+            await expect(page.locator("#connection")).to_have_class("live")
+            await page.click(".approve")
+            await expect(page.locator(".assistant")).to_contain_text("sent to Ada")
+            await expect(page.locator(".step .state")).to_have_text("done")
+            await expect(page.locator(".action")).to_have_count(0)
 
 
 async def test_what_is_too_large_is_said_so_and_the_rest_goes_on(tmp_path: Path, chromium_path: Path) -> None:

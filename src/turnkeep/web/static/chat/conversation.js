@@ -6,6 +6,10 @@ import { ask, may, Refused } from "../server.js";
 
 const PAGE = 200;
 const LARGE = 256_000;
+const TOGETHER = 40; // milliseconds: of a burst of events one look
+const AGAIN = 1000;
+const MAY_PASS = (status) => status === 429 || status >= 500;
+const pause = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
 
 export class Conversation {
   constructor(channel, changed) {
@@ -25,6 +29,7 @@ export class Conversation {
 
   // ------------------------------------------------------------- reading
 
+  // What comes within a moment is one look; one that fails is made again. It never raises.
   load() {
     if (this.loading) {
       this.isStale = true;
@@ -36,27 +41,39 @@ export class Conversation {
 
   async #loadUntilFresh() {
     do {
+      await pause(TOGETHER);
       this.isStale = false;
-      await this.#loadOnce();
+      try {
+        await this.#loadOnce();
+      } catch {
+        await pause(AGAIN); // the server or its store is away for a moment
+        this.isStale = !this.isLeft;
+      }
     } while (this.isStale);
   }
 
   async #loadOnce() {
     const accepted = this.outbox.accepted();
     try {
-      const [body, runs] = await Promise.all([ask("GET", `${this.path}/messages?limit=${PAGE}`), ask("GET", `${this.path}/runs`)]);
+      const body = await ask("GET", `${this.path}/messages?limit=${PAGE}`);
+      const hasNewTurn = body.items.at(-1)?.turn !== this.body?.items.at(-1)?.turn;
+      if (hasNewTurn) await this.#loadRuns();
       this.body = body;
-      this.runs = new Map(runs.runs.flatMap((run) => run.message_ids.map((id) => [id, run])));
       if (!this.older.length) this.hasOlder = !body.complete;
     } catch (error) {
-      if (!(error instanceof Refused)) throw error;
+      if (!(error instanceof Refused) || MAY_PASS(error.status)) throw error;
       if (error.status === 404) this.body = null;
     }
     accepted.forEach((id) => this.outbox.remove(id));
     this.isLoaded = true;
     this.#forgetWhatHasEnded();
-    this.#seeWindow();
+    this.#seeWindow(this.outbox.accepted().length); // those that came since the server was asked
     this.changed();
+  }
+
+  async #loadRuns() {
+    const { runs } = await ask("GET", `${this.path}/runs`);
+    this.runs = new Map(runs.flatMap((run) => run.message_ids.map((id) => [id, run])));
   }
 
   async loadOlder() {
@@ -74,7 +91,7 @@ export class Conversation {
     if (isOver) this.live = null;
   }
 
-  #seeWindow() {
+  #seeWindow(newer) {
     const { thread, open = [] } = this.body ?? {};
     const waiting = open.filter((message) => message.status === "waiting");
     if (!thread || thread.paused || thread.state !== "waiting" || thread.due === null || !waiting.length) {
@@ -83,7 +100,7 @@ export class Conversation {
     }
     const here = (moment) => performance.now() + (moment - this.skew) * 1000 - Date.now();
     const from = Math.min(...waiting.map((message) => message.arrival ?? thread.due));
-    this.window = { from: here(from), until: here(thread.due), count: waiting.length };
+    this.window = { from: here(from), until: here(thread.due), count: waiting.length + newer };
   }
 
   // ------------------------------------------------------------- frames
@@ -210,7 +227,7 @@ export class Conversation {
     } catch (error) {
       this.problem = error instanceof Refused ? error.message : "The server does not answer. Nothing was changed.";
     }
-    await this.load().catch(() => this.changed());
+    await this.load();
   }
 
   get isBusy() {
@@ -264,12 +281,12 @@ class Outbox {
     if (entry) entry.deliveries = (entry.deliveries ?? 0) + 1;
   }
 
-  // A server that closes on a large frame may be gone before it has said why: what has broken the connection three
-  // times is not sent a fourth time by itself.
+  // A server that closes on a large frame may be gone before it has said why: what has broken the connection twice is
+  // not sent a third time by itself.
   giveUpOnWhatBreaksIt() {
     for (const entry of this.unsent()) {
-      if (entry.deliveries > 3 && JSON.stringify(entry.message).length > LARGE) {
-        this.refuse(entry.message.message_id, "this message is too large, or the connection broke at it three times", true);
+      if (entry.deliveries >= 2 && JSON.stringify(entry.message).length > LARGE) {
+        this.refuse(entry.message.message_id, "this message is too large, or the connection broke at it twice", true);
       }
     }
   }

@@ -41,6 +41,7 @@ function choose() {
 
 function turnTo(channel) {
   connection?.close();
+  if (conversation) conversation.isLeft = true;
   conversation = new Conversation(channel, drawSoon);
   conversation.sendAgain = (id) => { deliver(conversation.outbox.again(id)); drawSoon(); };
   connection = new Connection(channel, {
@@ -135,10 +136,10 @@ function onState(state, { isKnown, hasThread, words, skew } = {}) {
     conversation.skew = skew;
     $("lost").hidden = true;
     showConnection("live", true);
-    if (hasThread || conversation.outbox.accepted().length || conversation.body) conversation.load().catch(() => connection.socket?.close());
+    if (hasThread || conversation.outbox.accepted().length || conversation.body) conversation.load();
     else if (!isKnown) conversation.isLoaded = true;
-    conversation.outbox.unsent().forEach(({ message }) => deliver(message));
     conversation.outbox.giveUpOnWhatBreaksIt();
+    conversation.outbox.unsent().forEach(({ message }) => deliver(message));
   } else {
     showConnection(words ?? state, false);
     $("lost").textContent = words ?? "The connection is lost and is tried again. What you write is kept here and sent once it is back.";
@@ -218,7 +219,7 @@ const conversations = new Conversations({
 
 function title() {
   const { body, channel } = conversation;
-  const first = body?.items.find((item) => item.kind === "user") ?? body?.open[0];
+  const first = body?.items.find((item) => item.kind === "user") ?? body?.open[0] ?? body?.dead[0];
   return conversations.titleOf(channel) || body?.thread.metadata.title || (first ? titleOf(textOf(first.content ?? [])).slice(0, 80) : "");
 }
 

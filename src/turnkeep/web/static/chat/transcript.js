@@ -163,7 +163,6 @@ function answerEntry(conversation, items, users) {
 function notesOf(items, users, run) {
   const notes = [];
   if (users.length > 1) notes.push(`one answer for ${users.length} messages`);
-  if (run?.attempt > 1) notes.push(`attempt ${run.attempt}`);
   if (run && ["cancelled", "incomplete"].includes(run.status)) notes.push(run.status);
   else if (items.some((item) => item.interrupted)) notes.push("interrupted");
   if (run?.finished_at) notes.push(`${Math.max(0.1, run.finished_at - run.started_at).toFixed(1)} s`);
@@ -234,20 +233,19 @@ function sources(citations) {
 
 // Drawn anew only where it has changed: a text that grows keeps its place on the screen, and its folds.
 function liveEntry(live) {
-  const look = `${live.runId} ${live.attempt} ${live.text.length} ${live.thought.length} ${JSON.stringify(live.steps)} ${live.sources.length} ${live.doing} ${live.cause?.reason} ${live.isDone}`;
+  const look = `${live.runId} ${live.attempt} ${live.text.length} ${live.thought.length} ${JSON.stringify(live.steps)} ${live.sources.length} ${live.doing} ${live.cause?.reason} ${live.isDone} ${live.isHeld}`;
   const make = (present) => {
     const node = present ?? element("li", { class: "assistant live" },
       element("div", { class: "author", hidden: true }), element("div", { class: "steps" }), element("div", { class: "text" }),
       element("div", { class: "doing" }), element("div", { class: "tools" }, element("small", {})));
-    const [, steps, text, doing, tools] = node.children;
+    const [, steps, text, doing] = node.children;
     node.classList.toggle("live", !live.isDone && !live.isHeld);
-    const folds = [...(live.thought ? [thought(live.thought, !live.text)] : []), ...live.steps.map(step)];
-    const stepsLook = `${live.thought.length} ${JSON.stringify(live.steps)} ${Boolean(live.text)}`;
+    const folds = [...(live.thought ? [thought(live.thought, !live.text)] : []), ...live.steps.map((one) => step(live.isHeld && !one.status ? { ...one, status: "open" } : one))];
+    const stepsLook = `${live.thought.length} ${JSON.stringify(live.steps)} ${Boolean(live.text)} ${live.isHeld}`;
     if (steps.look !== stepsLook) steps.replaceChildren(...folds);
     steps.look = stepsLook;
     draw(text, live.text, { isLive: !live.isDone });
     doing.textContent = live.cause ? (live.cause.error_details ?? live.cause.message) : live.doing;
-    tools.firstChild.textContent = live.attempt > 1 ? `attempt ${live.attempt}` : "";
     return node;
   };
   return { key: "live", look, make };

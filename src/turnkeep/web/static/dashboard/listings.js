@@ -141,7 +141,7 @@ export async function drawOutside(view) {
   const rows = assistants.map((one) => [one.name || one.id, one.model, (one.fallbacks ?? []).join(", "), (one.tools ?? ["all"]).map((tool) => tool.type ?? tool).join(", "), `${one.version}`, one.id === usual ? "default" : ""]);
   view.replaceChildren(
     element("h2", {}, "Receivers outside"), table([["Sink", "name"], ["Waiting", "number"], ["Since"], ["Parked", "number"], ["Given up", "number"], ["Lost", "number"]], sinkRows, "No relay, webhook or reply exchange is set."),
-    element("h2", {}, "Assistants"), table([["Name", "name"], ["Model"], ["Fallbacks"], ["Tools", "name"], ["Version", "number"], [""]], rows, "None yet."));
+    element("h2", {}, "Assistants"), table([["Name", "name"], ["Model"], ["Fallbacks"], ["Tools", "name"], ["Version", "number"], ["Use"]], rows, "None yet."));
 }
 
 export const focusView = () => $("view").focus({ preventScroll: true });
