@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 from tests.docs.samples import ROOT, python_of, written_modules
+from tests.services.programs import packages, program
+
+PACKAGES = ROOT / "tests" / "clients" / "library"
 
 
 def test_every_sample_type_checks(tmp_path: Path) -> None:
@@ -17,6 +21,21 @@ def test_every_sample_type_checks(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=110, check=False)
 
     assert done.stdout.replace(str(tmp_path), "") == ""
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_sample_type_checks_with_pyright_as_well(tmp_path: Path) -> None:
+    packages(PACKAGES)
+    modules = written_modules(tmp_path)
+    command = [program("node"), str(PACKAGES / "node_modules" / "pyright" / "index.js"), "--pythonpath", sys.executable]
+    done = subprocess.run(
+        [*command, "--outputjson", *map(str, modules)], cwd=tmp_path, capture_output=True, text=True, timeout=110,
+        check=False,
+    )  # fmt: skip
+
+    told = json.loads(done.stdout)["generalDiagnostics"]
+    errors = [f"{Path(one['file']).name}: {one['message']}" for one in told if one["severity"] == "error"]
+    assert errors == []
     assert done.returncode == 0, done.stderr
 
 
