@@ -21,6 +21,23 @@ SAID = {
 }
 
 
+async def test_the_tutorial_runs_as_it_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code = compile(python_of(ROOT / "docs" / "tutorial.md"), "tutorial", "exec")
+    await asyncio.to_thread(exec, code, {"__name__": "sample"})
+
+    out = capsys.readouterr().out
+    said = [
+        "Hello, assistant!",
+        "accepted 1 1.5\naccepted 2 1.5\naccepted 3 1.5\n",
+        "3 messages, one answer",
+        "9 to 17",
+    ]
+    assert [words for words in said if words not in out] == []
+
+
 @pytest.mark.parametrize("page", SAID)
 async def test_its_samples_run_as_they_stand(
     page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
