@@ -35,7 +35,7 @@ RAW: dict[str, tuple[str | bytes, str]] = {
     "100,000 levels": ("[" * 100_000 + "]" * 100_000, "invalid_message"),
     "100,000 levels inside": ('{"channel": "c", "message": ' + "[" * 100_000 + "]" * 100_000 + "}", "invalid_message"),
     "a megabyte of text": (json.dumps({**GOOD, "message": "x" * 1_000_000}), "message_too_large"),
-    "a message one byte too large": (json.dumps({**GOOD, "message": "x" * 256_000}), "message_too_large"),
+    "a message one byte too large": (json.dumps({**GOOD, "message": "x" * 256_001}), "message_too_large"),
 }  # fmt: skip
 
 WRONG: dict[str, dict[str, Any]] = {

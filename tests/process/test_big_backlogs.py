@@ -95,7 +95,7 @@ async def test_a_wrong_second_subscription_leaves_the_first_as_it_is() -> None:
 async def test_an_edit_may_be_no_larger_than_a_message() -> None:
     async with served(max_message_bytes=1_000) as house, house.socket() as socket:
         await house.queue.add_message_to_thread("c", "small", message_id="m", not_before=time.time() + 1e6)
-        edit = {"message": "x" * 1_000}
+        edit = {"message": "x" * 1_001}
         async with house.http.patch(f"{house.url}/api/channels/c/messages/m", json=edit) as told:
             assert (told.status, (await told.json())["error"]["code"]) == (413, "message_too_large")
         refused = await ask(socket, {"action": "edit", "channel": "c", "message_id": "m", **edit})

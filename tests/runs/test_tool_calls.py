@@ -69,7 +69,7 @@ async def break_down(amount: int) -> str:
 
 
 upload: Tool = from_dict({
-    "type": "function", "client_side": True,
+    "type": "function",
     "function": {"name": "upload", "description": "At the client.", "parameters": {"type": "object", "properties": {}}},
 })  # fmt: skip
 

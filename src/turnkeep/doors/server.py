@@ -148,8 +148,13 @@ async def _listen(
     with listener or bound(application.settings.host, application.settings.port) as door:
         async with application:
             await demand_separation(application)
-            async with outside(application):
-                await _answer(application, partial(app, own_application=False), door, ending, on_start)
+            # Only beside doors: a worker delivers nothing to the outside.
+            with_doors = partial(app, own_application=False)
+            await _answer(application, with_doors, door, ending, on_start, beside=outside)
+
+
+def nothing_beside(_: Application) -> contextlib.AbstractAsyncContextManager[None]:
+    return contextlib.nullcontext()
 
 
 async def _answer(
@@ -158,6 +163,8 @@ async def _answer(
     listener: socket.socket,
     ending: asyncio.Event,
     on_start: Callable[[str], None],
+    *,
+    beside: Callable[[Application], contextlib.AbstractAsyncContextManager[None]] = nothing_beside,
 ) -> None:
     """What is made of an open application, on a listening socket."""
     peers = peers_of(application.settings, application.meter)
@@ -183,7 +190,7 @@ async def _answer(
             backlog=2048,
         )
     )
-    async with asyncio.TaskGroup() as group:
+    async with beside(application), asyncio.TaskGroup() as group:
         group.create_task(server.serve(sockets=doormen(listener)))
         await server.listening.wait()
         host, port = listener.getsockname()[:2]

@@ -153,7 +153,7 @@ class HttpEndpoint:
 
     `scope` None: whoever has a credential; `public`: without one. `is_metered`: it counts as a
     request of its credential; messages have rates of their own. `answers` None: no body. `refuse`:
-    the form of its errors, which are the same for all and not named.
+    the form of its errors, which `refusal` names; None: a sentence.
     """
 
     method: str
@@ -176,6 +176,7 @@ class HttpEndpoint:
 
     is_metered: bool = True
     refuse: Callable[[TurnkeepError], Response] = error_response
+    refusal: str | None = "Error"
 
 
 class HttpDoor:

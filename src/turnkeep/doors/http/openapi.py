@@ -52,9 +52,9 @@ def _operation(endpoint: HttpEndpoint) -> dict[str, Any]:
         "operationId": endpoint.handler.__name__,
         "summary": endpoint.summary,
         "parameters": [*_in_path(endpoint), *_in_query(endpoint), *_in_headers(endpoint)],
-        "responses": {str(status): _answer(endpoint, name) for status, name in endpoint.answers.items()},
+        "responses": {str(status): _answer(endpoint, status, name) for status, name in endpoint.answers.items()},
     }
-    operation["responses"]["default"] = _content("What was wrong.", JSON_MEDIA, "Error")
+    operation["responses"]["default"] = _refusal(endpoint)
     if endpoint.body is not None:
         body = {"required": not endpoint.body_may_be_empty, **_content(None, JSON_MEDIA, endpoint.body)}
         operation["requestBody"] = body
@@ -99,12 +99,18 @@ def _in_headers(endpoint: HttpEndpoint) -> list[dict[str, Any]]:
     return [{"name": "Idempotency-Key", "in": "header", "description": description, "schema": schema}]
 
 
-def _answer(endpoint: HttpEndpoint, name: str | None) -> dict[str, Any]:
-    if name is None and endpoint.media == JSON_MEDIA:
+def _answer(endpoint: HttpEndpoint, status: int, name: str | None) -> dict[str, Any]:
+    if name is None and (endpoint.media == JSON_MEDIA or status == 204):
         return {"description": "Done."}
     if name is None:
         return {"description": "Done.", "content": {endpoint.media: {"schema": {"type": "string"}}}}
     return _content("Done.", endpoint.media, name)
+
+
+def _refusal(endpoint: HttpEndpoint) -> dict[str, Any]:
+    if endpoint.refusal is None:
+        return {"description": "What was wrong.", "content": {"text/plain": {"schema": {"type": "string"}}}}
+    return _content("What was wrong.", JSON_MEDIA, endpoint.refusal)
 
 
 def _content(description: str | None, media: str, name: str) -> dict[str, Any]:

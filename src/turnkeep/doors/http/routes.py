@@ -134,13 +134,13 @@ LEVEL = {"level": "Major version of the `ai` package: 5 (default), 6 or 7."}
 VERCEL_ENDPOINTS = (
     HttpEndpoint("POST", "/api/chat", vercel.chat, None,
              "Take in what is new of a chat of Vercel's AI SDK, and stream the answer.", {200: None}, body="Chat",
-             query=LEVEL, media="text/event-stream", is_metered=False, refuse=vercel.sentence_response),
+             query=LEVEL, media="text/event-stream", is_metered=False, refuse=vercel.sentence_response, refusal=None),
     HttpEndpoint("GET", CHAT + "/stream", vercel.resume_chat, "read", "Go on with the answer in progress.",
-             {200: None, 204: None}, query=LEVEL, media="text/event-stream", refuse=vercel.sentence_response),
+             {200: None, 204: None}, query=LEVEL, media="text/event-stream", refuse=vercel.sentence_response, refusal=None),
     HttpEndpoint("POST", CHAT + "/stop", vercel.stop_chat, "send", "Stop the answer in progress.", {200: "Cancelled"},
-             refuse=vercel.sentence_response),
+             refuse=vercel.sentence_response, refusal=None),
     HttpEndpoint("GET", CHAT, vercel.show_chat, "read", "The messages that a page begins with.", {200: "UiMessages"},
-             query={**LIMIT, **LEVEL}, refuse=vercel.sentence_response),
+             query={**LIMIT, **LEVEL}, refuse=vercel.sentence_response, refusal=None),
 )  # fmt: skip
 
 AGUI_ENDPOINTS = (

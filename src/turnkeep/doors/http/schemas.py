@@ -68,6 +68,9 @@ SCHEMAS: dict[str, Schema] = {
             )
         }
     ),
+    "OpenAIError": record(
+        {"error": record({"message": TEXT, "type": TEXT, "param": {"type": "null"}, "code": TEXT})},
+    ),
     "Receipt": record(
         {
             "channel": TEXT,

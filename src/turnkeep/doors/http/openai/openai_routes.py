@@ -35,7 +35,7 @@ def _endpoint(
     body = "ForeignBody" if method == "POST" else None
     return HttpEndpoint(
         method, path, handler, scope, summary, {200: "ForeignAnswer"}, body=body, body_may_be_empty=True,
-        query=query or {}, is_metered=is_metered, refuse=openai_error,
+        query=query or {}, is_metered=is_metered, refuse=openai_error, refusal="OpenAIError",
     )  # fmt: skip
 
 
