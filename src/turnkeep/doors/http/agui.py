@@ -226,6 +226,8 @@ class AgentRun:
     async def _tell_again(self, message_id: str) -> Response:
         """What becomes of a message that was sent before: its client has lost the answer."""
         application = self.call.application
+        # new messages have rates of their own
+        self.call.limits.check_request(self.call.principal)
         record = await application.store.message(self.address, message_id)
         if record is None:
             raise InvalidMessage("the last message of the user is neither new nor one that was sent here before")
@@ -253,6 +255,7 @@ class AgentRun:
 
     async def _decide(self, decisions: Sequence[PageDecision]) -> Response:
         call, ids = self.call, [one.call_id for one in decisions]
+        call.limits.check_request(call.principal)
         await self._follow(after_calls=ids)
         record = await call.application.store.thread(self.address)
         held_calls = {one.call_id: one for one in record.calls if not one.decision} if record else {}

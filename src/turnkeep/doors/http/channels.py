@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 from starlette.responses import Response
@@ -22,7 +22,16 @@ from turnkeep.inputs import (
     read_content,
     read_metadata,
 )
-from turnkeep.messages import Address, ReasoningItem, content_text, item_to_json
+from turnkeep.messages import (
+    Address,
+    CallItem,
+    HostedItem,
+    Item,
+    OutputItem,
+    ReasoningItem,
+    content_text,
+    item_to_json,
+)
 from turnkeep.remedies import remedy_of
 from turnkeep.store.clearing import forget_at_work
 from turnkeep.store.values import DeadLetter, RunRecord, ThreadRecord, TranscriptEntry
@@ -58,7 +67,7 @@ async def list_messages(call: HttpCall) -> Response:
     letters = await store.dead(tenant=where.tenant, queue=where.queue, channel=where.channel, limit=LETTERS_SHOWN)
     return JsonResponse(
         {
-            "items": [_entry_json(entry) for entry in history.entries],
+            "items": _entries_json(history.entries, in_full=call.principal.may("manage")),
             "summary": history.summary,
             "complete": history.complete,
             "open": [message_json(record) for record in await store.open_messages(address)],
@@ -130,6 +139,27 @@ async def _own_letter(call: HttpCall, address: Address, dead_id: str) -> DeadLet
         raise NotFound("no such dead letter")
     authority.own_letter(call.principal, letter)
     return letter
+
+
+def _entries_json(entries: Sequence[TranscriptEntry], *, in_full: bool) -> list[dict[str, Any]]:
+    """In full for who manages the channel; others see of calls and thoughts what tools and assistant
+    let people see: what is kept from them is empty and `withheld`.
+    """
+    calls = {entry.item.call_id: entry.item for entry in entries if isinstance(entry.item, CallItem)}
+    return [_entry_json(entry) | ({} if in_full else _withheld_fields(entry.item, calls)) for entry in entries]
+
+
+def _withheld_fields(item: Item, calls: Mapping[str, CallItem]) -> dict[str, Any]:
+    match item:
+        case CallItem(show="name"):
+            return {"arguments": "", "withheld": True}
+        case OutputItem() if (call := calls.get(item.call_id)) is None or call.show != "all":
+            return {"output": "", "withheld": True}
+        case ReasoningItem(is_public=False):
+            return {"text": "", "withheld": True}
+        case HostedItem():
+            return {"text": "", "withheld": True}
+    return {}
 
 
 def _entry_json(entry: TranscriptEntry) -> dict[str, Any]:

@@ -218,6 +218,8 @@ class ChatTurn:
 
     async def _tell_again(self, message_id: str, *, after_calls: Sequence[str] = ()) -> Response:
         """What becomes of a message that was sent before: its client has lost the answer."""
+        # new messages have rates of their own
+        self.call.limits.check_request(self.call.principal)
         record = await self.call.application.store.message(self.address, message_id)
         if record is None:
             raise InvalidMessage("the last message is neither a new one of the user nor one that was sent here before")
@@ -286,6 +288,7 @@ class ChatTurn:
     async def _decide(self, decisions: Sequence[PageDecision]) -> Response:
         """What was said to calls that wait; then the same message goes on."""
         call, ids = self.call, [decision.call_id for decision in decisions]
+        call.limits.check_request(call.principal)
         if not decisions:
             return self._once(chunk("finish", finishReason="stop") + END_OF_STREAM)
         await self.follow(after_calls=ids)
