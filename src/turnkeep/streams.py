@@ -82,6 +82,14 @@ class EventStream:
         self._last = event.offset
         return event
 
+    def ready(self) -> list[Event]:
+        """All that can be had without waiting, so that it can be told together."""
+        events = list(self._buffer)
+        self._buffer.clear()
+        if events:
+            self._last = events[-1].offset
+        return events
+
     async def _refill_once(self) -> None:
         """A reader may wait for less time than the log needs, again and again: one look goes on
         meanwhile.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import ExitStack
 
 from starlette.responses import Response, StreamingResponse
@@ -18,6 +18,7 @@ from starlette.types import Scope as AsgiScope
 from turnkeep.doors.error_answers import error_body
 from turnkeep.doors.http.endpoint import HttpCall
 from turnkeep.errors import InvalidMessage, NotAuthenticated, StoreError
+from turnkeep.events import Event
 from turnkeep.messages import Address
 from turnkeep.streams import EventStream
 from turnkeep.wire import Dialect, Encoder, Frame, dumps, subscription_frame
@@ -104,25 +105,34 @@ async def _frames(
                     event = await anext(stream)
             except TimeoutError:
                 frames = encoder.flush()
-                for frame in frames:
+                if frames:
                     quiet = loop.time()
-                    yield _event(frame)
-                if not frames and loop.time() - heard_at >= HEARTBEAT:
+                    yield "".join(map(_event, frames))
+                elif loop.time() - heard_at >= HEARTBEAT:
                     heard_at = loop.time()
                     # A proxy cuts what is quiet, and a peer that is gone is only noticed by writing
                     # to it.
                     yield ": still here\n\n"
                 continue
-            heard_at = loop.time()
-            for frame in encoder.encode(event):
-                yield _event(frame)
-            now = loop.time()
+            heard_at = now = loop.time()
+            # What is here together is written together: a write costs more than what is in it.
+            frames = _frames_of(encoder, [event, *stream.ready()], at_once=dialect.deltas)
             # Text is merged between two frames of 50 ms: each token alone costs more bytes around
             # it than in it.
-            if encoder.owes and (dialect.deltas or now - quiet >= EVERY):
+            if encoder.owes and now - quiet >= EVERY:
                 quiet = now
-                for frame in encoder.flush():
-                    yield _event(frame)
+                frames += encoder.flush()
+            if frames:
+                yield "".join(map(_event, frames))
+
+
+def _frames_of(encoder: Encoder, events: Sequence[Event], *, at_once: bool) -> list[Frame]:
+    frames: list[Frame] = []
+    for event in events:
+        frames += encoder.encode(event)
+        if at_once:
+            frames += encoder.flush()
+    return frames
 
 
 async def end_of_credential(call: HttpCall) -> str | None:
