@@ -9,6 +9,7 @@ python3 dev.py prove [NAME…]   the tests that give figures, at full size, one 
 python3 dev.py check           lint, format, types, floors, lock files
 python3 dev.py coverage        that no branch of the heart is without a test (--all: of everything, which is long)
 python3 dev.py docs [ARG…]     the tests of the documentation alone
+python3 dev.py site            the documentation as a site, into .dev/site
 python3 dev.py bench [NAME…]   measure beside floors, in one run (--list, --small, --json, --check: is it worse
                                than before?, --against REV: this tree by another revision)
 python3 dev.py chaos [ARG…]    break things at random (--seed, --minutes)
@@ -47,7 +48,7 @@ BOOT = ROOT / ".dev" / "boot"
 TEST_PATH = ROOT / ".dev" / "path"
 APT_OPTIONS = ["-y", "-qq", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=120", "-o", "Dpkg::Use-Pty=0"]
 COMPILE = ["--universal", "--generate-hashes", "--no-emit-index-url", "--python-version", "3.11", "--extra", "all"]
-GROUPS = ["--group", "test", "--group", "check", "--group", "build"]
+GROUPS = ["--group", "test", "--group", "check", "--group", "build", "--group", "docs"]
 QUICK = ["tests/unit", "tests/runs", "tests/process/test_burst.py", "-m", "not slow"]
 
 Level = Literal["run", "dev"]
@@ -232,6 +233,7 @@ COMMANDS = {
     "bench": [PYTHON, "bench/run.py"],
     "chaos": [PYTHON, "-m", "tests.chaos"],
     "sbom": [PYTHON, "scripts/sbom.py"],
+    "site": [PYTHON, "-m", "mkdocs", "build", "--strict", "--quiet"],
 }
 VERBS = {"test": test, "prove": prove, "check": check, "coverage": coverage, "audit": audit, "lock": lock}
 

@@ -21,6 +21,15 @@ SAID = {
 }
 
 
+async def test_the_first_code_of_readme_runs_as_it_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code = compile(python_of(ROOT / "README.md"), "README", "exec")
+    await asyncio.to_thread(exec, code, {"__name__": "sample"})
+    assert "Hello, assistant!" in capsys.readouterr().out
+
+
 async def test_the_tutorial_runs_as_it_stands(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
