@@ -193,6 +193,25 @@ def test_looking_makes_no_store(desk: Desk) -> None:
 # ---------------------------------------------------------------- assistants
 
 
+def test_assistants_are_taken_over_from_openai_under_their_ids(desk: Desk) -> None:
+    function = {"name": "lookup", "parameters": {"type": "object", "properties": {}}}
+    tools = [{"type": "function", "function": function}, {"type": "code_interpreter"}]
+    one = {"id": "asst_old1", "object": "assistant", "model": "gpt-4o", "name": "clerk", "tools": tools,
+           "instructions": "Be brief.", "temperature": 0.3, "top_p": None, "metadata": {"a": "b"}}  # fmt: skip
+    (desk.folder / "assistants.json").write_text(json.dumps({"object": "list", "data": [one]}))
+
+    (said,) = desk.run("assistants", "import", "assistants.json", "--json").all_json
+    assert said == {"id": "asst_old1", "imported": True, "left_out": ["code_interpreter"]}
+    shown = desk.run("assistants", "show", "asst_old1", "--json").json
+    assert (shown["model"], shown["name"], shown["instructions"]) == ("gpt-4o", "clerk", "Be brief.")
+    assert (shown["parameters"], shown["tools"]) == ({"temperature": 0.3}, [{"type": "function", **function}])
+
+    again = desk.run("assistants", "import", "-", stdin=json.dumps(one))
+    assert (again.code, "asst_old1 is here already" in again.out) == (0, True)
+    for text in ("", "no json", "[1]", '{"model": 7}'):
+        assert desk.run("assistants", "import", "-", stdin=text).code in (1, 2)
+
+
 def test_an_assistant_is_made_changed_used_and_answers(desk: Desk) -> None:
     first = desk.run("assistants", "create", "--json").json["id"]
     parameters = '{"temperature": 0.2}'

@@ -31,7 +31,7 @@ VERBS = {
     "worker": Verb("turnkeep.cli.worker", "a worker alone, for any queues"),
     "send": Verb("turnkeep.cli.send", "send a message, stream the answer, end when it is complete"),
     "threads": Verb("turnkeep.cli.threads", "conversations: new, list, show, stats, export, forget, clear"),
-    "assistants": Verb("turnkeep.cli.assistants", "who answers: create, list, show, use, update, delete"),
+    "assistants": Verb("turnkeep.cli.assistants", "who answers: create, import, list, show, use, update, delete"),
     "queue": Verb("turnkeep.cli.queue", "how much waits; dead letters; pause and resume a channel"),
     "top": Verb("turnkeep.cli.top", "watch the fleet, what waits, the last hour and the newest threads"),
     "workers": Verb("turnkeep.cli.workers", "the processes that run with this store"),

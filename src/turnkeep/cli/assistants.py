@@ -14,6 +14,7 @@ from turnkeep.assistants import Assistant, Assistants
 from turnkeep.auth.audit_trail import Act
 from turnkeep.cli import context, output
 from turnkeep.cli.arguments import Json, Tenant, Yes
+from turnkeep.cli.assistant_import import import_assistants
 from turnkeep.cli.audit import report
 from turnkeep.cli.findings import today
 from turnkeep.clock import SystemClock
@@ -22,6 +23,9 @@ from turnkeep.pricing.catalog import Catalog
 from turnkeep.settings import Settings
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="The profiles of who answers.")
+
+
+app.command("import")(import_assistants)
 
 
 def _object(text: str | dict[str, Any]) -> dict[str, Any]:
