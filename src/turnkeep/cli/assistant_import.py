@@ -102,13 +102,13 @@ async def _import(settings: Settings, tenant: str, imports: list[AssistantImport
         assistants = Assistants(store, model=model, instructions=settings.instructions)
         for one in imports:
             try:
-                made = await assistants.create(
+                assistant = await assistants.create(
                     tenant, one.fields, now=SystemClock().now(), assistant_id=one.assistant_id
                 )
             except Conflict:
                 outcomes.append(None)
                 continue
-            about = {"assistant": made.assistant_id, "fields": ",".join(sorted(one.fields))}
+            about = {"assistant": assistant.assistant_id, "fields": ",".join(sorted(one.fields))}
             await report(store, "assistant_created", tenant=tenant, **about)
-            outcomes.append(made.assistant_id)
+            outcomes.append(assistant.assistant_id)
     return outcomes

@@ -75,8 +75,8 @@ class ChatChunks:
 
     def _think(self, text: str) -> list[dict[str, Any]]:
         """As servers of open models say it, and front ends read it: OpenAI's own dialect has no word for it."""
-        thought = self._thoughts.grow_on(text)
-        return [self._chunk({"reasoning_content": thought})] if thought else []
+        addition = self._thoughts.grow_on(text)
+        return [self._chunk({"reasoning_content": addition})] if addition else []
 
     def _fail(self, error: dict[str, Any]) -> list[dict[str, Any]]:
         self.is_over = True

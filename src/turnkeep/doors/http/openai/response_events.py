@@ -109,20 +109,20 @@ class ResponseEvents:
 
     def _think(self, text: str) -> list[dict[str, Any]]:
         """A reasoning item before the answer; what is thought between two steps of it is left out."""
-        thought = self._thoughts.grow_on(text)
-        if not thought or self._is_open or self._next >= RANGE:
+        addition = self._thoughts.grow_on(text)
+        if not addition or self._is_open or self._next >= RANGE:
             return []
         events = []
         if self._thought_id is None:
             self._thought_id = form.thought_item_id(self._head.name, self._thought_count)
-            self._thought_start = len(self._thoughts.text) - len(thought)
+            self._thought_start = len(self._thoughts.text) - len(addition)
             item = form.reasoning_item(self._thought_id, "", "in_progress")
             events = [
                 self._event("response.output_item.added", output_index=self._index, item=item),
                 self._event("response.reasoning_summary_part.added", part=form.summary_part(""), **self._thought_place),
             ]
         kind = "response.reasoning_summary_text.delta"
-        return [*events, self._event(kind, size=len(thought), delta=thought, **self._thought_place)]
+        return [*events, self._event(kind, size=len(addition), delta=addition, **self._thought_place)]
 
     def _end_thought(self) -> list[dict[str, Any]]:
         if self._thought_id is None:
@@ -148,12 +148,12 @@ class ResponseEvents:
         self._next = max(self._next, RANGE * (self._number + 1))
 
     def _begin_item(self) -> list[dict[str, Any]]:
-        thought = self._end_thought()
+        ending = self._end_thought()
         self._begin_range()
         self._is_open = True
         item = {**form.message_item(self._item_id, "", "in_progress"), "content": []}
         return [
-            *thought,
+            *ending,
             self._event("response.output_item.added", output_index=self._index, item=item),
             self._event("response.content_part.added", part=form.text_part(""), **self._place),
         ]
