@@ -116,6 +116,11 @@ class CoreSettings(SettingChecks):
     )
     # The seeds' prefix: a setup that was written for them goes on as it is.
     redis_prefix: str = env("REDIS_PREFIX", default="cosmo:", doc="First part of every Redis key.")
+    partitions: int | None = env(
+        "TURNKEEP_PARTITIONS",
+        default=None,
+        doc="Parts a new Redis store is cut into, a power of two from 16 to 1024; default: as it is, else 16.",
+    )
     thread_expiry: float = env(
         "REDIS_THREAD_EXPIRY",
         "TURNKEEP_THREAD_EXPIRY",

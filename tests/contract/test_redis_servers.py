@@ -65,9 +65,22 @@ async def test_another_number_of_partitions_is_refused(redis_server: RedisServer
     async with store_on(redis_server.url(), prefix="few:", partitions=4):
         pass
 
-    with pytest.raises(StoreMisconfigured, match="4 partitions, not 16"):
-        async with store_on(redis_server.url(), prefix="few:"):
+    with pytest.raises(StoreMisconfigured, match=r"4 partitions, not 16: .*turnkeep repartition 16"):
+        async with store_on(redis_server.url(), prefix="few:", partitions=16):
             pass
+
+
+@pytest.mark.parametrize("partitions", [4, 16, 64, 1024])
+async def test_who_asks_for_no_number_of_partitions_takes_that_of_the_store(
+    redis_server: RedisServer, partitions: int
+) -> None:
+    prefix = f"begun {partitions}:"
+    async with store_on(redis_server.url(), prefix=prefix, partitions=partitions) as store:
+        await accepted(store, said(HERE, "m1"))
+
+    async with store_on(redis_server.url(), prefix=prefix) as store:
+        assert len(store._keys.partitions) == partitions
+        assert len(await store.claim(owner="o", limit=5, lease=30.0)) == 1
 
 
 async def test_a_wrong_password_is_refused_without_telling_it() -> None:

@@ -9,6 +9,7 @@ from redis.crc import key_slot
 
 from turnkeep.errors import ConfigurationError
 from turnkeep.messages import Address
+from turnkeep.store.ids import new_thread_id, random_ids
 from turnkeep.store.redis.key_names import KeyNames, address_of, operation_scripts, space_of, to_bytes
 
 anything = st.text(st.characters(), max_size=40)
@@ -88,7 +89,40 @@ def test_a_prefix_with_a_brace_is_refused(prefix: str) -> None:
         KeyNames(prefix)
 
 
-@pytest.mark.parametrize("partitions", [0, 3, 17, 32])
-def test_an_uneven_number_of_partitions_is_refused(partitions: int) -> None:
-    with pytest.raises(ConfigurationError, match="choose 1, 2, 4, 8 or 16"):
+@pytest.mark.parametrize("partitions", [-16, 0, 3, 17, 100, 2048])
+def test_a_number_of_partitions_that_is_no_power_of_two_is_refused(partitions: int) -> None:
+    with pytest.raises(ConfigurationError, match="choose a power of two from 16 to 1024"):
         KeyNames("cosmo:", partitions)
+
+
+@pytest.mark.parametrize("many", [32, 64, 256, 1024])
+def test_among_many_partitions_a_thread_is_where_it_was_among_few(many: int) -> None:
+    few, keys = KeyNames("cosmo:"), KeyNames("cosmo:", many)
+    addresses = [Address("t", "q", f"c{n}") for n in range(200)]
+    addresses += [Address("t", "q", new_thread_id(random_ids, one, count)) for one in addresses for count in (16, many)]
+
+    for address in addresses:
+        partition = keys.partition(address)
+        assert partition.index % 16 == few.partition(address).index
+        assert partition in keys.like(few.partition(address).index)
+    assert len({keys.partition(one).index for one in addresses}) > 16
+
+
+@pytest.mark.parametrize("given_among", [16, 64, 1024])
+@pytest.mark.parametrize("many", [64, 1024])
+def test_the_id_of_a_thread_leads_to_its_partition_among_how_many_soever(given_among: int, many: int) -> None:
+    keys = KeyNames("cosmo:", many)
+    for n in range(50):
+        address = Address("t", "q", f"c{n}")
+        thread_id = new_thread_id(random_ids, address, given_among)
+        places = keys.partitions_of_id(Address("t", "q", thread_id))
+
+        assert keys.partition(address) in places
+        assert len(places) == (1 if given_among > 16 else many // 16)
+
+
+def test_a_copy_stands_beside_what_it_was_made_of() -> None:
+    address = Address("t", "q", "c")
+    names = {KeyNames("cosmo:", partitions).thread(address)["thread"] for partitions in (16, 32, 64, 1024)}
+
+    assert len(names) == 4

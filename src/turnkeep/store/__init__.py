@@ -58,6 +58,7 @@ def _engine_of(settings: Settings, policies: Policies) -> Store:
         settings.store_url,
         policies,
         prefix=settings.redis_prefix,
+        partitions=settings.partitions,
         durability=settings.durability,
         replicas=settings.replicas,
         allow_unsafe=settings.allow_unsafe_redis,

@@ -17,6 +17,11 @@ from turnkeep.messages import Address
 # Part of every thread id that was ever given: this number can never change.
 PARTITIONS = 16
 
+MOST_PARTITIONS = 1024
+"""Into so many a store may be cut. Its number is a power of two, so that the partition of a thread
+among few tells where to look among many.
+"""
+
 Purpose = Literal["thread", "run", "token", "epoch", "dead", "message"]
 
 Ids = Callable[[str], str]
@@ -26,6 +31,8 @@ ones they need.
 
 # Exactly our own form: a channel may be any string, and somebody's own `thread_7` is one.
 _CARRIES_PARTITION = re.compile(r"thread_(0[0-9a-f])[0-9a-f]{22}")
+_CARRIES_PLACE = re.compile(r"thread_1([0-3][0-9a-f]{2})[0-9a-f]{20}")
+"""Given where a store has more than `PARTITIONS`."""
 
 
 def random_ids(purpose: str) -> str:  # the default `Ids`: unguessable for every purpose
@@ -38,23 +45,46 @@ def partition_of(address: Address) -> int:
     """
     if (partition := partition_of_thread_id(address.channel)) is not None:
         return partition
+    return _number_of(address) % PARTITIONS
+
+
+def place_of(address: Address) -> int:
+    """The same below `MOST_PARTITIONS`; modulo 16 it is `partition_of`."""
+    if match := _CARRIES_PLACE.fullmatch(address.channel):
+        return int(match[1], 16)
+    number = _number_of(address) % MOST_PARTITIONS
+    partition = partition_of_thread_id(address.channel)
+    return number if partition is None else number - number % PARTITIONS + partition
+
+
+def _number_of(address: Address) -> int:
     name = f"{address.tenant}\0{address.queue}\0{address.channel}"
     # Not Python's `hash`, which is another in each process: all must find the same partition.
-    return crc32(name.encode("utf-8", "surrogatepass")) % PARTITIONS
+    return crc32(name.encode("utf-8", "surrogatepass"))
 
 
 def partition_of_thread_id(thread_id: str) -> int | None:
     """The partition that one of our thread ids carries; None for any other string."""
-    match = _CARRIES_PARTITION.fullmatch(thread_id)
-    return int(match[1], 16) if match else None
+    if match := _CARRIES_PARTITION.fullmatch(thread_id):
+        return int(match[1], 16)
+    match = _CARRIES_PLACE.fullmatch(thread_id)
+    return int(match[1], 16) % PARTITIONS if match else None
 
 
-def new_thread_id(ids: Ids, address: Address) -> str:
+def carries_place(thread_id: str) -> bool:
+    """Whether this id tells among how many partitions soever where its thread is."""
+    return _CARRIES_PLACE.fullmatch(thread_id) is not None
+
+
+def new_thread_id(ids: Ids, address: Address, partitions: int = PARTITIONS) -> str:
     """The id of the thread that is created for this address: the channel itself if that names a
     thread.
     """
     if address.names_thread:
         return address.channel
+    # Only where it is needed: programs before this one do not know the longer form.
+    if partitions > PARTITIONS:
+        return f"thread_1{place_of(address):03x}{ids('thread')[-20:]}"
     return f"thread_{partition_of(address):02x}{ids('thread')[-22:]}"
 
 

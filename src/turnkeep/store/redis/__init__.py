@@ -33,6 +33,7 @@ from turnkeep.store.redis.server_fitness import (
     Durability,
     Fitness,
     agree_on_layout,
+    read_partitions,
     require_channels,
     require_version,
 )
@@ -48,8 +49,9 @@ _DEFAULTS = Policies()
 class RedisStore(RedisInbox, RedisDeadLetters, RedisEvents, RedisThreads, RedisAllThreads, RedisRegistry, RedisLedger):
     """A `Store` on Redis.
 
-    `now` is a clock for tests; without one the server's clock counts. `partitions` is fixed by
-    whoever begins a namespace.
+    `now` is a clock for tests; without one the server's clock counts. `partitions` is what a new
+    namespace is cut into, 16 if not given; one that is begun has its own number, and is refused
+    where another one is asked for.
     """
 
     engine = "redis"
@@ -65,11 +67,12 @@ class RedisStore(RedisInbox, RedisDeadLetters, RedisEvents, RedisThreads, RedisA
         durability: Durability = "standard",
         replicas: int | None = None,
         allow_unsafe: bool = False,
-        partitions: int = PARTITIONS,
+        partitions: int | None = None,
         ids: Ids = random_ids,
         now: Clock | None = None,
     ) -> None:
-        super().__init__(policies, KeyNames(prefix, partitions), ids, now)
+        super().__init__(policies, KeyNames(prefix, partitions or PARTITIONS), ids, now)
+        self._has_own_partitions = partitions is not None
         self._url = url
         self._durability = durability
         self._replicas = replicas
@@ -77,6 +80,7 @@ class RedisStore(RedisInbox, RedisDeadLetters, RedisEvents, RedisThreads, RedisA
         self._feeds: set[RedisFeed] = set()
         self._ledger_notes: dict[str, float] = {}
         self._books = Books()
+        self._claim_places: dict[str, set[int]] = {}
 
     async def open(self) -> None:
         topology, dialer = await find_topology(self._url)
@@ -86,6 +90,9 @@ class RedisStore(RedisInbox, RedisDeadLetters, RedisEvents, RedisThreads, RedisA
         link = Link(topology, dialer, scripts, timeout=self.timeout, look=self._fitness.look)
         try:
             layout = self._keys.registry("layout")
+            stored_count = await read_partitions(link.call, layout)
+            if stored_count is not None and not self._has_own_partitions:
+                self._keys = KeyNames(self._keys.prefix, stored_count)
             servers = await self._servers(link)
             # Before the layout is written: a server that is too old or may evict gets nothing of
             # ours.

@@ -30,6 +30,8 @@ SHARE = 4
 AT_ONCE = 16
 """Partitions that one claim looks at, and threads that one script takes: so that neither grows with
 what there is, nor holds others up."""
+MOST_OWNERS = 64
+"""Owners of which one process knows where they have claimed; mostly one."""
 PAUSE = 1.0
 """Seconds before a partition is asked again that could not say what is due."""
 _PASSING = (StoreUnavailable, OutcomeUnknown, ThreadQuarantined)
@@ -59,6 +61,9 @@ class RedisClaims(RedisPart):
 
     _hints: Hints | None = None
     _books: Books
+    _claim_places: dict[str, set[int]]
+    """Partitions in which each owner may have leases."""
+    _renewals = 0
     _turn = secrets.randbelow(1000)
     """Rises with each look: processes that look at the same time begin at other places."""
 
@@ -81,8 +86,10 @@ class RedisClaims(RedisPart):
             # from each other: half of a choice lost says so.
             was_beaten = 2 * len(new_claims) < len(candidates)
             # Told all there is, or nothing could be had: a further look would only cost.
-            if (is_all and outlook.earliest > self._moment()) or not candidates:
+            if (is_all and outlook.earliest > self._moment()) or (look.is_all and not candidates):
                 break
+            if not candidates:
+                continue
             if not new_claims and len(candidates) < count:
                 break
         return claims
@@ -102,11 +109,13 @@ class RedisClaims(RedisPart):
                 places.append(place)
             else:
                 hinted_threads += [_Ready(thread.at, thread.address) for thread in threads]
-        most = max(AT_ONCE, len(self._keys.partitions) // AT_ONCE)
-        is_all = len(places) <= most
+        # So many that a process that knows nothing yet has seen all of them within its rounds.
+        most = max(AT_ONCE, len(self._keys.partitions) // ROUNDS)
+        is_all, places = len(places) <= most, places[:most]
         if everywhere:
-            places += [place for place in outlook.longest_unasked(most) if place not in places]
-        if not (places := places[:most]):
+            others = outlook.longest_unasked(AT_ONCE)
+            places += [place for place in others if place not in places][: max(0, AT_ONCE - len(places))]
+        if not places:
             return _Look(hinted_threads, is_all)
         quota = min(count, SHARE + 2 * count // len(places))
         answers = await self._look(outlook, places, quota, queues)
@@ -240,6 +249,7 @@ class RedisClaims(RedisPart):
     ) -> list[tuple[_Ready, Claim]]:
         """Take threads of one partition; what is damaged is left to whoever looks after it."""
         threads = [self._keys.thread(ready.address) for ready in candidates]
+        self._note_claim(to_text(about[0]), place)
         outlook.ask(place)
         try:
             moment, *answers = await self._run_claim(threads, candidates, about)
@@ -310,17 +320,34 @@ class RedisClaims(RedisPart):
         operation = self._operation(once, "renew", owner, [claim.token for claim in claims], lease)
         about = (self._now(), operation, to_bytes(owner), exact(lease))
         # Partitions without claims of ours too: the script names leases there that carry our name
-        # and that we do not know, from a claim whose reply was lost.
-        by_partition: dict[int, list[Claim]] = {partition.index: [] for partition in self._keys.partitions}
+        # and that we do not know, from a claim whose reply was lost. Those in which we have claimed,
+        # and of the others some each time, so that a renewal costs the same however many there are.
+        by_partition: dict[int, list[Claim]] = {place: [] for place in self._places_to_renew(owner)}
         for claim in claims:
-            by_partition[self._keys.partition(claim.address).index].append(claim)
+            by_partition.setdefault(self._keys.partition(claim.address).index, []).append(claim)
         async with asyncio.TaskGroup() as group:
             tasks = [
                 group.create_task(outcome(self._renew_in(self._keys.partitions[index], own_claims, about)))
                 for index, own_claims in by_partition.items()
             ]
-        replies = _successes([task.result() for task in tasks])
+        ends = [task.result() for task in tasks]
+        for (index, own_claims), end in zip(by_partition.items(), ends, strict=True):
+            if not own_claims and not isinstance(end, Exception):
+                self._claim_places.setdefault(owner, set()).discard(index)
+        replies = _successes(ends)
         return {token: directive for directives in replies for token, directive in directives.items()}
+
+    def _places_to_renew(self, owner: str) -> set[int]:
+        count = len(self._keys.partitions)
+        self._renewals += 1
+        some = {(self._renewals * AT_ONCE + place) % count for place in range(min(AT_ONCE, count))}
+        return some | self._claim_places.setdefault(owner, set())
+
+    def _note_claim(self, owner: str, place: int) -> None:
+        """Leases of this owner may be in this partition from now on."""
+        if len(self._claim_places) >= MOST_OWNERS:
+            self._claim_places.clear()
+        self._claim_places.setdefault(owner, set()).add(place)
 
     async def _renew_in(
         self, partition: PartitionKeys, claims: Sequence[Claim], about: tuple[bytes, ...]

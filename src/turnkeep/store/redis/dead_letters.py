@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from turnkeep.errors import MessageConflict, NotFound, ThreadQuarantined
 from turnkeep.messages import Address
-from turnkeep.store.ids import new_epoch, new_thread_id
+from turnkeep.store.ids import new_epoch
 from turnkeep.store.redis.codec import message_row, read_dead_letter, read_receipt
 from turnkeep.store.redis.key_names import PartitionKeys, space_of, to_bytes, to_text
 from turnkeep.store.redis.part import RedisPart, gather, quarantining, status_word
@@ -85,17 +87,19 @@ class RedisDeadLetters(RedisPart):
             return None
 
     async def dead_letter(self, dead_id: str) -> DeadLetter | None:
-        partition = self._partition_of_letter(dead_id)
-        return None if partition is None else await self._letter(partition, to_bytes(dead_id))
+        for partition in self._partitions_of_letter(dead_id):
+            if (letter := await self._letter(partition, to_bytes(dead_id))) is not None:
+                return letter
+        return None
 
-    def _partition_of_letter(self, dead_id: str) -> PartitionKeys | None:
-        """The partition that the id of a dead letter carries after its time."""
+    def _partitions_of_letter(self, dead_id: str) -> Sequence[PartitionKeys]:
+        """Where a dead letter may be: its id carries after its time which of 16 partitions it is."""
         try:
             # Ids are minted with the partition in them, because nothing else about a letter says
             # where it is.
-            return self._keys.partitions[int(dead_id.split("_")[2][:2], 16) % len(self._keys.partitions)]
+            return self._keys.like(int(dead_id.split("_")[2][:2], 16))
         except (IndexError, ValueError):
-            return None
+            return ()
 
     async def redrive(self, dead_id: str) -> Receipt:
         letter = await self.dead_letter(dead_id)
@@ -108,7 +112,7 @@ class RedisDeadLetters(RedisPart):
         message = letter.message.but(not_before=None, flush=False, on_busy="collect")
         reply = await self._run(
             "redrive", keys, self._now(), policy, keys.space, keys.channel, b"",
-            to_bytes(new_thread_id(self._ids, address)), new_epoch(self._ids).encode(), to_bytes(dead_id),
+            to_bytes(self._new_thread_id(address)), new_epoch(self._ids).encode(), to_bytes(dead_id),
             *message_row(message),
         )  # fmt: skip
         if status_word(reply) == "absent":
@@ -121,21 +125,23 @@ class RedisDeadLetters(RedisPart):
 
     async def _redriven(self, dead_id: str) -> Receipt:
         """The receipt of a dead letter that was redriven before."""
-        partition = self._partition_of_letter(dead_id)
-        reply = None if partition is None else await self._run_on("redriven", partition, self._now(), to_bytes(dead_id))
-        if reply is None:
-            raise _no_letter(dead_id)
-        message_id, receipt = reply
-        return read_receipt(receipt, to_text(message_id))
+        for partition in self._partitions_of_letter(dead_id):
+            reply = await self._run_on("redriven", partition, self._now(), to_bytes(dead_id))
+            if reply is not None:
+                message_id, receipt = reply
+                return read_receipt(receipt, to_text(message_id))
+        raise _no_letter(dead_id)
 
     async def discard(self, dead_id: str, *, once: str | None = None) -> bool:
         operation = self._operation(once, "discard", dead_id)
-        partition = self._partition_of_letter(dead_id)
-        if partition is None:
-            return False
         letter = await self.dead_letter(dead_id)
         space = b"" if letter is None else space_of(letter.address.tenant, letter.address.queue)
-        return bool(await self._run_on("discard", partition, self._now(), operation, space, to_bytes(dead_id)))
+        # One that is gone may be remembered as discarded, by the partition where it was.
+        places = self._partitions_of_letter(dead_id) if letter is None else [self._keys.partition(letter.address)]
+        for partition in places:
+            if await self._run_on("discard", partition, self._now(), operation, space, to_bytes(dead_id)):
+                return True
+        return False
 
 
 def _no_letter(dead_id: str) -> NotFound:

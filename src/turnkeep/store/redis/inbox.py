@@ -22,7 +22,7 @@ from turnkeep.errors import (
 from turnkeep.events import TurnFault
 from turnkeep.messages import Address, Content, Message
 from turnkeep.store import rules_accept
-from turnkeep.store.ids import new_epoch, new_run_id, new_thread_id, new_token, partition_of
+from turnkeep.store.ids import new_epoch, new_run_id, new_token, partition_of
 from turnkeep.store.redis.claiming import RedisClaims
 from turnkeep.store.redis.client.pipe import Argument
 from turnkeep.store.redis.codec import (
@@ -103,7 +103,7 @@ class RedisInbox(RedisClaims):
         address = messages[0].address
         want = b"" if keys.address == address else to_bytes(address.channel)
         policy = self._policy(address.queue)
-        thread_id, epoch = new_thread_id(self._ids, address), new_epoch(self._ids)
+        thread_id, epoch = self._new_thread_id(address), new_epoch(self._ids)
         head = (policy, keys.space, keys.channel, want, to_bytes(thread_id), epoch.encode(), *terms)
         return ThreadAct(keys, tuple(map(message_row, messages)), head, (want, policy, *terms))
 
@@ -142,6 +142,7 @@ class RedisInbox(RedisClaims):
         rows = [value for message in immediate for value in message_row(message)]
         token, run_id = new_token(self._ids).encode(), new_run_id(self._ids).encode()
         address = messages[0].address
+        self._note_claim(owner, (await self._resolve(address)).partition.index)
         keys, reply = await self._make("begin", address, to_bytes(owner), exact(lease), token, run_id, *rows)
         if status_word(reply) == "claim":
             async with self._reading(keys):

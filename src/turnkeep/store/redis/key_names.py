@@ -6,7 +6,8 @@ its tag. Layout version 2::
 
     cosmo:{cosmo:7}t:<hash>          a thread; beside it q inbox, d delayed, l log, f finals, k known ids, h history,
                                      s snapshot, and the channel e on which its events are told
-    cosmo:{cosmo:7}due               one of the indexes of partition 7
+    cosmo:{cosmo:7}due               one of the indexes of partition 7 of 16
+    cosmo:{cosmo:64.7}due            the same of 64
     cosmo:{cosmo:7}outbox:<sink>     what partition 7 owes to a sink
     cosmo:{cosmo:registry}…          documents, circuits, layout
     cosmo:{cosmo:ledger:<tenant>}…   accounts and reservations
@@ -16,7 +17,7 @@ its tag. Layout version 2::
 from __future__ import annotations
 
 from base64 import urlsafe_b64encode
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from hashlib import blake2b
 from importlib.resources import files
@@ -24,7 +25,14 @@ from urllib.parse import quote
 
 from turnkeep.errors import ConfigurationError
 from turnkeep.messages import Address
-from turnkeep.store.ids import PARTITIONS, partition_of
+from turnkeep.store.ids import (
+    MOST_PARTITIONS,
+    PARTITIONS,
+    carries_place,
+    partition_of,
+    partition_of_thread_id,
+    place_of,
+)
 from turnkeep.store.redis.client.scripts import Publish, Script, load_scripts
 
 _OF_THREAD = {
@@ -72,9 +80,12 @@ class PartitionKeys:
 
     __slots__ = ("_ready", "index", "names", "tag")
 
-    def __init__(self, prefix: str, index: int) -> None:
+    def __init__(self, prefix: str, index: int, partitions: int = PARTITIONS) -> None:
         self.index = index
-        self.tag = f"{prefix}{{{prefix}{index}}}".encode()
+        # Among more than 16 the name says of how many, so that a copy stands beside what it was
+        # made of until it counts.
+        number = f"{index}" if partitions <= PARTITIONS else f"{partitions}.{index}"
+        self.tag = f"{prefix}{{{prefix}{number}}}".encode()
         self.names = {name: self.tag + end.encode() for name, end in _OF_PARTITION.items()}
         self._ready: dict[Script, tuple[bytes, ...]] = {}
 
@@ -134,10 +145,13 @@ class KeyNames:
             raise ConfigurationError(
                 f"the Redis prefix {prefix!r} holds a brace, which decides where keys live: choose another"
             )
-        if not 1 <= partitions <= PARTITIONS or PARTITIONS % partitions:
-            raise ConfigurationError(f"{partitions} partitions are not possible, choose 1, 2, 4, 8 or 16")
+        if not 1 <= partitions <= MOST_PARTITIONS or MOST_PARTITIONS % partitions:
+            raise ConfigurationError(
+                f"{partitions} partitions are not possible, choose a power of two from 16 to {MOST_PARTITIONS}"
+            )
         self.prefix = prefix
-        self.partitions = [PartitionKeys(prefix, index) for index in range(partitions)]
+        self.partitions = [PartitionKeys(prefix, index, partitions) for index in range(partitions)]
+        self._place_of = partition_of if partitions <= PARTITIONS else place_of
         self._threads: dict[Address, ThreadKeys] = {}
 
     def thread(self, address: Address) -> ThreadKeys:
@@ -150,7 +164,22 @@ class KeyNames:
         return keys
 
     def partition(self, address: Address) -> PartitionKeys:
-        return self.partitions[partition_of(address) % len(self.partitions)]
+        return self.partitions[self._place_of(address) % len(self.partitions)]
+
+    def partitions_of_id(self, address: Address) -> Sequence[PartitionKeys]:
+        """Where the thread may be whose id this is, where it should be first: an id that was given
+        among fewer partitions tells it among those alone.
+        """
+        own = self.partition(address)
+        if len(self.partitions) <= PARTITIONS or carries_place(address.channel):
+            return (own,)
+        if partition_of_thread_id(address.channel) is None:
+            return (own,)
+        return (own, *(one for one in self.like(own.index) if one is not own))
+
+    def like(self, partition: int) -> Sequence[PartitionKeys]:
+        """The partitions that were this one when there were 16."""
+        return self.partitions[partition % min(PARTITIONS, len(self.partitions)) :: PARTITIONS]
 
     def registry(self, *parts: str) -> bytes:
         return self._with_tag("registry", *parts)

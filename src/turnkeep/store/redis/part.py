@@ -165,8 +165,12 @@ class RedisPart(RevisionCount):
     async def _channel_of(self, address: Address) -> str:
         keys = self._keys.thread(address)
         name = keys.space + b"\0" + keys.channel
-        aliases = keys.partition.names["aliases"]
-        channel_name = await self._link.look_up("channel_of", keys.partition, "HGET", aliases, name)
+        channel_name: bytes | None = None
+        for partition in self._keys.partitions_of_id(address):
+            aliases = partition.names["aliases"]
+            channel_name = await self._link.look_up("channel_of", partition, "HGET", aliases, name)
+            if channel_name is not None:
+                break
         # Not remembered: a thread of that id may be made at any moment.
         if channel_name is None or channel_name == keys.channel:
             return address.channel
@@ -185,7 +189,7 @@ class RedisPart(RevisionCount):
         """Run a script that creates the thread if need be."""
 
         def fresh(keys: ThreadKeys, want: bytes) -> tuple[Argument, ...]:
-            thread_id, epoch = new_thread_id(self._ids, address), new_epoch(self._ids)
+            thread_id, epoch = self._new_thread_id(address), new_epoch(self._ids)
             return (keys.space, keys.channel, want, to_bytes(thread_id), epoch.encode(), *arguments)
 
         return await self._meet(name, address, fresh)
@@ -209,6 +213,9 @@ class RedisPart(RevisionCount):
         policy = self._policy(claim.address.queue)
         owner = (to_bytes(claim.thread_id), claim.token.encode())
         return await self._run(name, keys, self._now(), policy, *owner, *arguments)
+
+    def _new_thread_id(self, address: Address) -> str:
+        return new_thread_id(self._ids, address, len(self._keys.partitions))
 
     def _announce(self, kind: str | None = None) -> None:
         """Say that a record has changed that runs remember; a hint, not waited for."""

@@ -166,6 +166,12 @@ def how_to_wait(server: Server, replicas: int) -> tuple[str, ...]:
     return ("",) if server.fsync == "always" else ()
 
 
+async def read_partitions(call: Any, key: bytes) -> int | None:
+    """How many partitions this namespace has; None if it is not begun."""
+    [stored_count] = await call("layout", key, None, "HMGET", key, b"partitions")
+    return None if stored_count is None else int(stored_count)
+
+
 async def agree_on_layout(call: Any, key: bytes, partitions: int) -> None:
     """Write the layout of this namespace if there is none, which a full server refuses; refuse a
     newer one.
@@ -190,7 +196,8 @@ async def agree_on_layout(call: Any, key: bytes, partitions: int) -> None:
         await call("layout", key, None, "HSET", key, b"layout", own[b"layout"])
     if stored_partitions != partitions:
         raise StoreMisconfigured(
-            f"this Redis prefix was begun with {stored_partitions} partitions, not {partitions}: keep that number"
+            f"this Redis prefix has {stored_partitions} partitions, not {partitions}: keep that number, or copy it into"
+            f" as many with `turnkeep repartition {partitions}`"
         )
 
 
