@@ -20,7 +20,7 @@ from turnkeep.store.memory import MemoryStore
 from turnkeep.store.redis import RedisStore
 from turnkeep.store.sqlite import SqliteStore
 
-TENANTS = 150
+TENANTS = 260
 """More places than one claim looks at in a partition."""
 
 _namespaces = map("fair{}:".format, count())

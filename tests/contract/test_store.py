@@ -9,7 +9,9 @@ import pytest
 from tests.contract.store_suite import StoreSuite
 from tests.contract.suite.claiming import ClaimPromises
 from tests.contract.suite.engine import EnginePromises
+from tests.contract.suite.letters import LetterPromises
 from tests.contract.suite.repeating import RepeatPromises
+from tests.contract.suite.threads import ThreadPromises
 from tests.services import RedisServer
 from turnkeep.store.contract import Store
 from turnkeep.store.memory import MemoryStore
@@ -31,14 +33,28 @@ class OnServer(StoreSuite):
     server: RedisServer
     namespaces = count()
 
+    partitions: int | None = None
+
     async def make(self, policies: Policies, clock: FakeClock) -> Store:
         prefix = f"test {next(self.namespaces)}:"
-        store = RedisStore(self.server.url(), policies, prefix=prefix, ids=counting_ids(), now=clock)
+        cut = {"partitions": self.partitions}
+        store = RedisStore(self.server.url(), policies, prefix=prefix, ids=counting_ids(), now=clock, **cut)
         await store.open()
         return store
 
 
 class TestRedis(OnServer):
+    @pytest.fixture(autouse=True)
+    def on(self, redis_server: RedisServer) -> None:
+        self.server = redis_server
+
+
+@pytest.mark.daily(LetterPromises, ThreadPromises)  # the scripts are those that Redis runs above
+class TestRedisCutFiner(OnServer):
+    """Four times as many partitions: an id that carries one of 16 leads to four."""
+
+    partitions = 64
+
     @pytest.fixture(autouse=True)
     def on(self, redis_server: RedisServer) -> None:
         self.server = redis_server

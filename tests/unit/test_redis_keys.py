@@ -27,7 +27,7 @@ def test_all_keys_of_a_thread_live_in_one_slot(tenant: str, queue: str, channel:
         key_slot(key)
         for script in operation_scripts("PUBLISH").values()
         if script.name == "accept"
-        for key in keys.of(script)
+        for key in keys.group_keys(script)
     }
 
     assert slots == {key_slot(keys.partition.tag)}

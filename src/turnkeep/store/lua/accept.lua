@@ -1,5 +1,5 @@
--- accept: take messages of threads of one partition in; each is decided by itself, those of one thread in one act.
--- KEYS: @partition | @thread
+-- accept: take messages of threads in; each is decided by itself, those of one thread in one act.
+-- KEYS: | @thread @partition
 -- ARGV: now | is_first policy space channel want thread_id epoch create max_inbox id digest size on_busy window max_wait not_before flush minted body text
 -- USES: live record groups sinks log trim save message_ids inbox accept
 -- RETURNS: for each thread 'ok', then for each message {'receipt', …}, {'conflict'}, {'full', open}, {'busy'} or {'absent'};

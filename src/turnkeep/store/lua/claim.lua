@@ -1,13 +1,13 @@
--- claim: take threads of one partition that are due.
--- KEYS: @partition | @thread
+-- claim: take threads that are due.
+-- KEYS: | @thread @partition
 -- ARGV: now owner lease queues | space policy index entry token run_id
 -- USES: live record groups ready sinks log trim save message_ids inbox calls turns claims
--- RETURNS: when to look again for these queues (or ''); then for each thread {'claim', …}, or the moment when it is due, ''
+-- RETURNS: for each thread when to look again in its partition for these queues (or ''); then for each {'claim', …}, or the moment when it is due, ''
 -- for never, or {'alone'}: nothing was done, and a call for it alone tells what is wrong.
 -- GUARANTEE: with the token of the claim that is valid now, that claim again. An entry of an index that is wrong is removed.
 -- A server that takes no writes refuses it all, unless something was claimed: then it tells that.
 
-local now, lists, spaces = moment(), lists_of(A.queues), {}
+local now = moment()
 
 local function is_ready(t)
   return t.state ~= 'idle' and (not t.paused or t.state == 'leased') and t.due and t.due <= now
@@ -57,17 +57,19 @@ local function take(candidate)
   return claim
 end
 
-local reply = {}
+local moments, reply = {}, {}
 for i = 1, ROWS do
   point(i)
   local candidate = row(i)
-  spaces[candidate.space] = true
   reply[i + 1] = ROWS == 1 and take(candidate) or do_beside_others(i == 1, take, candidate)
 end
 -- What was taken left its space with a bound that has come: made right here, nobody has to look because of it.
-for space in pairs(spaces) do
-  local bound = redis.call('ZSCORE', K.spaces, space)
-  if bound and tonumber(bound) <= now then correct(space) end
+for i = 1, ROWS do
+  point(i)
+  turn_to(i)
+  local bound = redis.call('ZSCORE', K.spaces, A.space)
+  if bound and tonumber(bound) <= now then correct(A.space) end
+  moments[i] = next_moment(lists_of(A.queues))
 end
-reply[1] = next_moment(lists)
+reply[1] = moments
 return reply

@@ -1,5 +1,5 @@
--- commit: end runs of one partition, each by itself: trim the batch, append the turn, add the usage, tell, and look at what is left.
--- KEYS: @partition | @thread
+-- commit: end runs, each by itself: trim the batch, append the turn, add the usage, tell, and look at what is left.
+-- KEYS: | @thread @partition
 -- ARGV: now | policy thread_id token outcome text turn usage model
 -- USES: live record groups sinks log trim history save message_ids inbox calls turns claims
 -- RETURNS: for each {'left', messages, due or '', version of the transcript}; {'lost'}; or {'alone'}: nothing was done, and

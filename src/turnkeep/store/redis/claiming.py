@@ -16,7 +16,7 @@ from turnkeep.store.redis.client.link import PATIENCE
 from turnkeep.store.redis.codec import exact, read_claim, words
 from turnkeep.store.redis.hints import Hints
 from turnkeep.store.redis.key_names import PartitionKeys, ThreadKeys, address_of, plain, to_bytes, to_text
-from turnkeep.store.redis.outlook import ALWAYS, NEVER, Outlook
+from turnkeep.store.redis.outlook import NEVER, Outlook
 from turnkeep.store.redis.part import RedisPart, gather, outcome, quarantining, unwrap
 from turnkeep.store.redis.repair import PartitionUnderRepair
 from turnkeep.store.values import Claim, Directive
@@ -233,61 +233,60 @@ class RedisClaims(RedisPart):
         """Take these, in one script for each partition."""
         groups: dict[int, list[_Ready]] = {}
         for ready in candidates:
-            groups.setdefault(self._keys.partition(ready.address).index, []).append(ready)
+            groups.setdefault(self._shelf(self._keys.partition(ready.address)), []).append(ready)
         about = (to_bytes(owner), exact(lease), _names(queues))
         works = [
-            self._take_in(place, ready[start : start + AT_ONCE], about, outlook)
-            for place, ready in groups.items()
+            self._take_together(ready[start : start + AT_ONCE], about, outlook)
+            for ready in groups.values()
             for start in range(0, len(ready), AT_ONCE)
         ]
         places = {ready: place for place, ready in enumerate(candidates)}
         claims = [claim for some in await gather(works) for claim in some]
         return [claim for _, claim in sorted(claims, key=lambda claim: places[claim[0]])]
 
-    async def _take_in(
-        self, place: int, candidates: Sequence[_Ready], about: tuple[bytes, ...], outlook: Outlook
+    async def _take_together(
+        self, candidates: Sequence[_Ready], about: tuple[bytes, ...], outlook: Outlook
     ) -> list[tuple[_Ready, Claim]]:
-        """Take threads of one partition; what is damaged is left to whoever looks after it."""
+        """Take threads in one script; what is damaged is left to whoever looks after it."""
         threads = [self._keys.thread(ready.address) for ready in candidates]
-        self._note_claim(to_text(about[0]), place)
-        outlook.ask(place)
+        places = [thread.partition.index for thread in threads]
+        for place in places:
+            self._note_claim(to_text(about[0]), place)
+            outlook.ask(place)
         try:
-            moment, *answers = await self._run_claim(threads, candidates, about)
+            moments, *answers = await self._run_grouped("claim", threads, self._claim_rows(threads, candidates, about))
         except (ThreadQuarantined, PartitionUnderRepair):
-            outlook.learn(place, ALWAYS)
+            outlook.forget(places)
             return []
         except BaseException:
-            outlook.forget([place])
+            outlook.forget(places)
             raise
-        outlook.learn(place, _moment_or_never(moment))
+        for place, moment in zip(places, moments, strict=True):
+            outlook.learn(place, _moment_or_never(moment))
         claims: list[tuple[_Ready, Claim]] = []
         for ready, keys, answer in zip(candidates, threads, answers, strict=True):
             if isinstance(answer, bytes):
                 if answer:
-                    outlook.name(place, ready.address, float(answer))
+                    outlook.name(keys.partition.index, ready.address, float(answer))
             elif answer[0] == b"alone":
-                claims += await self._take_alone(place, ready, about, outlook)
+                claims += await self._take_alone(ready, about, outlook)
             elif (claim := await self._read_claim(keys, answer)) is not None:
                 claims.append((ready, claim))
         return claims
 
     async def _take_alone(
-        self, place: int, ready: _Ready, about: tuple[bytes, ...], outlook: Outlook
+        self, ready: _Ready, about: tuple[bytes, ...], outlook: Outlook
     ) -> list[tuple[_Ready, Claim]]:
         """Of one that failed beside others is found out by itself what is wrong."""
         try:
-            return await self._take_in(place, [ready], about, outlook)
+            return await self._take_together([ready], about, outlook)
         except StoreError:
             # What was taken beside it is told; the next claim meets this again.
             return []
 
-    async def _run_claim(
+    def _claim_rows(
         self, threads: Sequence[ThreadKeys], candidates: Sequence[_Ready], about: tuple[bytes, ...]
-    ) -> list[Any]:
-        link = self._link
-        script = link.scripts["claim"]
-        partition = threads[0].partition
-        keys = [*partition.of(script), *(key for thread in threads for key in thread.group_keys(script))]
+    ) -> list[bytes]:
         rows = [
             value
             for ready, thread in zip(candidates, threads, strict=True)
@@ -296,13 +295,7 @@ class RedisClaims(RedisPart):
                 new_token(self._ids).encode(), new_run_id(self._ids).encode(),
             )
         ]  # fmt: skip
-        try:
-            reply: list[Any] = await link.run("claim", partition, keys, self._now(), *about, *rows)
-        except ThreadQuarantined as damage:
-            # Beside others a damaged thread is only told of, so this one was alone.
-            await self._quarantine(threads[0], damage)
-            raise
-        return reply
+        return [*about, *rows]
 
     async def _read_claim(self, keys: ThreadKeys, reply: Sequence[Any]) -> Claim | None:
         """A claim whose contents cannot be read is given back and kept away from everybody."""

@@ -16,7 +16,6 @@ from turnkeep.errors import (
     NotFound,
     Rejection,
     ThreadBusy,
-    ThreadQuarantined,
     WrongState,
 )
 from turnkeep.events import TurnFault
@@ -24,7 +23,6 @@ from turnkeep.messages import Address, Content, Message
 from turnkeep.store import rules_accept
 from turnkeep.store.ids import new_epoch, new_run_id, new_token, partition_of
 from turnkeep.store.redis.claiming import RedisClaims
-from turnkeep.store.redis.client.pipe import Argument
 from turnkeep.store.redis.codec import (
     add_checksum,
     call_row,
@@ -46,7 +44,7 @@ from turnkeep.store.redis.codec import (
     usage_argument,
     words,
 )
-from turnkeep.store.redis.key_names import PartitionKeys, ThreadKeys, to_bytes, to_text
+from turnkeep.store.redis.key_names import ThreadKeys, to_bytes, to_text
 from turnkeep.store.redis.part import full, not_found, status_word
 from turnkeep.store.redis.tick_group import ThreadAct, TickGroup
 from turnkeep.store.rules_change import unfit
@@ -69,11 +67,11 @@ class RedisInbox(RedisClaims):
 
     @cached_property
     def _accepts(self) -> TickGroup:
-        return TickGroup(partial(self._run_grouped, "accept"))
+        return TickGroup(partial(self._run_grouped, "accept"), self._shelf)
 
     @cached_property
     def _commits(self) -> TickGroup:
-        return TickGroup(partial(self._run_grouped, "commit"))
+        return TickGroup(partial(self._run_grouped, "commit"), self._shelf)
 
     async def accept(
         self, messages: Sequence[Message], *, create: bool = True, max_inbox: int | None = None
@@ -115,23 +113,6 @@ class RedisInbox(RedisClaims):
         self._channels.pop(address, None)
         [answer] = await self._accepts.do([self._accept_act(self._keys.thread(address), messages, terms)])
         return answer
-
-    async def _run_grouped(
-        self, name: str, partition: PartitionKeys, threads: Sequence[ThreadKeys], arguments: Sequence[Argument]
-    ) -> list[Any]:
-        """Run a script that acts on threads of a partition; of one that is alone the damage is
-        reported.
-        """
-        link = self._link
-        script = link.scripts[name]
-        keys = [*partition.of(script), *(key for thread in threads for key in thread.group_keys(script))]
-        try:
-            reply: list[Any] = await link.run(name, partition, keys, self._now(), *arguments)
-        except ThreadQuarantined as damage:
-            if len(threads) == 1:
-                await self._quarantine(threads[0], damage)
-            raise
-        return reply
 
     async def begin(self, messages: Sequence[Message], *, owner: str, lease: float) -> Claim:
         if not messages:

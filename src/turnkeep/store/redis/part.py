@@ -108,6 +108,24 @@ class RedisPart(RevisionCount):
             await self._quarantine(keys, damage)
             raise
 
+    def _shelf(self, partition: PartitionKeys) -> int:
+        """What one script may touch together: all partitions, or in a cluster each by itself."""
+        return partition.index if self._link.topology.kind == "cluster" else 0
+
+    async def _run_grouped(self, name: str, threads: Sequence[ThreadKeys], arguments: Sequence[Argument]) -> list[Any]:
+        """Run a script that acts on several threads; of one that is alone the damage is reported."""
+        link = self._link
+        script = link.scripts[name]
+        keys = [key for thread in threads for key in thread.group_keys(script)]
+        link.greet(dict.fromkeys(thread.partition for thread in threads))
+        try:
+            reply: list[Any] = await link.run(name, threads[0].partition, keys, self._now(), *arguments)
+        except ThreadQuarantined as damage:
+            if len(threads) == 1:
+                await self._quarantine(threads[0], damage)
+            raise
+        return reply
+
     async def _run_on(self, name: str, partition: PartitionKeys, *arguments: Argument) -> Reply:
         """Run a script that touches no thread."""
         link = self._link

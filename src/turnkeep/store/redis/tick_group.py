@@ -1,5 +1,4 @@
-"""Acts on threads that callers ask for in the same turn of the loop, as few scripts as there are
-partitions.
+"""Acts on threads that callers ask for in the same turn of the loop, in few scripts.
 
 A script costs the same for its definitions, keys and round trip however much it does. So whoever
 asks first waits for the end of the turn and acts for all; who asks alone waits for nobody.
@@ -63,19 +62,57 @@ class _Entry:
     )
 
 
-Run = Callable[[PartitionKeys, Sequence[ThreadKeys], Sequence[Argument]], Awaitable[list[Answer]]]
-"""Runs the script on threads of a partition: keys and rows of arguments of each, in order."""
+Run = Callable[[Sequence[ThreadKeys], Sequence[Argument]], Awaitable[list[Answer]]]
+"""Runs the script on threads: keys and rows of arguments of each, in order."""
 
 
 class TickGroup:
     """One operation of an engine, for all who ask in one turn of the loop."""
+
+    def __init__(self, run: Run, shelf: Callable[[PartitionKeys], int]) -> None:
+        """`shelf`: partitions with the same one may be touched by one script."""
+        self._run = run
+        self._shelf = shelf
+        self._lines: dict[int, _Line] = {}
+
+    async def do(self, acts: Sequence[ThreadAct]) -> list[Answer]:
+        """The answer to each; an error of one of them is its answer."""
+        places: dict[int, list[int]] = {}
+        for place, act in enumerate(acts):
+            places.setdefault(self._shelf(act.keys.partition), []).append(place)
+        if len(places) == 1:
+            return await self._line(next(iter(places))).do(acts)
+        answers: list[Answer] = [None] * len(acts)
+        async with asyncio.TaskGroup() as group:
+            for shelf, own in places.items():
+                group.create_task(self._do_some(self._line(shelf), acts, own, answers))
+        return answers
+
+    async def _do_some(
+        self, line: _Line, acts: Sequence[ThreadAct], places: Sequence[int], answers: list[Answer]
+    ) -> None:
+        for place, answer in zip(places, await line.do([acts[place] for place in places]), strict=True):
+            answers[place] = answer
+
+    def _line(self, shelf: int) -> _Line:
+        if (line := self._lines.get(shelf)) is None:
+            line = self._lines[shelf] = _Line(self._run)
+        return line
+
+
+class _Line:
+    """Who asks for acts on one shelf. Each shelf has its own: a server that is away, or a slot on
+    its way, holds up nobody else.
+    """
 
     def __init__(self, run: Run) -> None:
         self._run = run
         self._entries: list[_Entry] = []
 
     async def do(self, acts: Sequence[ThreadAct]) -> list[Answer]:
-        """The answer to each; an error of one of them is its answer."""
+        """Wait for the end of this turn of the loop, and act for all who have come until then; or
+        be acted for.
+        """
         entry = _Entry(acts)
         self._entries.append(entry)
         if len(self._entries) > 1:
@@ -126,7 +163,7 @@ class TickGroup:
         threads = [bundle.act.keys for bundle in bundles]
         arguments = [value for bundle in bundles for value in bundle.arguments()]
         try:
-            return await self._run(threads[0].partition, threads, arguments)
+            return await self._run(threads, arguments)
         except TurnkeepError as error:
             return [error] * len(bundles)
 
@@ -137,23 +174,20 @@ def _tell(entry: _Entry, answers: list[Answer] | None) -> None:
 
 
 def _in_scripts(acts: Sequence[ThreadAct]) -> list[list[_Bundle]]:
-    """Acts of one partition together, those of one thread in their order."""
+    """A bounded number in each script, those of one thread in their order."""
     scripts: list[list[_Bundle]] = []
-    by_partition: dict[int, tuple[list[_Bundle], dict[object, _Bundle]]] = {}
+    by_name: dict[object, _Bundle] = {}
     for place, act in enumerate(acts):
-        index = act.keys.partition.index
-        bundles, by_name = by_partition.get(index, ([], {}))
         name = None if act.terms is None else (act.keys.address, act.terms)
         if name is not None and (bundle := by_name.get(name)) and len(bundle.rows) + len(act.rows) <= MOST_ROWS:
             bundle.places.append((place, len(act.rows)))
             bundle.rows += act.rows
             continue
-        if not bundles or len(bundles) >= AT_ONCE:
-            bundles, by_name = [], {}
-            scripts.append(bundles)
-            by_partition[index] = (bundles, by_name)
+        if not scripts or len(scripts[-1]) >= AT_ONCE:
+            by_name = {}
+            scripts.append([])
         bundle = _Bundle(act, [(place, len(act.rows))], list(act.rows))
-        bundles.append(bundle)
+        scripts[-1].append(bundle)
         if name is not None:
             by_name[name] = bundle
     return scripts

@@ -1,4 +1,4 @@
--- Several acts in one script, on threads of one partition.
+-- Several acts in one script, each on a thread of its own.
 
 -- Whether an error tells of the server, and nothing of the thread.
 local function is_refusal(wrong)

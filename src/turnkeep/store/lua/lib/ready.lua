@@ -1,7 +1,7 @@
 -- What is ready in one partition: for each space (tenant and queue) the threads due longest.
 
 local LONGEST = 16 -- ready spaces looked at, those due longest
-local OTHERS = 64 -- and of those behind them the next ones at each look, so that no backlog hides a tenant for good
+local OTHERS = 240 -- and of those behind them the next ones at each look, so that no backlog hides a tenant for good
 local ENTRIES = 512 -- threads told of one partition, as many of each space
 
 local function split(text)
