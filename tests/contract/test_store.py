@@ -37,8 +37,9 @@ class OnServer(StoreSuite):
 
     async def make(self, policies: Policies, clock: FakeClock) -> Store:
         prefix = f"test {next(self.namespaces)}:"
-        cut = {"partitions": self.partitions}
-        store = RedisStore(self.server.url(), policies, prefix=prefix, ids=counting_ids(), now=clock, **cut)
+        store = RedisStore(
+            self.server.url(), policies, prefix=prefix, partitions=self.partitions, ids=counting_ids(), now=clock
+        )
         await store.open()
         return store
 
