@@ -61,6 +61,10 @@ async def test_an_admin_signs_in_sees_dead_letters_as_text_and_redrives_one(chro
             await expect(page.locator("#dead > li")).to_have_count(1)
             await page.locator("#dead .discard").first.click()
             await expect(page.locator("#dead > li")).to_have_count(0)
+            row = page.locator("tr", has_text=(await house.key("send")).split("_")[1])
+            await page.click("text=Setup")
+            await row.locator(".revoke").click()
+            await expect(row.locator(".state")).to_have_text("revoked")
             assert await page.title() == "turnkeep dashboard"
             assert await page.evaluate("document.cookie") == ""
             await page.click("#leave")

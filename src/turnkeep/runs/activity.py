@@ -8,6 +8,8 @@ seconds along. Money that is owed is kept exactly elsewhere (`budget`, and the u
 from __future__ import annotations
 
 import asyncio
+import itertools
+import secrets
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -63,6 +65,8 @@ class Activity:
         self._registry = registry
         self._clock = clock
         self._pending: dict[tuple[str, str], Cell] = {}
+        self._name = secrets.token_hex(6)
+        self._numbers = itertools.count()
 
     def note(self, figures: RunFigures) -> None:
         now = datetime.fromtimestamp(self._clock.now(), UTC)
@@ -99,7 +103,7 @@ class Activity:
         ttl = HOUR_KEPT if "T" in name else DAY_KEPT
         for attempt in range(1, TRIES + 1):
             document = await self._registry.get("activity", tenant, name)
-            body = add_up(document.body if document else {}, figures)
+            body = {"figures": add_up(_figures(document), figures), "writer": self._signature()}
             try:
                 version = document.version if document else 0
                 await self._registry.put("activity", tenant, name, body, version=version, ttl=ttl)
@@ -109,6 +113,16 @@ class Activity:
                     raise
             else:
                 return
+
+    def _signature(self) -> str:
+        """Of each write another: two processes that add equal figures to the same record would write
+        the same body, and a store takes the second for a repeat of the first.
+        """
+        return f"{self._name}-{next(self._numbers)}"
+
+
+def _figures(document: Document | None) -> Cell:
+    return dict(document.body["figures"]) if document else {}
 
 
 def add_up(one: Mapping[str, Any], other: Mapping[str, Any]) -> Cell:
@@ -203,9 +217,9 @@ async def read_days(registry: Registry, tenant: str, *, days: int, now: float) -
         name = _day(last - timedelta(days=back))
         if (document := await _get(registry, tenant, name)) is not None:
             total: Cell = {}
-            for cell in document.body.get("hours", {}).values():
+            body = _figures(document)
+            for cell in body.get("hours", {}).values():
                 total = add_up(total, cell)
-            body = document.body
             result.append(DayOfUse(name, body.get("models", {}), body.get("assistants", {}), total))
     return result
 
@@ -217,6 +231,6 @@ async def _get(registry: Registry, tenant: str, name: str) -> Document | None:
 def _stretches(documents: list[tuple[datetime, Document | None]], name: str, length: float) -> Iterator[Stretch]:
     for begin, document in documents:
         start = begin.replace(second=0, microsecond=0).timestamp()
-        cells = document.body.get(name, {}) if document else {}
+        cells = _figures(document).get(name, {})
         for number in sorted(cells, key=int):
             yield Stretch(start + int(number) * length, cells[number])

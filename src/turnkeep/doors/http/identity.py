@@ -6,12 +6,13 @@ from typing import Any
 
 from starlette.responses import Response
 
+from turnkeep.auth.api_keys import ApiKeys
 from turnkeep.auth.guard import Guard
 from turnkeep.auth.principals import COOKIE, SECURE_COOKIE, Principal, is_open, session_in
 from turnkeep.auth.tickets import SESSION_LIFE, TICKET_LIFE, csrf_of
 from turnkeep.doors.error_answers import JsonResponse
 from turnkeep.doors.http.endpoint import HttpCall, audit
-from turnkeep.errors import InvalidMessage, NotAuthenticated, WrongState
+from turnkeep.errors import InvalidMessage, NotAuthenticated, NotFound, WrongState
 from turnkeep.inputs import MAX_MOMENT, optional_number
 
 
@@ -51,6 +52,21 @@ async def disconnect_user(call: HttpCall) -> Response:
     moment = await _guard(call).revocations.revoke(call.principal.tenant, user, before)
     await audit(call, "user_disconnected", user=user, before=f"{moment:.3f}")
     return JsonResponse({"user": user, "before": moment})
+
+
+async def list_keys(call: HttpCall) -> Response:
+    """The API keys of the tenant, without their digests."""
+    keys = await ApiKeys(call.application.store).list()
+    return JsonResponse({"keys": [key.to_json() for key in keys if key.tenant == call.principal.tenant]})
+
+
+async def revoke_key(call: HttpCall) -> Response:
+    keys, key_id = ApiKeys(call.application.store), call.path("key_id")
+    if not any(key.key_id == key_id and key.tenant == call.principal.tenant for key in await keys.list()):
+        raise NotFound("no such key")
+    await keys.revoke(key_id)
+    await audit(call, "key_revoked", key=key_id)
+    return Response(status_code=204)
 
 
 async def end_session(call: HttpCall) -> Response:

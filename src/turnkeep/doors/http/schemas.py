@@ -334,6 +334,19 @@ SCHEMAS: dict[str, Schema] = {
         }
     ),
     "UiMessages": record({"messages": {"type": "array", "items": ANYTHING}}),
+    "Keys": record({"keys": many("Key")}),
+    "Key": {
+        "type": "object",
+        "properties": {
+            "id": TEXT,
+            "name": TEXT,
+            "scopes": TEXTS,
+            "channels": optional(TEXTS),
+            "created_at": NUMBER,
+            "expires_at": optional(NUMBER),
+            "revoked_at": optional(NUMBER),
+        },
+    },
     "Disconnected": record({"user": TEXT, "before": NUMBER}),
     "Ticket": record({"ticket": TEXT, "expires_at": NUMBER, "expires_in": NUMBER}),
     "Session": record(

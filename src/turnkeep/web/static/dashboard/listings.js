@@ -135,13 +135,17 @@ function group(letters) {
 
 // ------------------------------------------------------------- what goes outside, and who answers
 
-export async function drawOutside(view) {
-  const [{ sinks }, { assistants, default: usual }] = await Promise.all([ask("GET", "sinks"), ask("GET", "assistants")]);
+export async function drawOutside(view, act) {
+  const [{ sinks }, { assistants, default: usual }, { keys }] = await Promise.all([ask("GET", "sinks"), ask("GET", "assistants"), ask("GET", "keys")]);
+  const revoke = (key) => () => confirm(`Refuse the key ${key.id} from now on?`) && act("DELETE", `keys/${encodeURIComponent(key.id)}`);
+  const keyState = (key) => (key.revoked_at ? element("span", { class: "state bad" }, "revoked") : key.expires_at && key.expires_at * 1000 < Date.now() ? element("span", { class: "state" }, "expired") : element("span", { class: "state good" }, "valid"));
+  const keyRows = keys.map((key) => [key.id, key.name ?? "", key.scopes.join(", "), (key.channels ?? ["all"]).join(", "), ago(key.created_at), key.expires_at ? moment(key.expires_at) : "never", keyState(key), key.revoked_at ? "" : button("Revoke", revoke(key), { class: "danger revoke" })]);
   const sinkRows = sinks.map((one) => [one.name, count(one.waiting), one.oldest_at ? ago(one.oldest_at) : "", count(one.parked), count(one.given_up), count(one.lost)]);
   const rows = assistants.map((one) => [one.name || one.id, one.model, (one.fallbacks ?? []).join(", "), (one.tools ?? ["all"]).map((tool) => tool.type ?? tool).join(", "), `${one.version}`, one.id === usual ? "default" : ""]);
   view.replaceChildren(
     element("h2", {}, "Receivers outside"), table([["Sink", "name"], ["Waiting", "number"], ["Since"], ["Parked", "number"], ["Given up", "number"], ["Lost", "number"]], sinkRows, "No relay, webhook or reply exchange is set."),
-    element("h2", {}, "Assistants"), table([["Name", "name"], ["Model"], ["Fallbacks"], ["Tools", "name"], ["Version", "number"], ["Use"]], rows, "None yet."));
+    element("h2", {}, "Assistants"), table([["Name", "name"], ["Model"], ["Fallbacks"], ["Tools", "name"], ["Version", "number"], ["Use"]], rows, "None yet."),
+    element("h2", {}, "API keys"), table([["Key"], ["For", "name"], ["Scopes"], ["Channels", "name"], ["Made"], ["Ends"], ["State"], ["Act"]], keyRows, "No key was made: `turnkeep keys create` makes one."));
 }
 
 export const focusView = () => $("view").focus({ preventScroll: true });

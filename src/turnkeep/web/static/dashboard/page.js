@@ -123,7 +123,7 @@ const VIEWS = {
   dead: (view) => drawDead(view, act),
   workers: (view) => drawWorkers(view, known),
   usage: async (view) => { lookedAt = 0; drawUsage(view, known); await lookAtUsage(); drawUsage(view, known); },
-  outside: (view) => drawOutside(view),
+  outside: (view) => drawOutside(view, act),
 };
 
 let lookedAt = 0;

@@ -1,0 +1,163 @@
+"""What runs did, added up by several processes in records that all share; and who those processes are."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from turnkeep.errors import StoreUnavailable
+from turnkeep.fleet import Heartbeat, list_processes
+from turnkeep.runs.activity import BOUNDS, HOUR_KEPT, MOST_NAMES, Activity, RunFigures, add_up, quantile
+from turnkeep.runs.activity import read_days as days_of
+from turnkeep.runs.activity import read_series as series_of
+from turnkeep.store.contract import Store
+from turnkeep.store.memory import MemoryStore
+from turnkeep.store.redis import RedisStore
+from turnkeep.store.sqlite import SqliteStore
+from turnkeep.store.values import Document, Policies
+from turnkeep.testing.fake_clock import FakeClock
+from turnkeep.usage import Usage
+
+NOON = 1_795_953_600.0
+"""2026-11-29 12:00 UTC."""
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock(NOON)
+
+
+@pytest.fixture(params=["memory", "sqlite", pytest.param("redis", marks=pytest.mark.redis)])
+async def store(request: pytest.FixtureRequest, tmp_path: Path, clock: FakeClock) -> AsyncIterator[Store]:
+    if request.param == "memory":
+        engine: Store = MemoryStore(Policies(), clock=clock)
+    elif request.param == "sqlite":
+        engine = SqliteStore(tmp_path / "turnkeep.db", Policies(), clock=clock, ballast=0)
+    else:
+        engine = RedisStore(request.getfixturevalue("redis_server").url(), Policies(), now=clock)
+    await engine.open()
+    yield engine
+    await engine.close()
+
+
+def answered(tenant: str = "t", **fields: Any) -> RunFigures:
+    values: dict[str, Any] = {
+        "model": "m1", "messages": 2, "usage": Usage(requests=1, input_tokens=10, output_tokens=5, cost_nano=7),
+        "waits": {"whole": 1.2, "first": None},
+    }  # fmt: skip
+    return RunFigures(tenant, "completed", **{**values, **fields})
+
+
+async def test_several_processes_add_to_the_same_figures(store: Store, clock: FakeClock) -> None:
+    processes = [Activity(store, clock) for _ in range(6)]
+    for _ in range(3):
+        for number, process in enumerate(processes):
+            process.note(answered(model=f"m{number % 2}"))
+        await asyncio.gather(*(process.save() for process in processes))
+
+    [minute] = await series_of(store, "t", span="hour", now=clock.now())
+    assert (minute.at, minute.cell["runs"], minute.cell["messages"]) == (NOON, 18, 36)
+    assert minute.cell["usage"]["cost_nano"] == 18 * 7
+    assert sum(minute.cell["waits"]["whole"]) == 18
+    assert "first" not in minute.cell["waits"]
+    [hour] = await series_of(store, "t", span="month", now=clock.now())
+    assert (hour.at, hour.cell) == (NOON, minute.cell)
+    [day] = await days_of(store, "t", days=30, now=clock.now())
+    assert (day.day, day.total["runs"]) == ("2026-11-29", 18)
+    assert {name: cell["runs"] for name, cell in day.models.items()} == {"m0": 9, "m1": 9}
+
+
+async def test_a_series_has_its_minutes_in_order_and_forgets_them_in_time(store: Store, clock: FakeClock) -> None:
+    activity = Activity(store, clock)
+    for _ in range(3):
+        activity.note(answered())
+        clock.advance(25 * 60)
+    await activity.save()
+
+    # noon, 12:25 and 12:50; now it is 13:15
+    assert [one.at - NOON for one in await series_of(store, "t", span="hour", now=clock.now())] == [1_500, 3_000]
+    assert [one.cell["runs"] for one in await series_of(store, "t", span="month", now=clock.now())] == [3]
+    assert await series_of(store, "other", span="hour", now=clock.now()) == []
+    clock.advance(HOUR_KEPT)
+    assert await store.get("activity", "t", "2026-11-29T12") is None
+    assert len(await days_of(store, "t", days=30, now=clock.now())) == 1
+
+
+class AwayStore(MemoryStore):
+    """Refuses to write while it is told so."""
+
+    is_away = False
+
+    async def put(self, *args: Any, **fields: Any) -> Document:
+        if self.is_away:
+            raise StoreUnavailable("away")
+        return await super().put(*args, **fields)
+
+
+async def test_what_cannot_be_written_now_is_written_later(clock: FakeClock) -> None:
+    store = AwayStore(Policies(), clock=clock)
+    await store.open()
+    activity = Activity(store, clock)
+    store.is_away = True
+    for _ in range(3):
+        activity.note(answered())
+        await activity.save()
+    store.is_away = False
+    await activity.save()
+
+    [minute] = await series_of(store, "t", span="hour", now=clock.now())
+    assert minute.cell["runs"] == 3
+
+
+def test_figures_add_up_and_names_are_bounded() -> None:
+    total: dict[str, Any] = {}
+    for number in range(3 * MOST_NAMES):
+        total = add_up(total, {"errors": {f"code-{number}": 1}, "waits": {"queue": [1, 0]}})
+
+    assert sum(total["errors"].values()) == 3 * MOST_NAMES
+    assert len(total["errors"]) == MOST_NAMES + 1
+    assert total["errors"]["other"] == 2 * MOST_NAMES
+    assert total["waits"] == {"queue": [3 * MOST_NAMES, 0]}
+
+
+def test_a_quantile_is_the_end_of_the_bucket_that_holds_it() -> None:
+    counts = [0] * (len(BOUNDS) + 1)
+    assert quantile(counts, 0.5) is None
+    counts[2], counts[5] = 9, 1
+    assert (quantile(counts, 0.5), quantile(counts, 0.95)) == (BOUNDS[2], BOUNDS[5])
+    counts[-1] = 100
+    assert quantile(counts, 0.99) == BOUNDS[-1]
+
+
+async def test_a_process_is_listed_while_it_says_so_and_is_silent_when_it_does_not(
+    store: Store, clock: FakeClock
+) -> None:
+    beating = Heartbeat(store, role="worker", queues=("q",), slots=5, active_runs=lambda: 3)
+    task = asyncio.create_task(beating.run())
+    async with asyncio.timeout(10):
+        while not (records := await list_processes(store)):
+            await asyncio.sleep(0.01)
+    task.cancel()
+
+    [record] = records
+    assert (record.role, record.slots, record.active_runs, record.queues) == ("worker", 5, 3, ("q",))
+    assert not record.is_silent(await store.now())
+    clock.advance(40)
+    [record] = await list_processes(store)
+    assert record.is_silent(await store.now())
+    await beating.end()
+    assert await list_processes(store) == []
+    await Heartbeat(store, role="gateway", queues=(), slots=0, active_runs=lambda: 0).end()  # it had never begun
+
+
+async def test_a_process_that_ended_without_a_word_is_forgotten(store: Store, clock: FakeClock) -> None:
+    beating = Heartbeat(store, role="worker", queues=("q",), slots=5, active_runs=lambda: 0)
+    await beating._beat()
+    clock.advance(599)
+    assert len(await list_processes(store)) == 1
+    clock.advance(2)
+    assert await list_processes(store) == []
