@@ -94,6 +94,19 @@ def test_the_first_commands_of_the_documents_are_there() -> None:
     assert "--test-message" in done.stdout
 
 
+def test_a_release_needs_a_version_that_tree_and_changelog_say() -> None:
+    release = script("release")
+    told = release.versions()
+    assert len({*told.values()}) == 1
+    text = "# Changelog\n\n## Unreleased\n\n### Added\n\n- One.\n\n## 0.9.0 (2026-01-01)\n\n- Zero.\n"
+    moved = release.with_release(text, "1.0.0", "2026-12-01")
+    assert release.section(moved, "Unreleased").strip() == ""
+    assert release.section(moved, "1.0.0").split() == ["###", "Added", "-", "One."]
+    assert release.section(moved, "0.9.0").strip() == "- Zero."
+    assert "is no version" in " ".join(release.obstacles("1.0"))
+    assert release.disagreements("9.9.9")
+
+
 @pytest.mark.only_in_prove  # reason: builds and installs from the package index
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("options", [(), ("oldest",), ("sdist",), ("server",)], ids="-".join)
