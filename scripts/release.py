@@ -1,9 +1,9 @@
 """Make a release: `python scripts/release.py VERSION` from a clean tree.
 
-It says what is wrong before it changes anything. Then it puts the version into pyproject.toml and clients/js, moves what
+It says what is wrong before it changes anything. It puts the version into pyproject.toml and clients/js, moves what
 is unreleased in CHANGELOG.md under it, builds wheel and source archive twice and compares them, answers a question from
 the wheel in empty environments, and writes the bill of materials and the sums beside them into `dist/`. Nothing is
-committed, tagged or uploaded: a tag `vVERSION` does that, in `.github/workflows/release.yml`, which signs what it built.
+committed, tagged or uploaded: a tag `vVERSION` does that, in `.github/workflows/release.yml`, which signs its files.
 
 `--check`: only say whether tree, changelog and version agree, as the workflow asks.
 """
