@@ -18,7 +18,7 @@ from turnkeep.auth.tokens import tokens_of
 from turnkeep.broadcast import Payload
 from turnkeep.doors.error_answers import status_of
 from turnkeep.doors.json_input import read_json
-from turnkeep.doors.socket import session
+from turnkeep.doors.socket import session, socket_watch
 from turnkeep.doors.socket.peer_writer import CLOSE_ABOVE, PeerWriter
 from turnkeep.doors.socket.session import Socket
 from turnkeep.doors.socket.sockets import shown_in
@@ -97,19 +97,17 @@ async def test_a_socket_that_is_cut_while_it_writes_is_no_error_of_ours(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Its last frame comes after the end was sent: one task writes what another has closed."""
-    asked_to_close = Socket._cut
     ended: list[Socket] = []
 
-    async def cut(self: Socket) -> None:
+    def look(self: Socket, now: float) -> None:
         self._websocket.application_state = WebSocketState.DISCONNECTED
         self.send({"late": True})
-        await asyncio.sleep(0.05)
-        await asked_to_close(self)
+        self._cut(now)
 
-    monkeypatch.setattr(session, "LOOK_AGAIN", 0.01)
+    monkeypatch.setattr(socket_watch, "LOOK_AGAIN", 0.01)
     async with served(role="gateway") as server:
         monkeypatch.setattr(Socket, "_leave", leaving(ended, Socket._leave))
-        monkeypatch.setattr(Socket, "_look_at_credential", cut)
+        monkeypatch.setattr(Socket, "look", look)
         async with server.socket() as socket, asyncio.timeout(20):
             while not ended:
                 await asyncio.sleep(0.01)

@@ -27,7 +27,7 @@ from turnkeep.doors.json_input import read_json
 from turnkeep.doors.socket.peer_writer import TOO_SLOW, PeerWriter, SocketEnded
 from turnkeep.doors.socket.socket_actions import NOT_AUTHENTICATED, Subscription, error_frame, perform
 from turnkeep.doors.socket.socket_channel import SocketChannel
-from turnkeep.errors import InvalidMessage, NotAuthenticated, StoreError, TooManyRequests, TurnkeepError
+from turnkeep.errors import InvalidMessage, TooManyRequests, TurnkeepError
 from turnkeep.messages import Address
 from turnkeep.telemetry import get_log
 from turnkeep.wire import Frame, frame_bytes
@@ -38,8 +38,6 @@ CLOSE_AFTER = 10.0
 """Seconds without any progress of a full outbox."""
 READ_LIMIT = 2_000_000
 """Bytes of a frame that are read at all, or those of `TURNKEEP_MAX_FRAME_BYTES` where that is more."""
-LOOK_AGAIN = 0.5
-"""Seconds between two looks at the peer and its credential."""
 LAST_WORD = 1.0
 """Seconds for the close frame to a peer that does not read."""
 
@@ -69,19 +67,28 @@ class Socket:
     async def serve(self) -> None:
         """Read and write until one side ends the connection."""
         try:
-            async with asyncio.TaskGroup() as group:
-                beside = [group.create_task(self._watch())]
-                if self._writer.needs_task:
-                    beside.append(group.create_task(self._write()))
-                await self._read()
-                # They wait for something that may never come: only the reader learns that it is
-                # over.
-                for task in beside:
-                    task.cancel()
-        except* (WebSocketDisconnect, WebSocketDisconnected, SocketEnded):
-            pass  # one task may write what another has closed
+            async with asyncio.timeout(None) as self._patience:
+                await self._converse()
+        except TimeoutError:
+            if not self._patience.expired():
+                raise
+            await self._say_last_word()
         finally:
             await self._leave()
+
+    async def _converse(self) -> None:
+        if not self._writer.needs_task:
+            with contextlib.suppress(WebSocketDisconnect, WebSocketDisconnected, SocketEnded):
+                await self._read()
+            return
+        try:
+            async with asyncio.TaskGroup() as group:
+                writing = group.create_task(self._write())
+                await self._read()
+                # It waits for something that may never come: only the reader learns that it is over.
+                writing.cancel()
+        except* (WebSocketDisconnect, WebSocketDisconnected, SocketEnded):
+            pass  # one task may write what another has closed
 
     def close(self, code: int, reason: str) -> None:
         """Ask for the end; what waits is not written any more."""
@@ -96,36 +103,31 @@ class Socket:
         await self._writer.run()
         raise SocketEnded
 
-    async def _watch(self) -> None:
-        """Close a socket that does not read, and one whose credential is over."""
+    def look(self, now: float) -> None:
+        """Cut the connection to a peer that does not read."""
         writer = self._writer
-        while True:
-            await asyncio.sleep(LOOK_AGAIN)
-            owes = writer.closing is not None or writer.is_behind or writer.is_stuck()
-            if owes and self._loop.time() - writer.moved_at > CLOSE_AFTER:
-                await self._cut()
-            await self._look_at_credential()
+        owes = writer.closing is not None or writer.is_behind or writer.is_stuck()
+        if owes and now - writer.moved_at > CLOSE_AFTER:
+            self._cut(now)
 
-    async def _look_at_credential(self) -> None:
-        try:
-            await self.access.revalidate(self.principal)
-        except NotAuthenticated as error:
-            self.close(NOT_AUTHENTICATED, str(error)[:100])
-        except StoreError as error:
-            # Who was let in stays until somebody can be asked: a store that is away must not empty
-            # the room.
-            log.warning("credential_not_checked", error=error.code)
+    def expel(self, reason: str) -> None:
+        """Close it, because its credential is over."""
+        self.close(NOT_AUTHENTICATED, reason)
 
-    async def _cut(self) -> None:
+    def _cut(self, now: float) -> None:
         """A peer that does not read cannot be told: the connection is dropped."""
+        if self._patience.when() is not None:
+            return
         log.info("slow_client_closed", unsent=self._writer.size)
         self.application.meter.count("slow_clients")
         self._writer.close(TOO_SLOW, "too slow, resume from the last offset")
+        self._patience.reschedule(now)
+
+    async def _say_last_word(self) -> None:
         with contextlib.suppress(TimeoutError, WebSocketDisconnected):  # it may be closing already
             async with asyncio.timeout(LAST_WORD):
                 if self._writer.needs_task:
                     await self._websocket.close(TOO_SLOW, "too slow, resume from the last offset")
-        raise SocketEnded
 
     async def _read(self) -> None:
         while True:

@@ -15,6 +15,7 @@ from turnkeep.doors.json_input import read_json
 from turnkeep.doors.socket.session import RESTART, Socket
 from turnkeep.doors.socket.socket_actions import NOT_AUTHENTICATED, credentials_in
 from turnkeep.doors.socket.socket_channel import BROKEN
+from turnkeep.doors.socket.socket_watch import SocketWatch
 from turnkeep.doors.socket_transport import transport_of
 from turnkeep.errors import NotAuthenticated, TooManyRequests, TurnkeepError
 from turnkeep.outbound.greeting import Greeting
@@ -42,6 +43,7 @@ class Sockets:
         self._greeting = Greeting(application.store)
         self._takes_first_frames = application.settings.first_frame_auth
         self._open: set[Socket] = set()
+        self._watch = SocketWatch(access)
         self._waiting = 0
         self._nobodies = Slots("sockets that have shown no credential", WAITING_OF_ONE)
 
@@ -153,10 +155,12 @@ class Sockets:
     async def _run(self, websocket: WebSocket, principal: Principal) -> None:
         socket = Socket(websocket, self._application, principal, self._limits, self._access)
         self._open.add(socket)
+        self._watch.add(socket)
         try:
             await socket.serve()
         finally:
             self._open.discard(socket)
+            self._watch.remove(socket)
 
 
 def _peer(websocket: WebSocket) -> str | None:

@@ -1,0 +1,94 @@
+"""The one watch over all open sockets of a process: who does not read is cut, and whose credential
+is over is closed.
+
+A task and a timer for each of a thousand sockets would cost a twentieth of a core while nothing is
+said.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from typing import Protocol
+
+from turnkeep.auth.principals import Access, Principal
+from turnkeep.errors import NotAuthenticated, StoreError
+from turnkeep.telemetry import get_log
+
+log = get_log(__name__)
+
+LOOK_AGAIN = 0.5
+"""Seconds between two looks at credentials."""
+PEERS_EVERY = 2
+"""Of these looks, how many for one at the peers."""
+
+
+class Watchable(Protocol):
+    """An open socket, as its watch sees it."""
+
+    principal: Principal
+
+    def look(self, now: float) -> None:
+        """End it, if its peer takes nothing."""
+        ...
+
+    def expel(self, reason: str) -> None:
+        """Close it: its credential is over."""
+        ...
+
+
+class SocketWatch:
+    """Looks at all that were added, as long as there is one."""
+
+    def __init__(self, access: Access) -> None:
+        self._access = access
+        self._sockets: set[Watchable] = set()
+        self._watching: asyncio.Task[None] | None = None
+
+    def add(self, socket: Watchable) -> None:
+        self._sockets.add(socket)
+        if self._watching is None:
+            self._watching = asyncio.create_task(self._run())  # noqa: TID251 - of no socket: it ends with the last
+
+    def remove(self, socket: Watchable) -> None:
+        self._sockets.discard(socket)
+        if not self._sockets and self._watching is not None:
+            self._watching.cancel()
+            self._watching = None
+
+    async def _run(self) -> None:
+        for number in itertools.count():
+            await asyncio.sleep(LOOK_AGAIN)
+            if number % PEERS_EVERY == 0:
+                self._look_at_peers()
+            await self._look_at_credentials()
+
+    def _look_at_peers(self) -> None:
+        now = asyncio.get_running_loop().time()
+        for socket in list(self._sockets):
+            try:
+                socket.look(now)
+            except Exception:  # of one socket: the others are watched on
+                log.exception("watch_broke", door="websocket")
+
+    async def _look_at_credentials(self) -> None:
+        # By identity: where nobody is asked all have the same one, and a hash of its fields would
+        # cost more than asking twice.
+        principals = {id(socket.principal): socket.principal for socket in self._sockets}
+        for principal in principals.values():
+            if (reason := await self._refusal(principal)) is not None:
+                for socket in [one for one in self._sockets if one.principal is principal]:
+                    socket.expel(reason)
+
+    async def _refusal(self, principal: Principal) -> str | None:
+        try:
+            await self._access.revalidate(principal)
+        except NotAuthenticated as error:
+            return str(error)[:100]
+        except StoreError as error:
+            # Who was let in stays until somebody can be asked: a store that is away must not empty
+            # the room.
+            log.warning("credential_not_checked", error=error.code)
+        except Exception:
+            log.exception("watch_broke", door="websocket")
+        return None
