@@ -14,9 +14,6 @@ from typing import Protocol, Self
 
 from turnkeep.events import Event
 from turnkeep.messages import Address
-from turnkeep.telemetry import get_log
-
-log = get_log(__name__)
 
 
 class DialectEncoder(Protocol):
@@ -90,15 +87,15 @@ class Member(Protocol):
     """One subscriber of a broadcast."""
 
     def receive(self, payload: Payload) -> None:
-        """Take what was kept back for a moment. May not wait."""
+        """Take what all are told. May not wait, and raises nothing: the others come after him."""
         ...
 
 
 class Broadcast:
     """One channel in one dialect, for all of a process who are equally far.
 
-    `every`: seconds between two messages of text; 0: each delta at once. Members ask for each
-    delivery of the hub (`prepare`); what is told in between (`Member.receive`) was kept back before.
+    `every`: seconds between two messages of text; 0: each delta at once. Members hand on each delivery
+    of the hub (`deliver`), and are told what comes of it, also a little later (`Member.receive`).
     """
 
     def __init__(self, encoder: DialectEncoder, every: float, on_empty: Callable[[], None]) -> None:
@@ -107,29 +104,43 @@ class Broadcast:
         self._on_empty = on_empty
         self._members: dict[Member, None] = {}
         self._events: Sequence[Event] = ()
-        self._payload: Payload | None = None
+        self._is_broken = False
         self._flushed_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
 
-    def prepare(self, events: Sequence[Event]) -> Payload:
-        """One delivery of the hub, which gives the same events to all who are equally far."""
+    def deliver(self, events: Sequence[Event]) -> None:
+        """Tell all members of this delivery of the hub, which gives it to each of them, one after the
+        other: the first call tells all. Raises, for each, where it cannot be put into this dialect.
+        """
         if events is not self._events and not self._is_latest(events):
             # Before it is tried: what failed has moved the encoder, and fails for all.
-            self._events, self._payload = events, None
-            self._payload = self._encode(events)
-        if self._payload is None:
+            self._events, self._is_broken = events, True
+            payload = self._encode(events)
+            self._is_broken = False
+            self._send(payload)
+        elif self._is_broken:
             raise RuntimeError("these events could not be put into this dialect")
-        return self._payload
+
+    @property
+    def latest(self) -> Sequence[Event]:
+        """The delivery that all members were told of last."""
+        return self._events
 
     def _is_latest(self, events: Sequence[Event]) -> bool:
-        """Whether they were encoded before, and somebody cut them out of another list."""
+        """Whether they were told before, and somebody cut them out of another list."""
         # By identity: a notice beside the log has the position of the event before it.
         if not self._events or events[-1] is not self._events[-1]:
             return False
         if len(events) != len(self._events):
             raise RuntimeError("a member of this broadcast is elsewhere in the log than the others")
         return True
+
+    def _send(self, payload: Payload) -> None:
+        """The loop that fan-out is made of: one call for each member."""
+        if payload.messages:
+            for member in tuple(self._members):
+                member.receive(payload)
 
     def _encode(self, events: Sequence[Event]) -> Payload:
         encoder, messages = self._encoder, list[bytes]()
@@ -159,13 +170,7 @@ class Broadcast:
 
     def _tell(self) -> None:
         """What was kept back, to all."""
-        payload = Payload(self._flush())
-        for member in list(self._members) if payload.messages else ():
-            # Above this there may be only the loop: one that breaks must not cost the others theirs.
-            try:
-                member.receive(payload)
-            except Exception:
-                log.exception("delivery_broke", door="broadcast")
+        self._send(Payload(self._flush()))
 
     def join(self, member: Member, encoder: DialectEncoder) -> bool:
         """Share the encoder from here on, if it would say the same as this one, which owes nothing.

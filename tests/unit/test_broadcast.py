@@ -50,8 +50,10 @@ class System:
     def attach(self, user: Any) -> None:
         self.user = user
 
-    def write_frames(self, data: bytes) -> None:
-        self.data += data
+    def write_frames(self, data: bytes) -> bool:
+        if self.is_writable:
+            self.data += data
+        return self.is_writable
 
     def end(self, code: int, reason: str) -> None:
         self.is_ended = True

@@ -73,7 +73,7 @@ class SocketTransport(WebSocketsSansIOProtocol):
         super().connection_made(valve)  # type: ignore[arg-type]
         address = get_remote_addr(valve)  # type: ignore[arg-type]
         host = address[0] if address else ""
-        self._is_closing = valve.inner.is_closing
+        self._is_closing, self._write = valve.inner.is_closing, valve.inner.write
         self._backlog = Backlog(valve, self._parse, self._rota, host)
         if self._peers.enter(self, host) != "inside":
             self.drop()
@@ -119,13 +119,15 @@ class SocketTransport(WebSocketsSansIOProtocol):
         """It is open, and the system takes what is written."""
         return not (self._is_full or self.close_sent or self._is_closing())
 
-    def write_frames(self, data: bytes) -> None:
+    def write_frames(self, data: bytes) -> bool:
         """Write whole frames, ready for the line, past the protocol: nothing of them depends on its
         state (no compression, no mask), and preparing them anew for each socket is what fan-out would
-        cost.
+        cost. False: nothing was written, because the system takes no more, or it is over.
         """
-        if not (self.close_sent or self._is_closing()):
-            self.transport.write(data)
+        if self._is_full or self.close_sent or self._is_closing():
+            return False
+        self._write(data)
+        return True
 
     def end(self, code: int, reason: str) -> None:
         """Say that it is over; whoever does not answer is cut a little later, whatever is unsent."""

@@ -80,14 +80,15 @@ class PeerWriter:
     def is_behind(self) -> bool:
         return self.size > MERGE_ABOVE
 
-    def write(self, payload: Payload) -> None:
-        """May not wait."""
-        if self.closing is not None or not payload.messages:
-            return
-        if not self._queue and self._transport is not None and self._transport.is_writable:
-            self._transport.write_frames(payload.frames)
-            return
-        self._keep(payload)
+    def write(self, payload: Payload) -> bool:
+        """Whether the system has taken it; else it waits, or is left out where all is over. May not
+        wait.
+        """
+        if not self._queue and self._transport is not None and self._transport.write_frames(payload.frames):
+            return True
+        if self.closing is None and payload.messages:
+            self._keep(payload)
+        return False
 
     def _keep(self, payload: Payload) -> None:
         size = len(payload.frames)

@@ -28,8 +28,8 @@ class SocketChannel:
     """A subscriber of the hub. Without an encoder until its first frame is out."""
 
     __slots__ = (
-        "_backlog_top", "_broadcast", "_broadcasts", "_encoder", "_first_frame", "_flushed_at", "_loop", "_timer",
-        "_writer", "address", "dialect",
+        "_backlog_top", "_broadcast", "_broadcasts", "_encoder", "_first_frame", "_flushed_at", "_loop", "_past",
+        "_timer", "_writer", "address", "dialect",
     )  # fmt: skip
 
     def __init__(
@@ -48,6 +48,8 @@ class SocketChannel:
         self._broadcasts = broadcasts
         self._broadcast: Broadcast | None = None
         self._encoder: DialectEncoder | None = None
+        self._past: Sequence[Event] = ()
+        """What he was told of in company, just before he went alone."""
         self._backlog_top = 0
         self._flushed_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
@@ -71,17 +73,21 @@ class SocketChannel:
             return
         try:
             if self._broadcast is not None:
-                self.receive(self._broadcast.prepare(events))
-            elif self._encoder is not None:
+                self._broadcast.deliver(events)
+            elif self._encoder is not None and not self._was_told(events):
                 self._encode(self._encoder, events)
         except Exception:
             self._break()
 
     def receive(self, payload: Payload) -> None:
-        self._writer.write(payload)
-        # After it was written: from here on he is alone, and has what the others have.
-        if not self._writer.is_level:
+        # What could not be written waits: from here on he is alone, and has what the others have.
+        if not self._writer.write(payload):
             self._go_alone()
+
+    def _was_told(self, events: Sequence[Event]) -> bool:
+        """Whether the others were still in company when this came to all of them, before his turn."""
+        past, self._past = self._past, ()
+        return bool(past) and events[-1] is past[-1]
 
     async def room(self, address: Address) -> None:
         """The past comes as fast as it is read, or it would fill what is kept, and nobody could
@@ -114,6 +120,7 @@ class SocketChannel:
 
     def _go_alone(self) -> None:
         if self._broadcast is not None:
+            self._past = self._broadcast.latest
             self._encoder, self._broadcast = self._broadcast.leave(self), None
             self._look_later()
 
