@@ -21,7 +21,7 @@ from turnkeep.doors.http.routes import ENDPOINTS
 from turnkeep.doors.http.schemas import SCHEMAS
 from turnkeep.queue import AssistantMessageQueue
 
-OUTSIDE = {"/ws", "/healthz", "/readyz", "/", "/static", "/dashboard"}
+OUTSIDE = {"/ws", "/healthz", "/readyz", "/", "/static", "/dashboard", "/api/docs"}
 """Routes that are no part of `/api`."""
 
 

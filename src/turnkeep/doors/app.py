@@ -67,6 +67,7 @@ def app(application: Application, *, access: Access | None = None, own_applicati
             Route("/readyz", _ready),
             Route("/", _page("index.html")),
             Route("/dashboard", _page("dashboard.html")),
+            Route("/api/docs", _page("api_docs.html")),
             Mount("/static", StaticFiles(packages=[("turnkeep", "web/static")]), name="static"),
         ],
     )
