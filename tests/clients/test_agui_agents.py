@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.clients.node import Driver
-from tests.clients.test_vercel_chats import TOOLS, transcript
+from tests.clients.test_vercel_chats import GOLDEN, TOOLS, transcript
 from tests.process.served import Served, served
 from turnkeep.simulator import Fault
 
@@ -178,3 +178,44 @@ async def test_a_page_that_is_loaded_anew_joins_the_run_and_ends_with_all_of_it(
         later = await chat_of(agents, house, persistent=True)
         await agents.ask("attach", key=later)
         assert texts((await agents.ask("until", key=later, text=last))["messages"][-1]) == answer
+
+
+async def test_an_attempt_that_fails_midway_is_replaced_by_the_next_one(agents: Driver) -> None:
+    async with served(max_attempts=3) as house:
+        for thread in ("agent", "chat"):
+            house.simulator.faults.append(Fault("cut", after=5, times=1))
+            text = "[[words:30]] [[pace:5]]"
+            if thread == "agent":
+                told = await agents.ask("say", key=await opened(agents, house, thread), id="u1", text=text)
+                answers = [words for role, words in said(told) if role == "assistant"]
+            else:
+                told = await agents.ask("send", key=await chat_of(agents, house, thread), text=text)
+                answers = [texts(message) for message in told["messages"] if message["role"] == "assistant"]
+            assert told["errors"] == []
+            assert answers == (await transcript(house, thread))[1:]
+
+
+async def test_a_conversation_with_everything_in_it_is_shown_alike_live_and_loaded(agents: Driver) -> None:
+    """Thought, text, two tools, an approval, a retry; then a page that is loaded anew."""
+    async with served(tools=TOOLS, max_attempts=3) as house:
+        agent = await opened(agents, house)
+        told = await agents.ask("say", key=agent, id="u1", text=GOLDEN)
+        [interrupt] = told["pending"]
+        house.simulator.faults.append(Fault("500", times=1))
+        resume = [{"interruptId": interrupt["id"], "status": "resolved", "payload": {"approved": True}}]
+        told = await agents.ask("run", key=agent, resume=resume)
+        assert (told["errors"], told["outcomes"]) == ([], ["interrupt", "success"])
+        assert ["turnkeep.waiting" in custom for custom in told["customs"]] == [True]
+        words = [words for role, words in said(told) if role == "assistant" and words]
+        assert words == (await transcript(house, "c"))[1:]
+
+        page = await chat_of(agents, house, persistent=True)
+        await agents.ask("attach", key=page)
+        seen = await agents.ask("until", key=page, text=words[-1][-20:])
+        assert "".join(texts(message) for message in seen["messages"] if message["role"] == "assistant") == "".join(
+            words
+        )
+        calls = [
+            part["name"] for message in seen["messages"] for part in message["parts"] if part["type"] == "tool-call"
+        ]
+        assert calls == ["look", "secret", "pay"]

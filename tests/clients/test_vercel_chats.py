@@ -262,3 +262,84 @@ async def _until_said(chats: Driver, chat: str) -> None:
             if told["messages"] and told["messages"][-1]["role"] == "assistant" and shown(told["messages"][-1]):
                 return
             await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize("major", MAJORS)
+async def test_an_attempt_that_fails_midway_is_followed_by_the_whole_answer(chats: Driver, major: int) -> None:
+    """Major 7 takes back what was shown; the others cannot, and have the whole answer behind it."""
+    async with served(max_attempts=3) as house:
+        house.simulator.faults.append(Fault("cut", after=5, times=1))
+        chat = await opened(chats, house, major)
+        told = await chats.ask("send", key=chat, id="u1", text="[[words:30]] [[pace:5]]")
+        assert (told["status"], told["errors"]) == ("ready", [])
+        *half, whole = shown(told["messages"][-1])
+        assert whole == (await transcript(house, "c"))[-1]
+        assert (half == []) == (major == 7)
+        assert whole.startswith("".join(half))
+        if major < 7:
+            assert "restarted" in [data["state"] for data in told["data"]]
+
+
+GOLDEN = (
+    '[[reason:hm]] [[comment:Let me see.]] [[call:look {"amount": 5}]] [[call:secret {"word": "x"}]] '
+    '[[then:pay {"amount": 7}]] [[words:40]] [[pace:5]]'
+)
+
+
+@pytest.mark.parametrize("major", MAJORS)
+async def test_a_conversation_with_everything_in_it_is_shown_alike_live_and_loaded(chats: Driver, major: int) -> None:
+    """Thought, text, two tools, an approval, a retry, and a stop in the next turn."""
+    async with served(tools=TOOLS, max_attempts=3) as house:
+        await _assistant(house, show_reasoning=True, parameters={"reasoning": {"effort": "low", "summary": "auto"}})
+        chat = await opened(chats, house, major, automatic="approvals" if major > 5 else None)
+        told = await chats.ask("send", key=chat, id="u1", text=GOLDEN)
+        assert told["errors"] == []
+        house.simulator.faults.append(Fault("500", times=1))
+        if major > 5:
+            told = await chats.ask("approve", key=chat, approved=True)
+        else:
+            told = await _approved_elsewhere(chats, house, chat)
+        assert (told["status"], told["errors"]) == ("ready", [])
+        assert [shown(m) for m in told["messages"]] == [shown(m) for m in await loaded(house, "c", major)]
+        parts = shown(told["messages"][-1])
+        assert [part[0] for part in parts if isinstance(part, tuple) and part[0] != "thought"] == [
+            "look",
+            "secret",
+            "pay",
+        ]
+        assert parts[-1] == (await transcript(house, "c"))[-1]
+
+        sending = asyncio.ensure_future(chats.ask("send", key=chat, id="u2", text="[[words:400]] [[pace:10]]"))
+        await _until_said(chats, chat)
+        async with house.http.post(f"{house.url}/api/chat/c/stop"):
+            told = await sending
+        assert told["errors"] == []
+        assert [shown(m) for m in told["messages"]] == [shown(m) for m in await loaded(house, "c", major)]
+
+
+async def _approved_elsewhere(chats: Driver, house: Served, chat: str) -> dict[str, Any]:
+    """Major 5 knows no approvals: somebody approves at another door, and the page goes on with the turn."""
+    address = house.queue.address("c")
+    record = await house.queue.store.thread(address)
+    assert record is not None
+    [call] = record.calls
+    body = {"decision": "approved", "digest": call.digest}
+    async with house.http.post(f"{house.url}/api/channels/c/actions/{call.call_id}", json=body) as answer:
+        assert answer.status == 200
+    told: dict[str, Any] = await chats.ask("resume", key=chat)
+    return told
+
+
+@pytest.mark.parametrize("major", MAJORS)
+async def test_messages_sent_while_an_answer_streams_have_the_next_one(chats: Driver, major: int) -> None:
+    async with served(window=0.2, max_wait=1.0) as house:
+        chat = await opened(chats, house, major)
+        first = asyncio.ensure_future(chats.ask("send", key=chat, id="u0", text="[[words:60]] [[pace:15]]"))
+        await _until_said(chats, chat)
+        told = await chats.ask("burst", key=chat, texts=["one", "two [[say:the next]]"])
+        await first
+        told = await chats.ask("settle", key=chat)
+        assert told["errors"] == []
+        assert [m["id"] for m in told["messages"] if m["role"] == "user"] == ["u0", "u1", "u2"]
+        answers = [shown(m)[-1] for m in told["messages"] if m["role"] == "assistant"]
+        assert answers == [(await transcript(house, "c"))[1], "the next"]
