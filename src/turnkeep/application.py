@@ -249,9 +249,7 @@ class Application:
             try:
                 return await self.assistants.use("default", assistant_id)
             except NotFound:
-                log.warning(
-                    "assistant_recreated", assistant=assistant_id, reason="OPENAI_ASSISTANT_ID names a missing one"
-                )
+                log.warning("assistant_recreated", assistant=assistant_id, reason="there was none of this id")
             with suppress(Conflict):  # another process made it meanwhile
                 await self.assistants.create("default", {}, now=await self.store.now(), assistant_id=assistant_id)
             return await self.assistants.use("default", assistant_id)

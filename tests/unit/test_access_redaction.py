@@ -11,7 +11,7 @@ import pytest
 from turnkeep.doors.server import secrets_in
 from turnkeep.settings import Settings
 from turnkeep.telemetry import configure_logging, get_log
-from turnkeep.telemetry.redaction import SECRET_MASK, hide, know
+from turnkeep.telemetry.redaction import SECRET_MASK, hide, know, without
 
 SECRETS = {
     "an API key": "tk_0123456789abcdef_" + "ab" * 32,
@@ -96,3 +96,17 @@ def test_everything_that_is_set_as_a_secret_is_known() -> None:
         openai_api_key="the-key-of-the-model", jwt_secret="the-shared-secret-of-tokens", redis_url="redis://:p%40ss@h/0"
     )
     assert set(secrets_in(settings)) == {"the-key-of-the-model", "the-shared-secret-of-tokens", "p%40ss", "p@ss"}
+
+
+@pytest.mark.parametrize(
+    ("secret", "text", "hidden"),
+    [
+        ("test", "the latest tests of test_key say test", "the latest tests of [secret]_key say [secret]"),
+        ("incorrect", "Incorrect API key provided: incorrect.", "Incorrect API key provided: [secret]."),
+        ("hunter22", "xhunter22y", "x[secret]y"),
+        ("correcthorsebatterystaple", "xcorrecthorsebatterystapley", "x[secret]y"),
+        ("a-b.c/d", "/a-b.c/d/", "/[secret]/"),
+    ],
+)
+def test_words_stay_whole_and_what_is_no_word_is_hidden_anywhere(secret: str, text: str, hidden: str) -> None:
+    assert without(text, secret) == hidden

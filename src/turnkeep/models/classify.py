@@ -30,6 +30,7 @@ from turnkeep.errors import (
 )
 from turnkeep.models.servers import Meaning, meaning_of_code, sentence_in, window_in
 from turnkeep.models.waits import LONGEST_WAIT, named_wait, reset_of_limits
+from turnkeep.telemetry.redaction import without
 
 MAX_MESSAGE = 500
 LOCKED_RETRY = 2.0
@@ -288,7 +289,7 @@ def scrub(text: str, secrets: Sequence[str] = ()) -> str:
     for secret in secrets:
         # A shorter one would cut pieces out of ordinary words.
         if len(secret) >= 4:
-            text = text.replace(secret, "[secret]")
+            text = without(text, secret)
     return " ".join(_KEYS.sub(lambda match: f"{match['label'] or ''}[secret]", text).split())
 
 

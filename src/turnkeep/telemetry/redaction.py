@@ -40,8 +40,23 @@ def hide(text: str) -> str:
     """The same without anything secret."""
     # The longest first: a secret that holds another one would leave its rest behind.
     for secret in sorted(_secrets, key=len, reverse=True):
-        text = text.replace(secret, SECRET_MASK)
+        text = without(text, secret)
     return _FORMS.sub(_mask, text)
+
+
+def without(text: str, secret: str) -> str:
+    """The same without this secret."""
+    if secret not in text:
+        return text
+    # A word that somebody took for a key ("test", "incorrect") stands in other words, too: those stay
+    # whole. What is no word is hidden wherever it is found.
+    if len(secret) < A_WORD and secret.isalpha():
+        return re.sub(rf"(?<![^\W\d_]){secret}(?![^\W\d_])", SECRET_MASK, text)
+    return text.replace(secret, SECRET_MASK)
+
+
+A_WORD = 16
+"""Letters below which a secret of nothing but letters may be a word."""
 
 
 def _mask(match: re.Match[str]) -> str:
