@@ -72,8 +72,8 @@ def test_groups_of_keys_are_spelled_out() -> None:
 def test_a_script_gets_only_what_it_reaches() -> None:
     publish = operation_scripts("PUBLISH")["publish"]
 
-    assert publish.keys == ("sinks",)
-    assert publish.repeated_keys == ("thread", "log", "channel")
+    assert publish.keys == ()
+    assert publish.repeated_keys == ("thread", "log", "channel", "sinks")
     assert b"cmsgpack" not in publish.text
 
 

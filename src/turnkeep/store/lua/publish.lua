@@ -1,7 +1,7 @@
--- publish: append events of runs in progress to their logs; the hot path, one call for a partition and a moment.
--- KEYS: sinks | thread log channel
+-- publish: append events of runs in progress to their logs; the hot path, one call for a server and a moment.
+-- KEYS: | thread log channel sinks
 -- ARGV: now | a b c
--- USES: live
+-- USES: live groups
 -- RETURNS: for each thread its top offset; or {'gap', published}; {'lost'}; {'long'}: nothing was done, `publish_long` has to
 -- do it, which also says what is damaged.
 -- GUARANTEE: what was appended before is dropped; a gap and a claim that is not valid append nothing, and leave the other
@@ -11,7 +11,14 @@
 
 local TRIM_EVERY = 64
 
-local has_sinks, has_freed = redis.call('EXISTS', K.sinks) == 1, false
+local has_freed, with_sinks = false, {}
+
+-- Whether a sink is open in the partition of this thread; asked once for each partition.
+local function has_sinks()
+  local key = K.sinks
+  if with_sinks[key] == nil then with_sinks[key] = redis.call('EXISTS', key) == 1 end
+  return with_sinks[key]
+end
 
 -- The events in these rows, from the one that is the next of the run.
 local function append(t, first, last)
@@ -37,19 +44,13 @@ local function publish(token, n, first, last)
   if n > t.published then return {'gap', t.published} end
   local skipped = t.published - n
   if skipped > last - first then return t.top end
-  if has_sinks or t.untrimmed + last - first + 1 >= TRIM_EVERY then return {'long'} end
+  if has_sinks() or t.untrimmed + last - first + 1 >= TRIM_EVERY then return {'long'} end
   if not has_freed then
     free()
     has_freed = true
   end
   append(t, first + skipped, last)
   return t.top
-end
-
--- An error that tells of the server, and nothing of the thread.
-local function is_refusal(wrong)
-  local text = type(wrong) == 'table' and wrong.err or tostring(wrong)
-  return text:match('MISCONF') or text:match('READONLY') or text:match('NOREPLICAS') or text:match('OOM')
 end
 
 local reply, row_number = {}, 1

@@ -35,37 +35,32 @@ class RedisEvents(RedisPart):
         return top_of(await self.publish_many([Publication(claim, n, events)]))
 
     async def publish_many(self, publications: Sequence[Publication]) -> list[int | Exception]:
-        places: dict[PartitionKeys, list[int]] = {}
+        shelves: dict[int, list[int]] = {}
         for place, one in enumerate(publications):
-            places.setdefault(self._keys.partition(one.claim.address), []).append(place)
-        # Not all of a partition in one script: it holds up whoever else asks that server.
+            shelves.setdefault(self.lane_of(one.claim.address), []).append(place)
+        # Not all in one script: it holds up whoever else asks that server.
         shares = [
-            (partition, share[first : first + AT_ONCE])
-            for partition, share in places.items()
-            for first in range(0, len(share), AT_ONCE)
+            shelf[first : first + AT_ONCE] for shelf in shelves.values() for first in range(0, len(shelf), AT_ONCE)
         ]
-        answers = await gather(
-            [self._publish_in(partition, [publications[place] for place in share]) for partition, share in shares]
-        )
+        answers = await gather([self._publish_share([publications[place] for place in share]) for share in shares])
         outcomes: list[int | Exception] = [0] * len(publications)
-        for (_, share), tops in zip(shares, answers, strict=True):
+        for share, tops in zip(shares, answers, strict=True):
             for place, top in zip(share, tops, strict=True):
                 outcomes[place] = top
         return outcomes
 
     def lane_of(self, address: Address) -> int:
-        # In a cluster partitions are elsewhere, and may be away each by itself.
-        return self._keys.partition(address).index if self._link.topology.kind == "cluster" else 0
+        return self._shelf(self._keys.partition(address))
 
-    async def _publish_in(self, partition: PartitionKeys, publications: Sequence[Publication]) -> list[int | Exception]:
-        script = self._link.scripts["publish"]
-        keys = list(partition.of(script))
-        arguments: list[Argument] = [self._now()]
+    async def _publish_share(self, publications: Sequence[Publication]) -> list[int | Exception]:
+        threads = [self._keys.thread(one.claim.address) for one in publications]
+        arguments: list[Argument] = []
         for claim, n, events in publications:
-            keys += self._keys.thread(claim.address).group_keys(script)
-            arguments += (claim.token, n, len(events), *(value for event in events for value in event_row(event)))
+            arguments += (claim.token, n, len(events))
+            for event in events:
+                arguments += event_row(event)
         try:
-            replies = await self._link.run("publish", partition, keys, *arguments)
+            replies = await self._run_grouped("publish", threads, arguments)
         except StoreError as error:
             return [error] * len(publications)
         # Nearly all are offsets: for them no coroutine each.
