@@ -16,7 +16,7 @@ THERE = Address("t", "q", "d")
 def looked_at(moment: float = NEVER, queues: list[str] | None = None) -> Outlook:
     """One partition that was looked at."""
     outlook = Outlook(1, queues)
-    outlook.ask(0, 0.0)
+    outlook.ask(0, by_look=True)
     outlook.learn(0, moment)
     return outlook
 
@@ -60,7 +60,7 @@ def test_what_a_look_saw_due_is_not_claimed_by_names_alone() -> None:
 
 def test_a_hint_between_question_and_answer_is_not_lost() -> None:
     outlook = looked_at()
-    outlook.ask(0, 1.0)
+    outlook.ask(0, by_look=True)
     outlook.on_due(0, HERE, "q", 7.0)
     outlook.learn(0, NEVER)
 
@@ -70,7 +70,7 @@ def test_a_hint_between_question_and_answer_is_not_lost() -> None:
 def test_a_hint_before_the_question_is_answered_with_it() -> None:
     outlook = looked_at()
     outlook.on_due(0, HERE, "q", 7.0)
-    outlook.ask(0, 1.0)
+    outlook.ask(0, by_look=True)
     outlook.learn(0, NEVER)
 
     assert outlook.earliest == NEVER
@@ -105,9 +105,9 @@ def test_what_was_missed_is_looked_up() -> None:
 def test_partitions_take_turns_in_being_looked_at() -> None:
     outlook = Outlook(5, None)
     places: list[int] = []
-    for second in range(5):
+    for _ in range(5):
         [place] = outlook.longest_unasked(1)
-        outlook.ask(place, float(second))
+        outlook.ask(place, by_look=True)
         places.append(place)
 
     assert sorted(places) == [0, 1, 2, 3, 4]
@@ -140,7 +140,7 @@ def test_nothing_is_known_later_than_it_is(seed: int) -> None:
         elif act == "hear" and hints:
             outlook.on_due(0, hints[0][0], "q", hints.pop(0)[1])
         elif act == "ask" and answer is None:
-            outlook.ask(0, 0.0)
+            outlook.ask(0, by_look=True)
             index = {who: at for who, at in index.items() if source.random() < 0.7}
             answer = bound = min(index.values(), default=NEVER)
         elif act == "answer" and answer is not None:

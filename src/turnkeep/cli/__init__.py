@@ -46,6 +46,7 @@ VERBS = {
     "demo": Verb("turnkeep.cli.demo", "watch bursts of messages become turns"),
     "backup": Verb("turnkeep.cli.backup", "copy the store to a file while it runs"),
     "vacuum": Verb("turnkeep.cli.vacuum", "write the store anew, without what was deleted"),
+    "repartition": Verb("turnkeep.cli.repartition", "copy a Redis store into another number of partitions"),
     "restore": Verb("turnkeep.cli.restore", "put a backup in the place of the store"),
     "completion": Verb("turnkeep.cli.completion", "words for the tab key of bash, zsh and fish"),
 }

@@ -55,6 +55,8 @@ class RedisStore(RedisInbox, RedisDeadLetters, RedisEvents, RedisThreads, RedisA
     """
 
     engine = "redis"
+    may_be_changing = False
+    """Whether it opens while its partitions are copied: for who copies them."""
     timeout = 5.0
     """Seconds of silence after which a connection is given up; may be set before `open`."""
 
@@ -100,7 +102,8 @@ class RedisStore(RedisInbox, RedisDeadLetters, RedisEvents, RedisThreads, RedisA
                 require_version(self._fitness.server(endpoint), demands)
             self._fitness.require_all(servers, StoreMisconfigured)
             await require_channels(link.call, topology, layout, self._keys.prefix)
-            await agree_on_layout(link.call, layout, len(self._keys.partitions))
+            count = len(self._keys.partitions)
+            await agree_on_layout(link.call, layout, count, may_be_changing=self.may_be_changing)
             if not self._has_own_clock:
                 self._time = StoreTime(self._clock, self._keys.registry("clock"), tolerance=self.timeout + 1.0)
                 await self._time.look(link)

@@ -1,4 +1,4 @@
-"""Claims of the Redis engine: which threads are taken, how leases live, what wakes workers."""
+"""Claims of the Redis engine: which threads are taken, what wakes workers."""
 
 from __future__ import annotations
 
@@ -6,20 +6,21 @@ import asyncio
 import secrets
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
-from turnkeep.errors import OutcomeUnknown, StoreError, StoreUnavailable, ThreadQuarantined
+from turnkeep.errors import StoreError, ThreadQuarantined
 from turnkeep.messages import Address
 from turnkeep.store.fair_share import Books, charge, next_tenant
 from turnkeep.store.ids import new_run_id, new_token
 from turnkeep.store.redis.client.link import PATIENCE
-from turnkeep.store.redis.codec import exact, read_claim, words
+from turnkeep.store.redis.codec import exact, read_claim
 from turnkeep.store.redis.hints import Hints
 from turnkeep.store.redis.key_names import PartitionKeys, ThreadKeys, address_of, plain, to_bytes, to_text
 from turnkeep.store.redis.outlook import NEVER, Outlook
-from turnkeep.store.redis.part import RedisPart, gather, outcome, quarantining, unwrap
+from turnkeep.store.redis.part import gather, outcome, quarantining
+from turnkeep.store.redis.renewals import PASSING, RedisRenewals, successes
 from turnkeep.store.redis.repair import PartitionUnderRepair
-from turnkeep.store.values import Claim, Directive
+from turnkeep.store.values import Claim
 
 ROUNDS = 8
 """How often one claim looks again when others took what it saw."""
@@ -30,14 +31,10 @@ SHARE = 4
 AT_ONCE = 16
 """Partitions that one claim looks at, and threads that one script takes: so that neither grows with
 what there is, nor holds others up."""
-MOST_OWNERS = 64
-"""Owners of which one process knows where they have claimed; mostly one."""
+MOST_LOOKS = 64
+"""Partitions that a claim looks at which no hint led to, and of which nothing is known to be due."""
 PAUSE = 1.0
 """Seconds before a partition is asked again that could not say what is due."""
-_PASSING = (StoreUnavailable, OutcomeUnknown, ThreadQuarantined)
-"""What one partition may raise without stopping the others."""
-
-T = TypeVar("T")
 
 
 class _Ready(NamedTuple):
@@ -56,14 +53,11 @@ class _Look(NamedTuple):
     is_all: bool
 
 
-class RedisClaims(RedisPart):
-    """Claiming, renewing, and the hints for workers."""
+class RedisClaims(RedisRenewals):
+    """Claiming, and the hints for workers."""
 
     _hints: Hints | None = None
     _books: Books
-    _claim_places: dict[str, set[int]]
-    """Partitions in which each owner may have leases."""
-    _renewals = 0
     _turn = secrets.randbelow(1000)
     """Rises with each look: processes that look at the same time begin at other places."""
 
@@ -77,7 +71,9 @@ class RedisClaims(RedisPart):
         for turn in range(ROUNDS):
             if (count := limit - len(claims)) <= 0:
                 break
-            look = await self._look_where_due(outlook, count, queues, everywhere=turn == 0 and not is_led)
+            # Not led by a hint, it looks where nothing is known of; and on, while there is nothing.
+            everywhere = not is_led and not claims and turn * AT_ONCE < min(MOST_LOOKS, len(self._keys.partitions))
+            look = await self._look_where_due(outlook, count, queues, everywhere=everywhere)
             candidates, is_all = await self._choose(look, count, spread=was_beaten)
             new_claims = await self._take(candidates, owner, lease, outlook, queues) if candidates else []
             self._books.note(claim.address.tenant for claim in new_claims)
@@ -86,9 +82,11 @@ class RedisClaims(RedisPart):
             # from each other: half of a choice lost says so.
             was_beaten = 2 * len(new_claims) < len(candidates)
             # Told all there is, or nothing could be had: a further look would only cost.
-            if (is_all and outlook.earliest > self._moment()) or (look.is_all and not candidates):
+            if candidates and is_all and outlook.earliest > self._moment():
                 break
             if not candidates:
+                if look.is_all and not everywhere:
+                    break
                 continue
             if not new_claims and len(candidates) < count:
                 break
@@ -161,7 +159,7 @@ class RedisClaims(RedisPart):
         arguments = (self._now(), b"%d" % limit, _names(queues), b"%d" % self._turn)
         partitions = [self._keys.partitions[place] for place in places]
         for place in places:
-            outlook.ask(place, self._clock.elapsed())
+            outlook.ask(place, by_look=True)
         rows: list[tuple[int, list[bytes]]]
         # One script over all partitions where they are on one server; in a cluster each is
         # elsewhere.
@@ -179,7 +177,7 @@ class RedisClaims(RedisPart):
         for place, end in zip(places, ends, strict=True):
             if isinstance(end, Exception):
                 outlook.learn(place, later)
-        _successes(ends)
+        successes(ends)
         rows = [(place, end[0][1]) for place, end in zip(places, ends, strict=True) if not isinstance(end, Exception)]
         return self._learn(outlook, rows)
 
@@ -307,71 +305,6 @@ class RedisClaims(RedisPart):
             await self._quarantine(keys, damage)
             return None
 
-    async def renew(
-        self, owner: str, claims: Sequence[Claim], *, lease: float, once: str | None = None
-    ) -> dict[str, Directive]:
-        operation = self._operation(once, "renew", owner, [claim.token for claim in claims], lease)
-        about = (self._now(), operation, to_bytes(owner), exact(lease))
-        # Partitions without claims of ours too: the script names leases there that carry our name
-        # and that we do not know, from a claim whose reply was lost. Those in which we have claimed,
-        # and of the others some each time, so that a renewal costs the same however many there are.
-        by_partition: dict[int, list[Claim]] = {place: [] for place in self._places_to_renew(owner)}
-        for claim in claims:
-            by_partition.setdefault(self._keys.partition(claim.address).index, []).append(claim)
-        async with asyncio.TaskGroup() as group:
-            tasks = [
-                group.create_task(outcome(self._renew_in(self._keys.partitions[index], own_claims, about)))
-                for index, own_claims in by_partition.items()
-            ]
-        ends = [task.result() for task in tasks]
-        for (index, own_claims), end in zip(by_partition.items(), ends, strict=True):
-            if not own_claims and not isinstance(end, Exception):
-                self._claim_places.setdefault(owner, set()).discard(index)
-        replies = _successes(ends)
-        return {token: directive for directives in replies for token, directive in directives.items()}
-
-    def _places_to_renew(self, owner: str) -> set[int]:
-        count = len(self._keys.partitions)
-        self._renewals += 1
-        some = {(self._renewals * AT_ONCE + place) % count for place in range(min(AT_ONCE, count))}
-        return some | self._claim_places.setdefault(owner, set())
-
-    def _note_claim(self, owner: str, place: int) -> None:
-        """Leases of this owner may be in this partition from now on."""
-        if len(self._claim_places) >= MOST_OWNERS:
-            self._claim_places.clear()
-        self._claim_places.setdefault(owner, set()).add(place)
-
-    async def _renew_in(
-        self, partition: PartitionKeys, claims: Sequence[Claim], about: tuple[bytes, ...]
-    ) -> dict[str, Directive]:
-        link = self._link
-        script = link.scripts["renew"]
-        threads = [self._keys.thread(claim.address) for claim in claims]
-        keys = [*partition.of(script), *(key for thread in threads for key in thread.group_keys(script))]
-        rows = [
-            value
-            for claim in claims
-            for value in (claim.token, to_bytes(claim.thread_id), self._policy(claim.address.queue))
-        ]
-        reply = await link.run("renew", partition, keys, *about, *rows)
-        *answers, orphans = reply
-        for entry in orphans:
-            await self._orphan(entry)
-        return {claim.token: _directive(answer) for claim, answer in zip(claims, answers, strict=True)}
-
-    async def _orphan(self, entry: bytes) -> None:
-        """Give back a lease that the owner does not know."""
-        _, token, tenant, queue, channel = entry.split(b"\0", 4)
-        keys = self._keys.thread(address_of(tenant + b"\0" + queue, channel))
-        try:
-            await self._give_back(keys, token)
-        except ThreadQuarantined:
-            return  # told of already; nobody claims it any more
-
-    async def _give_back(self, keys: ThreadKeys, token: bytes) -> None:
-        await self._run("orphan", keys, self._now(), self._policy(keys.address.queue), token)
-
     async def ready(self, *, queues: Sequence[str] | None, timeout: float) -> None:
         # The time is taken once and goes on with the seconds that pass here: what is heard of it
         # meanwhile may come from a look that took long.
@@ -396,7 +329,7 @@ class RedisClaims(RedisPart):
         for start in range(0, len(places), AT_ONCE):
             try:
                 await self._look(outlook, places[start : start + AT_ONCE], 0, queues)
-            except _PASSING:
+            except PASSING:
                 self._require_open()
                 for place in places[start : start + AT_ONCE]:
                     outlook.learn(place, now + PAUSE)
@@ -432,22 +365,6 @@ def _names(queues: Sequence[str] | None) -> bytes:
 
 def _moment_or_never(moment: bytes) -> float:
     return float(moment) if moment else NEVER
-
-
-def _successes(ends: Sequence[tuple[T] | Exception]) -> list[T]:
-    """The answers of the partitions that gave one: one that is away does not stop the others."""
-    answers = [end[0] for end in ends if not isinstance(end, Exception)]
-    # A node that is away is everyday in a cluster; what is no passing trouble is not to be hidden
-    # behind the answers.
-    is_serious = any(isinstance(end, Exception) and not isinstance(end, _PASSING) for end in ends)
-    return [unwrap(end) for end in ends] if is_serious or not answers else answers
-
-
-def _directive(answer: Sequence[Any]) -> Directive:
-    if answer[0] != 1:
-        return Directive(held=False)
-    _, until, stop, steer = answer
-    return Directive(True, float(until), words(stop) or None, bool(steer))  # type: ignore[arg-type]  # one of its words
 
 
 def _read_ready(answers: Sequence[Sequence[bytes]]) -> list[_Ready]:

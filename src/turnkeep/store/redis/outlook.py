@@ -46,7 +46,8 @@ class Outlook:
         """What hints said since the last look was asked for; None for a thread without a name."""
         self._moments = [ALWAYS] * partitions
         """The earlier of both. Kept, because all of them are compared at each wake."""
-        self._looked_at = [-NEVER] * partitions
+        self._looked_at = [0] * partitions
+        self._looks = 0
         self._round_at = -NEVER
         self._is_trusted = False
 
@@ -70,12 +71,12 @@ class Outlook:
         for partition in range(len(self._bounds)) if partitions is None else partitions:
             self._bounds[partition] = self._moments[partition] = ALWAYS
 
-    def ask(self, partition: int, seconds: float | None = None) -> None:
-        """The next moment is asked for now; with `seconds`, by a look. Hints from here on count
-        beside the answer."""
+    def ask(self, partition: int, *, by_look: bool = False) -> None:
+        """The next moment is asked for now. Hints from here on count beside the answer."""
         self._hints[partition] = {}
-        if seconds is not None:
-            self._looked_at[partition] = seconds
+        if by_look:
+            self._looks += 1
+            self._looked_at[partition] = self._looks
 
     def learn(self, partition: int, moment: float) -> None:
         """The answer to what was asked."""

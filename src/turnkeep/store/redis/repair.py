@@ -63,7 +63,7 @@ class PartitionRepair:
                 await self._rebuild(partition, damaged_keys)
 
     async def _look(self, partition: PartitionKeys) -> tuple[list[str], str]:
-        wrong, last_rebuild = await self._run("audit", partition)
+        wrong, last_rebuild = await self.run("audit", partition)
         return sorted({to_text(name) for name in wrong}), to_text(last_rebuild)
 
     async def _rebuild(self, partition: PartitionKeys, damaged_keys: list[str]) -> None:
@@ -74,8 +74,8 @@ class PartitionRepair:
         names = ", ".join(damaged_keys)
         reason = f"partition {partition.index} was rebuilt from its threads, because these keys were damaged: {names}"
         try:
-            await self._find_threads(partition)
-            lost_keys = await self._run("rebuild", partition, self._part._now(), reason.encode())
+            await self.find_threads(partition)
+            lost_keys = await self.run("rebuild", partition, self._part._now(), reason.encode())
         finally:
             await link.call("mending", tag, None, "DEL", partition.names["mending"])
         self.rebuilds += 1
@@ -86,7 +86,7 @@ class PartitionRepair:
             thrown_away=[to_text(name) for name in lost_keys],
         )
 
-    async def _find_threads(self, partition: PartitionKeys) -> None:
+    async def find_threads(self, partition: PartitionKeys) -> None:
         """Write down the keys of all threads; who comes meanwhile writes to the indexes himself."""
         link, listing, cursor = self._part._link, partition.names["thread_list"], b"0"
         await link.call("find_threads", partition.tag, None, "DEL", listing)
@@ -106,7 +106,7 @@ class PartitionRepair:
             if cursor == b"0":
                 return
 
-    async def _run(self, name: str, partition: PartitionKeys, *arguments: bytes) -> Any:
+    async def run(self, name: str, partition: PartitionKeys, *arguments: bytes) -> Any:
         """Run a script without being asked to mend what it finds."""
         link = self._part._link
         keys = partition.of(link.scripts[name])

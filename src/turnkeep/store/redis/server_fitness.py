@@ -166,13 +166,17 @@ def how_to_wait(server: Server, replicas: int) -> tuple[str, ...]:
     return ("",) if server.fsync == "always" else ()
 
 
+CHANGING = 1_000
+"""The layout of a store that is being copied: no program knows it, so none begins on it."""
+
+
 async def read_partitions(call: Any, key: bytes) -> int | None:
     """How many partitions this namespace has; None if it is not begun."""
     [stored_count] = await call("layout", key, None, "HMGET", key, b"partitions")
     return None if stored_count is None else int(stored_count)
 
 
-async def agree_on_layout(call: Any, key: bytes, partitions: int) -> None:
+async def agree_on_layout(call: Any, key: bytes, partitions: int, *, may_be_changing: bool = False) -> None:
     """Write the layout of this namespace if there is none, which a full server refuses; refuse a
     newer one.
 
@@ -188,6 +192,14 @@ async def agree_on_layout(call: Any, key: bytes, partitions: int) -> None:
             await call("layout", key, None, "HSETNX", key, name, value)
         record = await call("layout", key, None, "HMGET", key, *own)
     layout, stored_partitions = int(record[0]), int(record[1])
+    if layout == CHANGING and may_be_changing:
+        return
+    if layout == CHANGING:
+        target = (await call("layout", key, None, "HMGET", key, b"changing"))[0] or b"N"
+        raise StoreMisconfigured(
+            f"this Redis store is being copied into {int(target)} partitions: wait for the end, or go on with"
+            f" `turnkeep repartition {int(target)}`"
+        )
     if layout > LAYOUT:
         raise StoreMisconfigured(
             f"this Redis holds layout {layout}, this program knows up to {LAYOUT}: use a newer one"

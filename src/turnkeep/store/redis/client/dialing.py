@@ -61,6 +61,8 @@ class Dialer:
             "socket_connect_timeout": CONNECT_TIMEOUT,
         }
         self._options.setdefault("client_name", "turnkeep")
+        self.client_name: str = self._options["client_name"]
+        """Under which the server lists our connections."""
         self._options["driver_info"] = DriverInfo(lib_version=VERSION)  # else it reads files at each connection
 
     async def dial(self, endpoint: ServerAddress) -> redis.Connection:

@@ -1,0 +1,112 @@
+"""Leases of the Redis engine: how they are prolonged, and given back where nobody knows them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+from turnkeep.errors import OutcomeUnknown, StoreUnavailable, ThreadQuarantined
+from turnkeep.store.redis.codec import exact, words
+from turnkeep.store.redis.key_names import PartitionKeys, ThreadKeys, address_of, to_bytes
+from turnkeep.store.redis.part import RedisPart, outcome, unwrap
+from turnkeep.store.values import Claim, Directive
+
+SOME = 16
+"""Partitions that a renewal asks beside those where its owner has claimed."""
+MOST_OWNERS = 64
+"""Owners of which one process knows where they have claimed; mostly one."""
+
+PASSING = (StoreUnavailable, OutcomeUnknown, ThreadQuarantined)
+"""What one partition may raise without stopping the others."""
+
+T = TypeVar("T")
+
+
+class RedisRenewals(RedisPart):
+    """Keeping leases, and giving them back."""
+
+    _claim_places: dict[str, set[int]]
+    """Partitions in which each owner may have leases."""
+    _renewals = 0
+
+    async def renew(
+        self, owner: str, claims: Sequence[Claim], *, lease: float, once: str | None = None
+    ) -> dict[str, Directive]:
+        operation = self._operation(once, "renew", owner, [claim.token for claim in claims], lease)
+        about = (self._now(), operation, to_bytes(owner), exact(lease))
+        # Partitions without claims of ours too: the script names leases there that carry our name
+        # and that we do not know, from a claim whose reply was lost. Those in which we have claimed,
+        # and of the others some each time, so that a renewal costs the same however many there are.
+        by_partition: dict[int, list[Claim]] = {place: [] for place in self._places_to_renew(owner)}
+        for claim in claims:
+            by_partition.setdefault(self._keys.partition(claim.address).index, []).append(claim)
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(outcome(self._renew_in(self._keys.partitions[index], own_claims, about)))
+                for index, own_claims in by_partition.items()
+            ]
+        ends = [task.result() for task in tasks]
+        for (index, own_claims), end in zip(by_partition.items(), ends, strict=True):
+            if not own_claims and not isinstance(end, Exception):
+                self._claim_places.setdefault(owner, set()).discard(index)
+        replies = successes(ends)
+        return {token: directive for directives in replies for token, directive in directives.items()}
+
+    def _places_to_renew(self, owner: str) -> set[int]:
+        count = len(self._keys.partitions)
+        self._renewals += 1
+        some = {(self._renewals * SOME + place) % count for place in range(min(SOME, count))}
+        return some | self._claim_places.setdefault(owner, set())
+
+    def _note_claim(self, owner: str, place: int) -> None:
+        """Leases of this owner may be in this partition from now on."""
+        if len(self._claim_places) >= MOST_OWNERS:
+            self._claim_places.clear()
+        self._claim_places.setdefault(owner, set()).add(place)
+
+    async def _renew_in(
+        self, partition: PartitionKeys, claims: Sequence[Claim], about: tuple[bytes, ...]
+    ) -> dict[str, Directive]:
+        link = self._link
+        script = link.scripts["renew"]
+        threads = [self._keys.thread(claim.address) for claim in claims]
+        keys = [*partition.of(script), *(key for thread in threads for key in thread.group_keys(script))]
+        rows = [
+            value
+            for claim in claims
+            for value in (claim.token, to_bytes(claim.thread_id), self._policy(claim.address.queue))
+        ]
+        reply = await link.run("renew", partition, keys, *about, *rows)
+        *answers, orphans = reply
+        for entry in orphans:
+            await self._orphan(entry)
+        return {claim.token: _directive(answer) for claim, answer in zip(claims, answers, strict=True)}
+
+    async def _orphan(self, entry: bytes) -> None:
+        """Give back a lease that the owner does not know."""
+        _, token, tenant, queue, channel = entry.split(b"\0", 4)
+        keys = self._keys.thread(address_of(tenant + b"\0" + queue, channel))
+        try:
+            await self._give_back(keys, token)
+        except ThreadQuarantined:
+            return  # told of already; nobody claims it any more
+
+    async def _give_back(self, keys: ThreadKeys, token: bytes) -> None:
+        await self._run("orphan", keys, self._now(), self._policy(keys.address.queue), token)
+
+
+def successes(ends: Sequence[tuple[T] | Exception]) -> list[T]:
+    """The answers of the partitions that gave one: one that is away does not stop the others."""
+    answers = [end[0] for end in ends if not isinstance(end, Exception)]
+    # A node that is away is everyday in a cluster; what is no passing trouble is not to be hidden
+    # behind the answers.
+    is_serious = any(isinstance(end, Exception) and not isinstance(end, PASSING) for end in ends)
+    return [unwrap(end) for end in ends] if is_serious or not answers else answers
+
+
+def _directive(answer: Sequence[Any]) -> Directive:
+    if answer[0] != 1:
+        return Directive(held=False)
+    _, until, stop, steer = answer
+    return Directive(True, float(until), words(stop) or None, bool(steer))  # type: ignore[arg-type]  # one of its words
