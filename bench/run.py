@@ -5,6 +5,7 @@
     python3 dev.py bench --list                 what there is
                 [--small] [--rounds 3]          less of it
                 [--json [FILE]]                 the figures as JSON, to FILE or to the output
+                [--report [FILE]]               write docs/performance.md of it, or of the JSON in FILE
     python3 dev.py bench --check [--keep]       what is robust, small, against the stored baseline; 1: it got worse
                                                 by more than 15 %. --keep: this is the baseline from now on
     python3 dev.py bench store --against REV    the engines by another revision of this repository, in one run
@@ -23,6 +24,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import uvloop
 
@@ -31,7 +33,7 @@ sys.path.insert(0, str(HERE.parent))
 
 import comparison  # noqa: E402 - after the path
 
-from bench.ladder import baseline  # noqa: E402
+from bench.ladder import baseline, report  # noqa: E402
 from bench.ladder.figures import Figure, table  # noqa: E402
 from bench.ladder.rows import PROGRAMS, Program, chosen  # noqa: E402
 from bench.ladder.sizes import Size  # noqa: E402
@@ -43,7 +45,7 @@ TRIES = 3
 
 
 @dataclass(slots=True)
-class Report:
+class Outcome:
     figures: list[Figure]
     failures: list[str]
 
@@ -57,6 +59,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--small", action="store_true")
     parser.add_argument("--rounds", type=int, default=None)
     parser.add_argument("--json", nargs="?", const="-", metavar="FILE")
+    parser.add_argument("--report", nargs="?", const="", metavar="FILE")
     parser.add_argument("--check", action="store_true")
     parser.add_argument("--keep", action="store_true")
     parser.add_argument("--against", metavar="REV")
@@ -66,6 +69,9 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     if asked.against:
         return run_comparison(asked)
+    if asked.report:
+        tell_files(report.write(json.loads(Path(asked.report).read_text())))
+        return 0
     alone = [name for name in ALONE if name in asked.names]
     words = [word for word in asked.names if word not in alone]
     try:
@@ -80,9 +86,12 @@ def main(arguments: Sequence[str]) -> int:
     if asked.check:
         return check([one for one in programs if one.is_checked], keep=asked.keep)
     size = Size(asked.small, asked.rounds or (3 if asked.small else 2))
-    report = measure(programs, size)
-    write(report, asked.json)
-    return 1 if failed or report.failures else 0
+    outcome = measure(programs, size)
+    data = data_of(outcome)
+    show(outcome, data, asked.json)
+    if asked.report is not None:
+        tell_files(report.write(data))
+    return 1 if failed or outcome.failures else 0
 
 
 def overview() -> str:
@@ -90,39 +99,48 @@ def overview() -> str:
     return "\n".join(["The ladder (name, rows):", *lines, "", f"Programs of their own: {', '.join(ALONE)}"])
 
 
-def measure(programs: Sequence[Program], size: Size) -> Report:
+def measure(programs: Sequence[Program], size: Size) -> Outcome:
     """One after the other; one that fails says why, and the others go on."""
-    report = Report([], [])
+    outcome = Outcome([], [])
     for program in programs:
         begun_at = time.monotonic()
         say(f"{program.name}: {program.summary}")
         try:
             figures = list(uvloop.run(program.measure(size)))
         except Exception as error:
-            report.failures.append(program.name)
+            outcome.failures.append(program.name)
             say(f"{program.name} failed: {type(error).__name__}: {error}")
             continue
-        report.figures += figures
+        outcome.figures += figures
         say(f"{program.name} took {time.monotonic() - begun_at:.0f} s")
-    return report
+    return outcome
 
 
-def write(report: Report, place: str | None) -> None:
-    data = {
-        "processors": os.cpu_count(),
+def data_of(outcome: Outcome) -> dict[str, Any]:
+    """What a run has found, for machines and for the page."""
+    return {
+        "machine": report.machine(),
         "load": os.getloadavg()[0],
-        "python": sys.version.split()[0],
-        "failures": report.failures,
-        "figures": [one.to_json() for one in sorted(report.figures, key=lambda one: one.row)],
+        "failures": outcome.failures,
+        "figures": [one.to_json() for one in sorted(outcome.figures, key=lambda one: one.row)],
     }
+
+
+def show(outcome: Outcome, data: dict[str, Any], place: str | None) -> None:
+    text = json.dumps(data, indent=1, ensure_ascii=False)
     if place == "-":
-        print(json.dumps(data, indent=1, ensure_ascii=False))
+        print(text)
         return
     if place is not None:
-        Path(place).write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n")
-    print("\n" + table(sorted(report.figures, key=lambda one: one.row)))
-    if report.failures:
-        print(f"\nfailed: {', '.join(report.failures)}")
+        Path(place).write_text(text + "\n")
+    print("\n" + table(sorted(outcome.figures, key=lambda one: one.row)))
+    if outcome.failures:
+        print(f"\nfailed: {', '.join(outcome.failures)}")
+
+
+def tell_files(files: Sequence[Path]) -> None:
+    for file in files:
+        say(f"wrote {file.relative_to(HERE.parent)}")
 
 
 def check(programs: Sequence[Program], *, keep: bool) -> int:
@@ -131,14 +149,14 @@ def check(programs: Sequence[Program], *, keep: bool) -> int:
     found: list[Figure] = []
     failed: list[str] = []
     for program in programs:
-        report = measure([program], size)
+        outcome = measure([program], size)
         for _ in range(TRIES - 1):
-            if not report.failures and not baseline.regressions(report.figures, before):
+            if not outcome.failures and not baseline.regressions(outcome.figures, before):
                 break
             again = measure([program], size)
-            report = Report(baseline.best_of(report.figures or again.figures, again.figures), again.failures)
-        found += [one for one in report.figures if one.is_checked]
-        failed += report.failures
+            outcome = Outcome(baseline.best_of(outcome.figures or again.figures, again.figures), again.failures)
+        found += [one for one in outcome.figures if one.is_checked]
+        failed += outcome.failures
     print("\n" + table(found))
     if keep and not failed:
         baseline.write(found)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench.ladder.figures import Figure
@@ -36,19 +36,26 @@ def read() -> Mapping[str, float]:
 
 def write(figures: Sequence[Figure]) -> None:
     """Take these as what is to be kept; those of other rows stay."""
-    best = {**read(), **{one.name: round(one.low, 4) for one in figures if one.is_checked}}
+    best = {**read(), **{one.name: round(one.best, 4) for one in figures if one.is_checked}}
     FILE.write_text(json.dumps(dict(sorted(best.items())), indent=1, ensure_ascii=False) + "\n")
 
 
 def regressions(figures: Sequence[Figure], baseline: Mapping[str, float]) -> list[Regression]:
     return [
-        Regression(one.name, baseline[one.name], one.low)
+        Regression(one.name, baseline[one.name], one.best)
         for one in figures
-        if one.is_checked and one.name in baseline and one.low > baseline[one.name] * (1 + WORSE)
+        if one.is_checked and one.name in baseline and one.best > baseline[one.name] * (1 + WORSE)
     ]
 
 
 def best_of(first: Sequence[Figure], second: Sequence[Figure]) -> list[Figure]:
-    """Of two measurements of the same rows, the better figures."""
+    """Two measurements of the same rows as one, with the best of both."""
     again = {one.name: one for one in second}
-    return [min(one, again.get(one.name, one), key=lambda figure: figure.low) for one in first]
+    return [_joined(one, again[one.name]) if one.name in again else one for one in first]
+
+
+def _joined(one: Figure, other: Figure) -> Figure:
+    bests = None
+    if one.bests is not None and other.bests is not None:
+        bests = (min(one.bests[0], other.bests[0]), min(one.bests[1], other.bests[1]))
+    return replace(one, samples=(*one.samples, *other.samples), bests=bests)

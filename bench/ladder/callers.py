@@ -232,6 +232,15 @@ class HttpCaller:
         return self._streams
 
     async def post(self, path: str, body: dict[str, Any]) -> tuple[int, bytes]:
+        try:
+            return await self._post(path, body)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            # a server may close what was not used for some seconds; clients then open another one
+            self.close()
+            self._streams = None
+            return await self._post(path, body)
+
+    async def _post(self, path: str, body: dict[str, Any]) -> tuple[int, bytes]:
         reader, writer = await self._open()
         data = json.dumps(body).encode()
         writer.write(

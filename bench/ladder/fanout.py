@@ -14,7 +14,7 @@ PATIENCE = 60.0
 
 
 async def measure(size: Size) -> list[Figure]:
-    count = size.of(200, 1_000)
+    count = size.of(100, 1_000)
     tokens, interval = size.of(20, 30), size.of(50, 100)
     seconds = size.of(2.0, 10.0)
     with Stack() as stack:

@@ -48,11 +48,10 @@ async def measure(size: Size) -> list[Figure]:
         (12, "threads, SQLite", FLAT, threads_on_sqlite, 100, size.of(2_000, 100_000)),
         (12, "threads, Redis", FLAT, threads_on_redis, 100, size.of(2_000, 100_000)),
         (12, "workers, Redis", FLAT, workers, 1, size.of(2, 4)),
-        (13, "idle threads, Redis", PARTITIONS, threads_on_redis, 100, size.of(5_000, 1_000_000)),
     ]
     figures = []
     for row, name, target, act, few, many in growths:
-        rounds = [(await act(few), await act(many)) for _ in range(size.rounds if many <= 100_000 else 1)]
+        rounds = [(await act(few), await act(many)) for _ in range(size.rounds)]
         large, small = [b for _, b in rounds], [a for a, _ in rounds]
         title = f"CPU of a message, {few:,} to {many:,} {name}"
         figures.append(ratio(row, title, large, small, target=target))

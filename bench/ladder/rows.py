@@ -34,9 +34,10 @@ PROGRAMS = (
     Program("tokens", (3, 4, 5, 7, 8), "a token on the whole path, with a thousand streams, by a pump of bytes", True),
     Program("fanout", (6, 15), "one thread to a thousand subscribers, by prepared frames; and idle sockets", True),
     Program("queue_life", (9,), "the life of a message on Redis, by BullMQ and by lean scripts", True),
-    Program("sqlite_rates", (10,), "what SQLite takes in and ends a second, and its CPU by bare inserts", True),
+    Program("sqlite_rates", (10,), "what SQLite takes in and ends a second, and its CPU by bare inserts"),
     Program("http_runs", (11,), "runs a second over HTTP, by a bare ASGI program that streams the same", True),
     Program("growth", (12, 13), "whether a message costs the same with more entries, threads, workers, partitions"),
+    Program("idle_threads", (13,), "whether a message costs the same beside a million idle threads (minutes)"),
     Program("commands", (2, 9), "what a turn asks of Redis, counted", True),
     Program("start", (8, 14, 15), "an empty process: its memory, its start, and what it costs idle", True),
 )

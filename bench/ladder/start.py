@@ -26,7 +26,7 @@ async def measure(size: Size) -> list[Figure]:
             starts[name].append(ready(verb))
         for code, rounds in imports.items():
             rounds.append(run_python(code))
-    idle = await idle_services(size.of(3.0, 20.0))
+    idle = {} if size.is_small else await idle_services(20.0)
     bare = [cpu for _, cpu in imports[BARE]]
     found = [
         Figure(14, "dev is ready", "s", tuple(wall for wall, _, _ in starts["dev"]), Target(1.0, 0.6)),

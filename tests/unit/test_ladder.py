@@ -5,10 +5,11 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
-from bench.ladder import baseline
+from bench.ladder import baseline, report
 from bench.ladder.callers import end_of_frame, masked
 from bench.ladder.figures import Figure, Target, percentile, ratio, table
 from bench.ladder.prepared_frames import frame, unmasked
@@ -56,13 +57,21 @@ def test_a_figure_is_worse_when_its_best_round_is_by_more_than_the_bound(
     assert [one.name for one in worse] == (["a"] if is_worse else [])
 
 
+def test_of_a_ratio_the_round_with_the_slowest_floor_is_not_the_best() -> None:
+    found = ratio(3, "a", [{"ours": 10.0}, {"ours": 12.0}], [{"floor": 2.0}, {"floor": 6.0}], is_checked=True)
+    assert found.low == 2.0
+    assert found.best == 5.0
+    both = baseline.best_of([found], [ratio(3, "a", [{"ours": 8.0}], [{"floor": 4.0}])])
+    assert both[0].best == 4.0
+
+
 def test_only_what_is_robust_and_known_is_compared() -> None:
     assert baseline.regressions([figure(9.0, is_checked=False), figure(9.0, name="new")], {"a": 1.0}) == []
 
 
 def test_of_two_measurements_the_better_figures_count() -> None:
     best = baseline.best_of([figure(3.0), figure(1.0, name="b")], [figure(2.0), figure(5.0, name="b")])
-    assert [(one.name, one.low) for one in best] == [("a", 2.0), ("b", 1.0)]
+    assert [(one.name, one.best) for one in best] == [("a", 2.0), ("b", 1.0)]
 
 
 def test_what_is_kept_is_read_again_and_other_rows_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,3 +133,42 @@ def test_the_command_says_what_there_is(argument: str, code: int) -> None:
     )
     assert done.returncode == code
     assert "tokens" in done.stdout + done.stderr
+
+
+FIGURES = [
+    Figure(1, "added to the first token", "ms", (3.0, 2.0, 4.0), Target(2, 1)),
+    ratio(3, "CPU of a token / byte pump, embedded", [{"service": 90.0}], [{"pump": 15.0}], target=Target(4, 2)),
+    Figure(7, "tokens/s of a <gateway's> core", "/s", (30_000.0,), Target(25_000, 50_000, more_is_better=True)),
+    Figure(8, "an empty process", "MB", (66.0,)),
+]
+
+
+def test_the_page_tells_every_figure_its_machine_and_what_is_missed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report, "PAGE", tmp_path / "performance.md")
+    monkeypatch.setattr(report, "IMAGES", tmp_path / "images")
+    data = {"machine": report.machine(), "load": 0.5, "failures": [], "figures": [one.to_json() for one in FIGURES]}
+    written = report.write(data)
+    page = (tmp_path / "performance.md").read_text()
+    assert all(one.name in page for one in FIGURES)
+    assert "* row 1, added to the first token: 3 ms, must 2" in page
+    assert "* row 7" not in page
+    assert str(report.machine()["Python"]) in page
+    assert {path.name for path in written} == {"performance.md", "performance-rows.svg", "performance-token.svg"}
+    for path in written:
+        if path.suffix == ".svg":
+            drawing = ElementTree.fromstring(path.read_text())
+            assert drawing.tag.endswith("svg")
+            assert f"images/{path.name}" in page
+
+
+def test_a_page_of_one_row_draws_what_it_can() -> None:
+    assert set(report.charts([FIGURES[3].to_json()])) == set()
+    assert set(report.charts([FIGURES[0].to_json()])) == {"rows"}
+
+
+def test_what_is_not_good_is_said_and_what_failed_too() -> None:
+    figures = [one.to_json() for one in FIGURES]
+    assert report.complaints(figures[2:], []) == "All 1 figures of this run that have a target reach what they must."
+    assert "not measured, because its program failed: growth" in report.complaints(figures, ["growth"])
