@@ -20,6 +20,9 @@ _STEP = 0.0005
 LOG_LIMIT = 64 * 1024 * 1024
 """Bytes of the log of changes that are kept once it was written into the file."""
 
+CHECKPOINT = 4_000
+"""Pages in the log of changes after which they are written into the file."""
+
 
 class Patience:
     """Asks for a lock again every half millisecond, evenly, until the time is over."""
@@ -60,6 +63,9 @@ def connect_to_write(path: Path, *, patience: float = PATIENCE) -> apsw.Connecti
     # the log would stay as long as it ever was, because one that is begun anew is overwritten and
     # not cut
     connection.pragma("journal_size_limit", LOG_LIMIT)
+    # every checkpoint writes each page once, however often it is in the log: SQLite's own thousand
+    # pages are a second of many threads
+    connection.wal_autocheckpoint(CHECKPOINT)
     # pages that are free would keep the words of threads that were forgotten
     connection.pragma("secure_delete", 1)
     return connection
