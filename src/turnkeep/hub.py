@@ -135,6 +135,9 @@ class _Fanout:
 
     def goes_on_with(self, event: Event) -> bool:
         """Nothing is missing before it."""
+        # before the first event of a log that was not there nothing can be
+        if not self.epoch and event.offset == 1:
+            return True
         return event.epoch == self.epoch and event.offset <= self.last + 1
 
 
@@ -322,7 +325,7 @@ class Hub:
         # at the seam between the log and the hints an event may come twice
         if events[0].offset <= channel.last:
             events = [event for event in events if event.offset > channel.last]
-        channel.last = events[-1].offset
+        channel.epoch, channel.last = events[-1].epoch, events[-1].offset
         channel.hear(events)
         for subscription in channel.subscriptions:
             # one that breaks must not end the hub, which is everybody's

@@ -136,6 +136,20 @@ async def test_the_first_events_of_a_new_channel_arrive_though_their_hints_are_l
     assert ear.offsets == [1, 2, 3]
 
 
+async def test_a_channel_that_begins_under_its_subscribers_is_told_without_reading_the_log() -> None:
+    store, ear = ForgetfulStore(Policies(Policy(window=0.0))), Ear()
+    async with running(store) as hub:
+        await hub.subscribe(HERE, ear)
+        store.refused_reads = 1_000
+        await said(store, 1, 2)
+        await until(ear, 2)
+        refused_reads = store.refused_reads
+        await hub.unsubscribe(HERE, ear)
+
+    assert (ear.offsets, refused_reads) == ([1, 2], 1_000)
+    assert len(set(ear.epochs)) == 1
+
+
 async def test_a_hole_in_the_middle_is_read_from_the_log() -> None:
     store, ear = forgetful(), Ear()
     async with running(store) as hub:
