@@ -63,9 +63,8 @@ class HistoryCache:
     async def recall(self, claim: Claim, *, tokens: int) -> Recollection:
         """The newest whole turns that fit, and the system messages of older ones."""
         if claim.transcript == EMPTY:
-            copy = _copy_of(claim, History((), None, complete=True), tokens)
-            self._keep(claim.thread_id, copy)
-            return Recollection(copy.past, None)
+            self._keep(claim.thread_id, _copy_of(claim, History((), None, complete=True), tokens))
+            return Recollection(Past(), None)
         copy = self._find(claim, tokens)
         if copy is None:
             history = await self._store.history(claim.address, tokens=tokens)
