@@ -291,3 +291,25 @@ async def test_what_makes_no_sense_is_refused_in_openais_words(ask: Any, kind: t
         thread_id = await desk.thread("hello")
         with pytest.raises(kind, match=said):
             await ask(desk, thread_id)
+
+
+async def test_what_an_sdk_sends_again_by_itself_is_written_once() -> None:
+    """The reply to the first request was lost: the second says that it is a retry, and nothing else."""
+    retry: dict[str, Any] = {"extra_headers": {"x-stainless-retry-count": "1"}}
+    async with assistants_desk() as desk:
+        thread_id = await desk.thread()
+        texts = ("one", "one", "two")  # the second is meant
+        for text in texts:
+            await desk.say(thread_id, text)
+            await desk.threads.messages.create(thread_id, role="user", content=text, **retry)
+        first = await desk.threads.runs.create(thread_id, assistant_id=desk.assistant_id)
+        again = await desk.threads.runs.create(thread_id, assistant_id=desk.assistant_id, **retry)
+        assert (again.id, (await desk.threads.runs.poll(first.id, thread_id)).status) == (first.id, "completed")
+        again = await desk.threads.runs.create(thread_id, assistant_id=desk.assistant_id, **retry)
+        assert (again.id, again.status) == (first.id, "completed")
+        assert [text for role, text in await desk.said(thread_id) if role == "user"] == list(texts)
+        responses = desk.house.client.responses
+        about: dict[str, Any] = {"model": desk.assistant_id, "input": "three", "conversation": thread_id}
+        answers = [await responses.create(**about, **more) for more in ({}, retry)]
+        assert answers[0].id == answers[1].id
+        assert len(desk.house.server.simulator.ledger) == 2

@@ -15,6 +15,7 @@ from turnkeep.doors.http.openai import openai_input
 from turnkeep.doors.http.openai.chat_chunks import ChatChunks, completion
 from turnkeep.doors.http.openai.conversation_key import conversation_of, is_beside, without_channel
 from turnkeep.doors.http.openai.openai_errors import fault_response
+from turnkeep.doors.http.openai.sdk_retries import is_retry
 from turnkeep.doors.http.openai.sent_events import COMMENT, END_FRAME, SentEvents, data_frame
 from turnkeep.doors.http.openai.turn_reader import CallerGone, OutputsWanted, Silence, TurnEnd, TurnFailure
 from turnkeep.doors.http.openai.turn_request import TurnAnswer, TurnRequest, ask, call_id_alone
@@ -23,7 +24,6 @@ from turnkeep.inputs import MAX_MODEL, optional_text
 
 MAX_MESSAGES = 10_000
 ROLES = frozenset({"system", "developer", "user", "assistant", "tool"})
-RETRY_HEADER = "x-stainless-retry-count"
 
 
 async def complete_chat(call: HttpCall) -> Response:
@@ -82,12 +82,6 @@ async def answering_assistant(call: HttpCall, body: Mapping[str, Any]) -> str | 
     if default is not None and default.assistant_id == model and not call.principal.may("manage"):
         return None
     return (await call.application.assistants.get(call.principal.tenant, model)).assistant_id
-
-
-def is_retry(call: HttpCall) -> bool:
-    """OpenAI's SDKs say when they send a request once more by themselves."""
-    count = call.request.headers.get(RETRY_HEADER, "0")
-    return count.isdigit() and count.strip("0") != ""
 
 
 async def _whole(answer: TurnAnswer, model: str, created_at: int, *, is_alone: bool) -> Response:

@@ -12,7 +12,7 @@ from turnkeep.auth import authority
 from turnkeep.doors.error_answers import JsonResponse
 from turnkeep.doors.http.endpoint import HttpCall
 from turnkeep.doors.http.openai import openai_input, turn_request
-from turnkeep.doors.http.openai.chat_completions import answering_assistant, is_retry, wishes_of
+from turnkeep.doors.http.openai.chat_completions import answering_assistant, wishes_of
 from turnkeep.doors.http.openai.conversation_key import AnswerName, conversation_of, is_beside, thread_of
 from turnkeep.doors.http.openai.openai_errors import fault_response
 from turnkeep.doors.http.openai.response_events import ResponseEvents
@@ -24,6 +24,7 @@ from turnkeep.doors.http.openai.response_object import (
     response_of_end,
 )
 from turnkeep.doors.http.openai.response_object import response as response_form
+from turnkeep.doors.http.openai.sdk_retries import is_retry
 from turnkeep.doors.http.openai.sent_events import COMMENT, END_FRAME, SentEvents, named_frame
 from turnkeep.doors.http.openai.turn_reader import (
     CallerGone,

@@ -20,6 +20,7 @@ from turnkeep.doors.http.openai.cursor_list import list_response
 from turnkeep.doors.http.openai.openai_input import allow_wishes, id_from, message_of, read_parameters
 from turnkeep.doors.http.openai.run_events import RunEvents
 from turnkeep.doors.http.openai.run_objects import TERMINAL, RunState, run_state, steps_of
+from turnkeep.doors.http.openai.sdk_retries import find_run
 from turnkeep.doors.http.openai.sent_events import COMMENT, SentEvents, named_frame
 from turnkeep.doors.http.openai.thread_objects import RUN, thread_form
 from turnkeep.doors.http.openai.turn_reader import Silence, TurnPart, TurnReader
@@ -53,14 +54,16 @@ async def begin_thread_and_run(call: HttpCall) -> Response:
 
 async def _begin(call: HttpCall, record: ThreadRecord, body: Mapping[str, Any], *, is_new: bool = False) -> Response:
     wishes = await _wishes(call, body)
-    await _check_strict(call, record)
-    for message in body.get("additional_messages") or ():
-        await thread_endpoints.write(call, record, message)
+    before = await find_run(call, record.address)
+    if before is None:
+        await _check_strict(call, record)
+        for message in body.get("additional_messages") or ():
+            await thread_endpoints.write(call, record, message)
     stack = AsyncExitStack()
     stack.enter_context(call.limits.streaming(call.holder))
     try:
         reader = await stack.enter_async_context(TurnReader(call, record.address))
-        run_id = await _accept(call, record, wishes)
+        run_id = before or await _accept(call, record, wishes)
         state = await run_state(call, record, run_id)
         if body.get("stream") is not True:
             await stack.aclose()
@@ -157,7 +160,7 @@ async def list_thread_runs(call: HttpCall) -> Response:
     # A run that nobody could answer is in no transcript, and is remembered as long as other runs are.
     ids += [one for run in reversed(await store.runs(record.address)) for one in run.message_ids]
     run_ids = dict.fromkeys(one for one in ids if one and one.startswith(RUN))
-    states = [await run_state(call, record, run_id) for run_id in run_ids]
+    states = [await run_state(call, record, run_id, history) for run_id in run_ids]
     return list_response(call, [state.form() for state in states])
 
 

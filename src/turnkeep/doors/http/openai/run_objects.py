@@ -16,7 +16,7 @@ from turnkeep.doors.http.openai.turn_segments import client_names
 from turnkeep.errors import NotFound
 from turnkeep.events import TurnFault
 from turnkeep.messages import AssistantItem, CallItem, Message, OutputItem, UserItem
-from turnkeep.store.values import HeldCall, MessageRecord, RunRecord, ThreadRecord, TranscriptEntry
+from turnkeep.store.values import HeldCall, History, MessageRecord, RunRecord, ThreadRecord, TranscriptEntry
 from turnkeep.usage import Usage
 
 TERMINAL = frozenset({"completed", "incomplete", "cancelled", "failed", "expired"})
@@ -62,8 +62,8 @@ class RunState:
         return run_form(self, status)
 
 
-async def run_state(call: HttpCall, thread: ThreadRecord, run_id: str) -> RunState:
-    """Raises `NotFound`."""
+async def run_state(call: HttpCall, thread: ThreadRecord, run_id: str, history: History | None = None) -> RunState:
+    """Raises `NotFound`. `history`: where it was read already."""
     store = call.application.store
     record = await store.message(thread.address, run_id) if run_id.startswith(RUN) else None
     if record is None:
@@ -73,7 +73,7 @@ async def run_state(call: HttpCall, thread: ThreadRecord, run_id: str) -> RunSta
     if wish is None:
         runs = await store.runs(thread.address)
         run = next((one for one in runs if run_id in one.message_ids), None)
-        history = await store.history(thread.address)
+        history = history or await store.history(thread.address)
         users = [(e.turn, e.item) for e in history.entries if isinstance(e.item, UserItem)]
         turn, wish = next(((t, item) for t, item in users if item.message_id == run_id), (0, None))
         entries = [entry for entry in history.entries if entry.turn == turn] if wish else []

@@ -20,6 +20,7 @@ from turnkeep.doors.http.openai import openai_input, turn_request
 from turnkeep.doors.http.openai.assistant_profiles import check_resources
 from turnkeep.doors.http.openai.conversation_key import thread_of
 from turnkeep.doors.http.openai.cursor_list import list_response
+from turnkeep.doors.http.openai.sdk_retries import find_written
 from turnkeep.doors.http.openai.thread_objects import RUN, messages_of_thread, thread_form
 from turnkeep.errors import InvalidMessage, NotAllowed, NotFound, NotOffered, ThreadBusy
 from turnkeep.inputs import read_metadata
@@ -128,6 +129,8 @@ async def write(call: HttpCall, record: ThreadRecord, body: object, *, once: str
     message = openai_input.message_of(
         call, record.address, content=body.get("content"), message_id=message_id, wishes=wishes
     )
+    if (before := await find_written(call, record.address, message.content)) is not None:
+        return before
     open_messages = await call.application.store.open_messages(record.address)
     run = active_run(open_messages)
     if run is not None and call.application.settings.openai_runs == "strict":

@@ -15,6 +15,7 @@ from turnkeep.doors.http.endpoint import HttpCall
 from turnkeep.doors.http.openai import resent_history as history
 from turnkeep.doors.http.openai.conversation_key import AnswerName
 from turnkeep.doors.http.openai.openai_input import allow_wishes, id_from, message_of, plain_text, read_parts
+from turnkeep.doors.http.openai.sdk_retries import find_written
 from turnkeep.doors.http.openai.turn_reader import (
     Beginning,
     LogPlace,
@@ -132,7 +133,7 @@ async def _ask_in(call: HttpCall, address: Address, request: TurnRequest, stack:
         else:
             raise Conflict(DIVERGENCE.format(place=1))
     else:
-        comparison = history.Continuation(0)
+        comparison = await _repetition(call, address, request) or history.Continuation(0)
     reader = await stack.enter_async_context(TurnReader(call, address))
     match comparison:
         case history.Continuation(place):
@@ -164,6 +165,15 @@ async def _compare(call: HttpCall, address: Address, request: TurnRequest) -> hi
         if isinstance(comparison, history.Continuation):
             comparison = history.Continuation(start + comparison.place)
     return comparison
+
+
+async def _repetition(call: HttpCall, address: Address, request: TurnRequest) -> history.Repetition | None:
+    users = [one for one in request.messages if one.get("role") == "user"]
+    if not request.is_retry or not users:
+        return None
+    last = message_of(call, address, content=users[-1].get("content"), wishes={})
+    message_id = await find_written(call, address, last.content)
+    return None if message_id is None else history.Repetition(message_id)
 
 
 async def _branch(call: HttpCall, address: Address, request: TurnRequest, place: int) -> Address:
