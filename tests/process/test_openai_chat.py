@@ -296,3 +296,16 @@ async def test_who_answers_is_for_those_who_manage_and_a_channel_is_no_credentia
         assert await status(mine.assistant_id, "send", "read", tools=NESTED) == 403
         assert await status(mine.assistant_id, "send", "read", temperature=0.1) == 403
         assert await status(mine.assistant_id) == 401
+
+
+async def test_a_page_of_a_named_origin_may_ask_by_openais_client() -> None:
+    asked = "authorization,content-type,openai-beta,x-conversation-id,x-stainless-lang,x-stainless-retry-count"
+    headers = {"Origin": "https://page.example", "Access-Control-Request-Method": "POST"}
+    async with served(origins=("https://page.example",)) as server:
+        url = f"{server.url}/v1/chat/completions"
+        headers["Access-Control-Request-Headers"] = asked
+        async with server.http.options(url, headers=headers) as told:
+            assert told.status == 200
+            assert set(asked.split(",")) <= {
+                name.strip().lower() for name in told.headers["Access-Control-Allow-Headers"].split(",")
+            }

@@ -126,7 +126,7 @@ def _middleware(settings: Settings, access: Access, trail: Trail) -> list[Middle
         CORSMiddleware,
         allow_origins=list(settings.origins),
         allow_methods=["GET", "POST", "PATCH", "DELETE"],
-        allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID", *POLYFILLS],
+        allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID", *POLYFILLS, *SDK_HEADERS],
     )
     guard: Middleware = Middleware(Origins, settings, access, trail)
     strict, paths = Middleware(Strictness), Middleware(Paths)
@@ -148,6 +148,15 @@ async def _no_such_route(request: Request, error: Exception) -> Response:
 
 POLYFILLS = ("Cache-Control", "Pragma", "X-Requested-With")
 """What replacements of EventSource and older clients ask leave for, though nothing here reads it."""
+
+SDK_HEADERS = (
+    *("OpenAI-Beta", "X-Conversation-Id", "X-OpenWebUI-Chat-Id", "X-Task"),
+    *(f"X-Stainless-{name}" for name in (
+        "Arch", "Lang", "OS", "Package-Version", "Retry-Count", "Runtime", "Runtime-Version", "Timeout",
+        "Helper-Method", "Poll-Helper", "Custom-Poll-Interval",
+    )),
+)  # fmt: skip
+"""What OpenAI's client sends from a browser, and what names a conversation there."""
 
 NO_ROUTE = ("not_found", "there is no such route")
 NO_METHOD = ("method_not_allowed", "this route does not take that method")
