@@ -242,27 +242,29 @@ class TurnReader:
                 if (end := await self._look()) is not None:
                     yield end
                     return
-            try:
-                async with asyncio.timeout(EVERY if self._text else LOOK_AGAIN):
-                    event = await anext(self._stream)
-            except TimeoutError:
-                for part in self._flush():
-                    told_at = spoke_at = loop.time()
-                    yield part
-                if loop.time() - spoke_at >= QUIET:
-                    spoke_at = loop.time()
-                    yield Silence()
-                continue
-            # What is here together is read together: to wait for each alone costs more than to read it.
-            for one in (event, *self._stream.ready()):
-                for part in await self._read(one, message_id):
-                    spoke_at = loop.time()
-                    yield part
+            events = await self._arrivals()
+            parts = [part for event in events for part in await self._read(event, message_id)]
             # Text is merged for a moment: each token alone costs more bytes around it than in it.
-            if self._text and loop.time() - told_at >= EVERY:
-                told_at = spoke_at = loop.time()
-                for part in self._flush():
-                    yield part
+            if self._text and (not events or loop.time() - told_at >= EVERY):
+                told_at = loop.time()
+                parts += self._flush()
+            if not parts and loop.time() - spoke_at >= QUIET:
+                parts = [Silence()]
+            if parts:
+                spoke_at = loop.time()
+            for part in parts:
+                yield part
+
+    async def _arrivals(self) -> Sequence[Event]:
+        """What happens next, with all that is here by then: to wait for each alone costs more than to
+        read it. Nothing, if nothing happens for a while.
+        """
+        try:
+            async with asyncio.timeout(EVERY if self._text else LOOK_AGAIN):
+                event = await anext(self._stream)
+        except TimeoutError:
+            return ()
+        return (event, *self._stream.ready())
 
     def _flush(self) -> Sequence[TurnPart]:
         if not self._text:
