@@ -35,6 +35,7 @@ class SharedSettings(TypedDict, total=False):
     sentences_file: str | Path | None
     price_file: str | Path | None
     redis_prefix: str | None
+    partitions: int | None
     thread_expiry: float | None
     durability: Literal["fast", "standard", "strict"] | None
     replicas: int | None

@@ -141,3 +141,12 @@ def test_a_network_file_system_is_refused(kind: str, tmp_path: Path) -> None:
 
 def test_where_file_systems_cannot_be_known_nothing_is_refused(tmp_path: Path) -> None:
     require_local(tmp_path / "a.db", tmp_path / "no such file")
+
+
+def test_the_default_folder_is_kept_out_of_the_repository_around_it(tmp_path: Path) -> None:
+    for folder, is_ours in ((tmp_path / ".turnkeep", True), (tmp_path / "data", False)):
+        make_file(folder / "turnkeep.db")
+        assert (folder / ".gitignore").exists() is is_ours
+    (tmp_path / ".turnkeep" / ".gitignore").write_text("mine\n")
+    make_file(tmp_path / ".turnkeep" / "other.db")
+    assert (tmp_path / ".turnkeep" / ".gitignore").read_text() == "mine\n"

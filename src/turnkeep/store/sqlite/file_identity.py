@@ -27,6 +27,10 @@ locks that hold.
 _MOUNTS = Path("/proc/self/mountinfo")
 
 
+DEFAULT_FOLDER = ".turnkeep"
+"""Where stores are that nobody has given a place."""
+
+
 def make_file(path: Path) -> None:
     """The directory, and an empty file that only its owner can read; both stay after a power cut.
 
@@ -38,6 +42,9 @@ def make_file(path: Path) -> None:
         missing = [folder for folder in (path.parent, *path.parent.parents) if not folder.exists()]
         # what people wrote is in it: for its owner alone, whatever the umask
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if path.parent in missing and path.parent.name == DEFAULT_FOLDER:
+            # it lies in somebody's project, whose repository must not take conversations in
+            (path.parent / ".gitignore").write_text("*\n")
         is_new = not path.exists()
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
         for new_path in [*missing, *([path] if is_new else [])]:
