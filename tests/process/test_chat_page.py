@@ -303,12 +303,17 @@ async def test_what_is_written_while_the_server_is_away_is_sent_by_the_next_tab(
 
 async def test_conversations_are_listed_found_renamed_and_deleted(tmp_path: Path, chromium_path: Path) -> None:
     async with opened(tmp_path, chromium_path) as (page, _, url):
-        for text in ("Trains to Paris", "Cheese"):
+        for text in ("Trains to Paris", "Cheese " + "and bread " * 9 + "from Gouda"):
             await page.click("#fresh")
             await write(page, text)
-            await expect(page.locator(".assistant .text")).to_contain_text(text)
+            await expect(page.locator(".assistant .text")).to_contain_text(text[:6])
+            await expect(page.locator(".assistant .tools")).to_contain_text("tokens")  # it is there to be searched
         entries = page.locator("#conversations li")
-        assert await entries.all_inner_texts() == ["Cheese\n✕", "Trains to Paris\n✕"]
+        first, second = await entries.all_inner_texts()
+        assert (first[:16], second) == ("Cheese and bread", "Trains to Paris\n✕")
+        await page.fill("#search", "gouda")  # said, and in no title
+        await expect(entries).to_have_count(1)
+        await expect(entries).to_contain_text("Cheese")
         await page.fill("#search", "paris")
         await expect(entries).to_have_count(1)
         await entries.first.get_by_role("link").click()

@@ -199,6 +199,18 @@ async def test_runs_are_listed_newest_first_and_one_is_told_step_by_step(house: 
     await get(house, "channels/c/runs/run_unknown", answers=404)
 
 
+async def test_what_was_said_is_found(house: Served) -> None:
+    await say(house, "c", "hello from Vienna")
+    await transcript(house, "c", is_answered)
+
+    passages = (await get(house, "search", q="vienna"))["passages"]
+    assert [(one["channel"], one["kind"]) for one in passages if one["kind"] == "user"] == [("c", "user")]
+    assert "hello from Vienna" in [one["excerpt"] for one in passages]
+    assert (await get(house, "search", q="nowhere"))["passages"] == []
+    for q in ("", "v", "v" * 201):
+        await get(house, "search", answers=400, q=q)
+
+
 async def test_an_overview_is_pushed_when_something_changes(house: Served) -> None:
     async with house.http.get(f"{house.url}/api/overview/events") as stream:
         async with asyncio.timeout(20):

@@ -47,6 +47,7 @@ from typing import Any, Protocol
 from turnkeep.errors import Rejection
 from turnkeep.events import Event, TurnFault
 from turnkeep.messages import Address, Content, Message
+from turnkeep.store.passages import Passage, TextSearch
 from turnkeep.store.sinks import Sinks
 from turnkeep.store.thread_search import ThreadSearch
 from turnkeep.store.values import (
@@ -319,6 +320,12 @@ class Threads(Protocol):
     async def search(self, query: ThreadSearch) -> list[ThreadRecord]:
         """Threads by their last activity, newest first. An engine looks at a bounded number of the
         newest threads for those that fit (`ThreadSearch`), or of all where it has no order of them.
+        """
+        ...
+
+    async def find_passages(self, query: TextSearch) -> list[Passage]:
+        """What messages and answers say of a text, newest first, out of a bounded number of the
+        newest entries; no expiry moves. Raises `WrongState` where texts are sealed.
         """
         ...
 

@@ -12,10 +12,11 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any, TypeVar, cast
 
-from turnkeep.errors import MessageConflict, Rejection, StoreMisconfigured, StoreUnsealable
+from turnkeep.errors import MessageConflict, Rejection, StoreMisconfigured, StoreUnsealable, WrongState
 from turnkeep.events import Event, TurnFault
 from turnkeep.messages import Address, Content, Message, text_content
 from turnkeep.store.contract import Follower, Store
+from turnkeep.store.passages import Passage, TextSearch
 from turnkeep.store.seal import Codec, Seal
 from turnkeep.store.sinks import Delivery
 from turnkeep.store.thread_search import ThreadSearch
@@ -286,6 +287,9 @@ class SealedStore(_Before):
         seal = self._seal(address)
         tokens = {name: seal.values(value) if name == "metadata" else value for name, value in changes.items()}
         return seal.unseal(await self._engine.update(address, tokens, once=once))
+
+    async def find_passages(self, query: TextSearch) -> list[Passage]:
+        raise WrongState("what was said is sealed in this store, so that nobody can search it there")
 
     async def search(self, query: ThreadSearch) -> list[ThreadRecord]:
         return [self._seal(record.address).unseal(record) for record in await self._engine.search(query)]

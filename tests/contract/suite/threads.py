@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.contract.suite.desk import BUSY, HERE, QUEUE, STATES, TENANT, Desk, Start, at, give_up
-from turnkeep.errors import InboxFull, InvalidMessage, NotFound, ThreadBusy, ThreadNotFound
+from turnkeep.errors import InboxFull, InvalidMessage, NotFound, ThreadBusy, ThreadNotFound, WrongState
 from turnkeep.messages import (
     AssistantItem,
     CallItem,
@@ -24,6 +24,8 @@ from turnkeep.messages import (
 )
 from turnkeep.messages import text_content as text
 from turnkeep.runs.journal import user_item
+from turnkeep.store.passages import TextSearch
+from turnkeep.store.sealing import SealedStore
 from turnkeep.store.thread_search import ThreadSearch
 from turnkeep.store.values import Commit, Policies, Policy, ThreadOptions, ThreadRecord, TranscriptEntry
 
@@ -563,6 +565,33 @@ class ThreadPromises:
         assert await found(place="leased") == set()
         assert "Paris-1" in await found(text="PARIS")
         assert await found(text="nowhere") == set()
+
+    async def test_what_was_said_is_found_newest_first_with_the_words_around_it(self, start: Start) -> None:
+        desk = await start()
+        if isinstance(desk.store, SealedStore):  # which shows its engine nothing to search in
+            with pytest.raises(WrongState):
+                await desk.store.find_passages(TextSearch("paris"))
+            return
+        long_words = "Rome\n" + "x" * 300 + " Paris " + "y" * 300
+        for channel, words in (("a", 'We met in "PARIS".'), ("b", long_words), ("c", "Oslo")):
+            claim = await desk.lease("m1", where=at(channel))
+            await desk.commit(claim, words)
+            await desk.wait(1)
+        await desk.store.append(at("a", tenant="other"), spoken("user", "Paris"))
+
+        async def found(text: str, **chosen: Any) -> list[tuple[str, str]]:
+            passages = await desk.store.find_passages(TextSearch(text, TENANT, QUEUE, **chosen))
+            return [(passage.address.channel, passage.kind) for passage in passages]
+
+        assert await found("paris") == [("b", "assistant"), ("a", "assistant")]
+        assert await found("paris", limit=1) == [("b", "assistant")]
+        assert await found("text of m1") == [("c", "user"), ("b", "user"), ("a", "user")]
+        assert await found('"paris"') == [("a", "assistant")]
+        assert await found("model-1") == await found("kind") == []
+        [passage, _] = await desk.store.find_passages(TextSearch("paris", TENANT, QUEUE))
+        assert passage.excerpt == "…" + "x" * 79 + " Paris " + "y" * 79 + "…"
+        await desk.store.forget(at("b"))
+        assert await found("paris") == [("a", "assistant")]
 
     async def test_a_search_keeps_no_thread_alive_and_finds_none_that_is_over(self, start: Start) -> None:
         desk = await start(Policy(expiry=100.0))

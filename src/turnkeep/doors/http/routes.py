@@ -87,6 +87,8 @@ TENANT_ENDPOINTS = (
     HttpEndpoint("GET", "/api/runs", overview.list_recent_runs, "admin", "The newest runs of all threads.",
              {200: "RecentRuns"},
              query={**LIMIT, "status": "Only these, separated by commas.", "q": "As for threads."}),
+    HttpEndpoint("GET", "/api/search", tenancy.search, "admin", "What was said of a text, newest first.",
+             {200: "Passages"}, query={**LIMIT, "q": "The text, of 2 to 200 characters."}),
     HttpEndpoint("GET", "/api/sinks", overview.list_sinks, "admin", "What waits for receivers outside.",
              {200: "Sinks"}),
     HttpEndpoint("GET", "/api/overview/events", overview.stream_overview, "admin",

@@ -209,6 +209,10 @@ SCHEMAS: dict[str, Schema] = {
         "required": ["name"],
     },
     "Threads": record({"threads": many("Thread"), "next": optional(TEXT)}),
+    "Passages": record({"passages": many("Passage")}),
+    "Passage": record(
+        {"channel": TEXT, "turn": COUNT, "at": NUMBER, "kind": one_of("user", "assistant"), "excerpt": TEXT}
+    ),
     "Process": record(
         {
             **dict.fromkeys(("name", "host", "role", "version"), TEXT),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import cast, get_args
+from typing import Any, cast, get_args
 
 from starlette.responses import Response
 
@@ -11,6 +11,7 @@ from turnkeep.doors.error_answers import JsonResponse
 from turnkeep.doors.http.endpoint import HttpCall, audit, dead_json, thread_json
 from turnkeep.errors import InvalidMessage, NotFound
 from turnkeep.inputs import assistant_fields, read_metadata
+from turnkeep.store.passages import Passage, TextSearch
 from turnkeep.store.thread_search import ThreadPlace, ThreadSearch
 from turnkeep.store.values import DeadLetter, Receipt
 
@@ -32,6 +33,26 @@ async def list_threads(call: HttpCall) -> Response:
     last = page[-1] if page and len(records) > limit else None
     after = f"{last.active_at!r}:{last.thread_id}" if last else None
     return JsonResponse({"threads": [thread_json(record) for record in page], "next": after})
+
+
+async def search(call: HttpCall) -> Response:
+    """What messages and answers say of a text, newest first, in a bounded number of the newest."""
+    text = call.request.query_params.get("q", "").strip()
+    if not 2 <= len(text) <= MAX_SEARCH:
+        raise InvalidMessage(f"'q' is the text to look for, of 2 to {MAX_SEARCH} characters")
+    query = TextSearch(text, call.principal.tenant, call.application.name, limit=call.number("limit", 50, 500))
+    passages = await call.application.store.find_passages(query)
+    return JsonResponse({"passages": [_passage_json(passage) for passage in passages]})
+
+
+def _passage_json(passage: Passage) -> dict[str, Any]:
+    return {
+        "channel": passage.address.channel,
+        "turn": passage.turn,
+        "at": passage.at,
+        "kind": passage.kind,
+        "excerpt": passage.excerpt,
+    }
 
 
 MAX_SEARCH = 200

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -12,6 +13,7 @@ from turnkeep.store import rules_change
 from turnkeep.store.ids import new_message_stem
 from turnkeep.store.memory.once import once_only
 from turnkeep.store.memory.state import MemoryState, StoredThread, draft_of, is_from
+from turnkeep.store.passages import MOST_ENTRIES, Passage, TextSearch, passage_in
 from turnkeep.store.records import ages, current_run, is_over, message_record, slides, thread_record
 from turnkeep.store.thread_search import ThreadSearch, newest_threads
 from turnkeep.store.transcript import last_user_turn, newest
@@ -105,6 +107,13 @@ class MemoryThreads(MemoryState):
     async def search(self, query: ThreadSearch) -> list[ThreadRecord]:
         living = self.living(query.tenant, query.queue, self.moment())
         return newest_threads((thread_record(slot.thread, slot.policy) for slot in living), query)
+
+    async def find_passages(self, query: TextSearch) -> list[Passage]:
+        living = self.living(query.tenant, query.queue, self.moment())
+        entries = ((slot.thread.address, entry) for slot in living for entry in slot.transcript)
+        newest = heapq.nlargest(MOST_ENTRIES, entries, key=lambda pair: pair[1].at)
+        passages = (passage_in(address, entry, query.text) for address, entry in newest)
+        return [passage for passage in passages if passage is not None][: query.limit]
 
     async def stats(self, *, tenant: str | None = None, queue: str | None = None) -> Stats:
         now = self.moment()

@@ -6,10 +6,11 @@ from collections.abc import AsyncIterator
 
 from turnkeep.errors import ThreadQuarantined
 from turnkeep.messages import Address
+from turnkeep.store.passages import MOST_THREADS, Passage, TextSearch, passage_in
 from turnkeep.store.records import ages
-from turnkeep.store.redis.codec import exact, flag, read_thread
+from turnkeep.store.redis.codec import exact, flag, read_thread, read_turn
 from turnkeep.store.redis.key_names import PartitionKeys, address_of, plain
-from turnkeep.store.redis.part import RedisPart, gather, status_word
+from turnkeep.store.redis.part import RedisPart, gather, quarantining, status_word
 from turnkeep.store.thread_search import ThreadSearch, newest_threads
 from turnkeep.store.values import Counts, Stats, ThreadRecord
 from turnkeep.telemetry import get_log
@@ -21,8 +22,10 @@ PAGE = 100
 PAGES = 50
 """Pages of threads that one call looks at in each partition."""
 AT_ONCE = 20
-MOST_SEARCHED = 10_000
-"""Threads of a partition that one search looks at."""
+TURNS_SEARCHED = 500
+"""Newest turns of a thread in which one search looks for a text."""
+MOST_SEARCHED = 50_000
+"""Threads that one search looks at."""
 
 _COUNTS = (
     "active", "held", "paused", "waiting", "delayed", "completed", "failed", "open_messages", "dead_letters", "threads",
@@ -91,18 +94,41 @@ class RedisAllThreads(RedisPart):
         return newest_threads((record for records in lists for record in records), query)
 
     async def _newest_in(self, partition: PartitionKeys, query: ThreadSearch) -> list[ThreadRecord]:
-        """Of at most `MOST_SEARCHED` threads of a partition those that fit; read many at once."""
+        """Of a bounded number of threads of a partition those that fit; read many at once."""
         addresses: list[Address] = []
+        most = max(1, MOST_SEARCHED // len(self._keys.partitions))
         async for address in self._addresses(partition, query.tenant, query.queue):
             addresses.append(address)
-            if len(addresses) == MOST_SEARCHED:
-                log.warning("search_cut", partition=partition.index, looked_at=MOST_SEARCHED)
+            if len(addresses) == most:
+                log.warning("search_cut", partition=partition.index, looked_at=most)
                 break
         newest: list[ThreadRecord] = []
         for start in range(0, len(addresses), PAGE):
             records = await gather([self._record(address) for address in addresses[start : start + PAGE]])
             newest = newest_threads([*newest, *(record for record in records if record is not None)], query)
         return newest
+
+    async def find_passages(self, query: TextSearch) -> list[Passage]:
+        """In the newest threads; their lists are read as they lie, for the script would move expiries."""
+        records = await self.search(ThreadSearch(query.tenant, query.queue, limit=MOST_THREADS))
+        passages: list[Passage] = []
+        for start in range(0, len(records), PAGE):
+            parts = await gather([self._passages_of(record, query) for record in records[start : start + PAGE]])
+            passages += [passage for part in parts for passage in part]
+        return sorted(passages, key=lambda passage: passage.at, reverse=True)[: query.limit]
+
+    async def _passages_of(self, record: ThreadRecord, query: TextSearch) -> list[Passage]:
+        keys = self._keys.thread(record.address)
+        try:
+            turns: list[bytes] = await self._link.look_up(
+                "passages", keys.partition, "LRANGE", keys["history"], -TURNS_SEARCHED, -1
+            )
+            with quarantining():
+                entries = [entry for turn in turns for entry in read_turn(turn)]
+        except ThreadQuarantined:
+            return []
+        passages = [passage_in(record.address, entry, query.text) for entry in entries]
+        return [passage for passage in passages if passage is not None]
 
     async def stats(self, *, tenant: str | None = None, queue: str | None = None) -> Stats:
         now = await self.now()

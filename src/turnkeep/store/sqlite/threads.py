@@ -8,14 +8,15 @@ from functools import partial
 from typing import Any
 
 from turnkeep.errors import ThreadBusy, ThreadQuarantined
-from turnkeep.messages import Address
+from turnkeep.messages import Address, item_from_json
 from turnkeep.store import rules_change
 from turnkeep.store.ids import new_message_stem
+from turnkeep.store.passages import MOST_ENTRIES, Passage, TextSearch, passage_in
 from turnkeep.store.records import current_run, is_over, message_record, slides, thread_record
 from turnkeep.store.sqlite import event_log, layout, rows
 from turnkeep.store.sqlite import history as transcript
 from turnkeep.store.sqlite import view as counting
-from turnkeep.store.sqlite.codec import restore
+from turnkeep.store.sqlite.codec import encode, restore
 from turnkeep.store.sqlite.connection import every
 from turnkeep.store.sqlite.engine import Engine
 from turnkeep.store.sqlite.once import Once
@@ -169,6 +170,9 @@ class SqliteThreads(Engine):
     async def search(self, query: ThreadSearch) -> list[ThreadRecord]:
         return await self.read_from(lambda view: _search(view, query))
 
+    async def find_passages(self, query: TextSearch) -> list[Passage]:
+        return await self.read_from(lambda view: _find_passages(view, query))
+
     async def stats(self, *, tenant: str | None = None, queue: str | None = None) -> Stats:
         return await self.read_from(lambda view: counting.stats(view, tenant, queue))
 
@@ -238,6 +242,32 @@ def _search(view: View, query: ThreadSearch) -> list[ThreadRecord]:
             record = _record(view, thread_row)
             if not is_over(thread_row.thread, view.policy(thread_row), view.now) and fits(record, query):
                 result.append(record)
+    return result
+
+
+# entries have the order of their commits; one that holds the text as JSON is looked at closer
+_PASSAGES = (
+    "SELECT tenant, queue, channel, turn, at, tokens, item FROM"
+    " (SELECT thread, turn, at, tokens, item FROM entry ORDER BY id DESC LIMIT :most) AS newest"
+    " JOIN thread ON thread.id = newest.thread"
+    " WHERE (:tenant IS NULL OR tenant = :tenant) AND (:queue IS NULL OR queue = :queue)"
+    " AND (expires_at IS NULL OR expires_at > :now) AND instr(lower(item), lower(:text)) > 0"
+)
+
+
+def _find_passages(view: View, query: TextSearch) -> list[Passage]:
+    values = {
+        "tenant": query.tenant, "queue": query.queue, "now": view.now, "most": MOST_ENTRIES,
+        "text": encode(query.text)[1:-1],
+    }  # fmt: skip
+    result: list[Passage] = []
+    for *names, turn, at, tokens, body in every(view.connection, _PASSAGES, values):
+        if len(result) == query.limit:
+            break
+        with suppress(ThreadQuarantined):
+            entry = TranscriptEntry(restore("entry", item_from_json, body), tokens, turn, at)
+            if (passage := passage_in(Address(*names), entry, query.text)) is not None:
+                result.append(passage)
     return result
 
 

@@ -8,9 +8,9 @@ const MOST = 500;
 
 export class Conversations {
   constructor(on) {
-    this.on = on; // open, remove
+    this.on = on; // open, remove, search
     this.current = "";
-    $("search").oninput = () => this.draw();
+    $("search").oninput = () => { this.draw(); this.#searchSoon(); };
     addEventListener("storage", (event) => { if (event.key === KEY) this.draw(); });
   }
 
@@ -49,9 +49,24 @@ export class Conversations {
     this.draw();
   }
 
+  // What was said on the server is looked through for who may, and shown of this browser's conversations alone.
+  #searchSoon() {
+    this.said = new Set();
+    clearTimeout(this.timer);
+    const words = $("search").value.trim();
+    if (words.length < 3) return;
+    this.timer = setTimeout(async () => {
+      const channels = await this.on.search(words);
+      if ($("search").value.trim() !== words) return;
+      this.said = new Set(channels);
+      this.draw();
+    }, 300);
+  }
+
   draw() {
     const words = $("search").value.trim().toLowerCase();
-    const list = this.all().filter((one) => !words || `${one.title} ${one.channel}`.toLowerCase().includes(words));
+    const fits = (one) => !words || this.said?.has(one.channel) || `${one.title} ${one.channel}`.toLowerCase().includes(words);
+    const list = this.all().filter(fits);
     $("no-conversations").hidden = list.length > 0 || Boolean(words);
     reconcile($("conversations"), list.map((one) => ({
       key: one.channel, look: `${one.title} ${one.channel === this.current}`, make: () => this.#entry(one),

@@ -206,6 +206,11 @@ $("try-break").onclick = () => say("Fail twice, then answer. [[fault:500 times=2
 
 const conversations = new Conversations({
   open: begin,
+  search: async (words) => {
+    if (!may("admin")) return [];
+    const { passages } = await ask("GET", `search?limit=200&q=${encodeURIComponent(words)}`).catch(() => ({ passages: [] }));
+    return passages.map((one) => one.channel);
+  },
   remove: async (channel, words) => {
     if (!confirm(`Delete "${words}" for good, here and on the server?`)) return;
     const other = channel === conversation.channel ? conversation : new Conversation(channel, () => {});

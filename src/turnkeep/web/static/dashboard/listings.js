@@ -28,13 +28,14 @@ function listing(view, title, choices, load) {
   return show({});
 }
 
-const PLACES = [["", "All states"], ["leased", "Being answered"], ["waiting", "Waiting"], ["retry", "Trying again"], ["held", "Wanting a decision"], ["paused", "Paused"], ["idle", "Idle"]];
+const PLACES = [["", "All states"], ["said", "In what was said"], ["leased", "Being answered"], ["waiting", "Waiting"], ["retry", "Trying again"], ["held", "Wanting a decision"], ["paused", "Paused"], ["idle", "Idle"]];
 
 export function drawThreads(view) {
   const heads = [["Channel", "name"], ["Title", "name"], ["State"], ["Open", "number"], ["Turns", "number"], ["Tokens", "number"], ["Cost", "number"], ["Active"]];
   const row = (one) => [threadLink(one.channel), one.metadata.title ?? "", state(one.paused ? "paused" : one.state), count(one.open_messages), count(one.turns),
     count((one.usage.input_tokens ?? 0) + (one.usage.output_tokens ?? 0)), dollars(one.usage.cost_nano), ago(one.active_at)];
   return listing(view, "Threads", PLACES, async (values) => {
+    if (values.state === "said") return passages(values.q);
     const page = await ask("GET", `threads?${query({ ...values, limit: 50 })}`);
     const shown = element("div", { id: "threads" }, table(heads, page.threads.map(row), values.q || values.state ? "None fits." : "No thread yet: somebody has to say something."));
     const more = (after) => {
@@ -47,6 +48,13 @@ export function drawThreads(view) {
     };
     return [shown, more(page.next) ?? ""];
   });
+}
+
+async function passages(text) {
+  if ((text ?? "").trim().length < 2) return [element("p", { class: "none" }, "Write what to look for, two letters at least.")];
+  const { passages: found } = await ask("GET", `search?${query({ q: text, limit: 100 })}`);
+  const rows = found.map((one) => [threadLink(one.channel), one.kind === "user" ? "User" : "Assistant", one.excerpt, ago(one.at)]);
+  return [element("div", { id: "passages" }, table([["Channel", "name"], ["Who"], ["Said", "name"], ["When"]], rows, "Nobody said that lately."))];
 }
 
 const STATUSES = [["", "All runs"], ["completed", "Completed"], ["failed", "Failed"], ["in_progress", "In progress"], ["queued", "Trying again"], ["requires_action", "Wanting a decision"], ["cancelled,incomplete", "Stopped or cut"]];
