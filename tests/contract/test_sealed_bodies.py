@@ -213,6 +213,7 @@ HARMLESS = frozenset(
             "pause",
             "resume",
             "counts",
+            "revision",
             "redrive",
             "discard",
             "ready",

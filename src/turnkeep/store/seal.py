@@ -132,7 +132,9 @@ class Seal:
         if isinstance(value, Mapping):
             return self._open_mapping(value)
         if isinstance(value, tuple | list):
-            return type(value)(self._open_value(one, field) for one in value)
+            items = [self._open_value(one, field) for one in value]
+            # a named tuple is made of its fields, not of one sequence
+            return type(value)._make(items) if hasattr(value, "_make") else type(value)(items)
         return _map_fields(value, self._open_value)
 
     def _open_mapping(self, value: Mapping[str, Any]) -> dict[str, Any]:

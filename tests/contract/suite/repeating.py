@@ -39,7 +39,7 @@ REPEATS: Mapping[str, Safety] = {
     "withdraw": "once", "edit": "once", "flush": "once", "typing": "once", "pause": "once", "resume": "once",
     "message": "reads", "counts": "reads", "dead": "reads", "dead_letter": "reads", "redrive": "named",
     "discard": "once", "ready": "reads", "wait_nudge": "reads", "publish": "named",
-    "publish_many": "named", "lane_of": "reads", "read": "reads", "follow": "reads",
+    "publish_many": "named", "lane_of": "reads", "search": "reads", "read": "reads", "follow": "reads",
     "open_sink": "once", "close_sink": "once", "lease_sink": "same", "deliveries": "reads", "mark_delivered": "same",
     "list_parked": "reads", "parked_deliveries": "reads", "note_failure": "once", "redrive_parked": "once",
     "unpark": "once", "sinks": "reads",
