@@ -40,6 +40,7 @@ export interface HeldCall {
   decision?: string;
   output?: string;
   by?: string;
+  self_approval?: boolean;
 }
 
 interface Place {
