@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from turnkeep.doors.http.schemas import SCHEMAS
-from turnkeep.inputs import BUSY_POLICIES
+from turnkeep.messages import BUSY_POLICIES
 from turnkeep.wishes import Wishes
 
 TYPES = (Path(__file__).parents[2] / "clients" / "js" / "turnkeep.d.ts").read_text()
