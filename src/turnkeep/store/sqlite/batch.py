@@ -50,10 +50,10 @@ TOTAL = Table(
     "INSERT INTO total (tenant, queue, completed, failed) VALUES (?, ?, ?, ?) ON CONFLICT (tenant, queue)"
     " DO UPDATE SET completed = completed + excluded.completed, failed = failed + excluded.failed"
 )
-SERVED = Table("REPLACE INTO served (tenant, claims, floor) VALUES (?, ?, ?)")
+SHARE = Table("REPLACE INTO served (tenant, claims, floor) VALUES (?, ?, ?)")
 
 # a thread has its row before others refer to it
-_ORDER = (NEW_THREAD, THREAD, MESSAGE, MESSAGE_ID, JOURNAL, ENTRY, RUN, EVENT, TOTAL, SERVED)
+_ORDER = (NEW_THREAD, THREAD, MESSAGE, MESSAGE_ID, JOURNAL, ENTRY, RUN, EVENT, TOTAL, SHARE)
 
 Row = tuple[Any, ...]
 Key = Any

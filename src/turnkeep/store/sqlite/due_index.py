@@ -12,7 +12,7 @@ import apsw
 
 from turnkeep.messages import Address
 from turnkeep.store.fair_share import charge, next_tenant
-from turnkeep.store.sqlite.batch import SERVED, Batch
+from turnkeep.store.sqlite.batch import SHARE, Batch
 from turnkeep.store.sqlite.connection import every
 
 TenantQueue = tuple[str, str]
@@ -153,7 +153,7 @@ class TenantShares:
     def store(self) -> None:
         # once for a whole claim, however many threads it took: each row costs a page of the log
         for tenant in self._dirty_tenants:
-            self._batch.put(SERVED, tenant, (tenant, self._claim_counts[tenant], self._floor))
+            self._batch.put(SHARE, tenant, (tenant, self._claim_counts[tenant], self._floor))
         self._dirty_tenants.clear()
 
     def forget_silent(self) -> None:
