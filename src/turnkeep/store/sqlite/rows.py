@@ -45,6 +45,8 @@ class ThreadRow:
     """The highest place in the order of acceptance among open messages."""
     accepted_ids: dict[str, AcceptedId] = field(default_factory=dict)
     """What is remembered of open messages, as far as it was needed."""
+    has_past: bool | None = None
+    """Whether ids of an earlier thread of its channel are remembered, once that was looked up."""
     is_new: bool = False
     """Nothing of it was put yet."""
 
@@ -123,6 +125,14 @@ def load_known(connection: apsw.Connection, row: int, message_id: str, now: floa
         (row, message_id, now),
     ).get
     return None if body is None else restore("message id", AcceptedId.from_json, body)
+
+
+def has_past_ids(connection: apsw.Connection, address: Address) -> bool:
+    row = connection.execute(
+        "SELECT 1 FROM past_id WHERE tenant = ? AND queue = ? AND channel = ? LIMIT 1",
+        (address.tenant, address.queue, address.channel),
+    ).get
+    return row is not None
 
 
 def load_past_id(connection: apsw.Connection, address: Address, message_id: str, now: float) -> AcceptedId | None:

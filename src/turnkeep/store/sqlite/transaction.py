@@ -261,7 +261,12 @@ class Transaction(View):
         # it is older than any id that is still remembered of a thread before it
         if thread.created_at <= self.now - self.policy(thread_row).dedupe:
             return None
-        # only statements of their own write these, so the file always says them
+        # only statements of their own write these, so the file always says them; and only the end of
+        # a thread adds one, so for this one it is looked up once
+        if thread_row.has_past is None:
+            thread_row.has_past = rows.has_past_ids(self.file, thread.address)
+        if not thread_row.has_past:
+            return None
         return rows.load_past_id(self.file, thread.address, message_id, self.now)
 
     def save(self, thread_row: ThreadRow) -> None:
