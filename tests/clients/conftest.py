@@ -1,23 +1,24 @@
-"""A program of Node for each dialect and event loop, and what tests of all dialects share."""
+"""A program of Node for each dialect of front ends."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import Iterator
 
 import pytest
 
-from tests.clients.node import Driver, driver
+from tests.clients.node import Driver
+from tests.clients.session_driver import session_driver
 
 
-@pytest.fixture
-async def chats() -> AsyncIterator[Driver]:
+@pytest.fixture(scope="session")
+def chats() -> Iterator[Driver]:
     """Chats of Vercel's AI SDK."""
-    async with driver("vercel", "chats.mjs") as program:
+    with session_driver("vercel", "chats.mjs") as program:
         yield program
 
 
-@pytest.fixture
-async def agents() -> AsyncIterator[Driver]:
+@pytest.fixture(scope="session")
+def agents() -> Iterator[Driver]:
     """Agents of AG-UI, and chats of TanStack's client."""
-    async with driver("agui", "agents.mjs") as program:
+    with session_driver("agui", "agents.mjs") as program:
         yield program

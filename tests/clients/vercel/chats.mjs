@@ -101,7 +101,7 @@ serve({
     for (const part of entry.chat.messages.at(-1).parts) {
       if (part.state === 'approval-requested') await entry.chat.addToolApprovalResponse({ id: part.approval.id, approved, reason });
     }
-    await pause(20);
+    while (JSON.stringify(entry.chat.messages).includes('"approval-responded"') && entry.chat.status !== 'error') await pause(5);
     return settled(entry);
   },
 });

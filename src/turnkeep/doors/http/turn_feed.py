@@ -12,6 +12,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from typing import Protocol
 
 import anyio
@@ -91,6 +92,8 @@ class TurnFeed:
             self._status = None
         elif event.kind in _OF_THE_RUN:
             self._status = event
+        elif event.kind == "decided" and self._status is not None:
+            self._status = _without_decided(self._status, event)
         if event.offset < self._top and event.epoch == self._epoch:
             return
         self._is_behind = False
@@ -140,6 +143,13 @@ class TurnFeed:
             return
         self._news.append(event)
         self.urgent.set()
+
+
+def _without_decided(status: Event, event: Event) -> Event | None:
+    """A hold without the calls that were decided since; none where nothing is left to decide."""
+    call_ids = {call["call_id"] for call in event.calls}
+    calls = tuple(call for call in status.calls if call["call_id"] not in call_ids)
+    return replace(status, calls=calls) if calls else None
 
 
 def is_piece(event: Event) -> bool:
