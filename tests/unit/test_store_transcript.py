@@ -59,7 +59,7 @@ turns = st.lists(st.integers(1, 5), max_size=10)
 def test_no_more_turns_go_than_have_to(counts: list[int], limit: int) -> None:
     entries = entries_of(*counts)
 
-    through = trimmed_through(entries, Policy(history_items=limit))
+    through = trimmed_through(entries, Policy(history_items=limit), sum(map(entry_size, entries)))
 
     left = [e for e in entries if e.turn > through]
     assert len(left) <= limit or {e.turn for e in left} == {len(counts)}
@@ -72,9 +72,9 @@ def test_bytes_bound_a_transcript_as_items_do(counts: list[int], limit: int) -> 
     entries = entries_of(*counts)
     size = entry_size(TranscriptEntry(AssistantItem("x")))
 
-    by_bytes = trimmed_through(entries, Policy(history_bytes=limit * size))
+    by_bytes = trimmed_through(entries, Policy(history_bytes=limit * size), sum(map(entry_size, entries)))
 
-    assert by_bytes == trimmed_through(entries, Policy(history_items=limit))
+    assert by_bytes == trimmed_through(entries, Policy(history_items=limit), sum(map(entry_size, entries)))
 
 
 @given(turns, st.one_of(st.none(), st.integers(0, 40)), st.one_of(st.none(), st.integers(0, 20)), st.integers(1, 12))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
+from operator import attrgetter
 from typing import Any
 
 import orjson
@@ -29,18 +30,23 @@ def size_of(item: Mapping[str, Any]) -> int:
         return len(_COMPACT(item).encode("utf-8", "surrogatepass"))
 
 
-def trimmed_through(entries: Sequence[TranscriptEntry], policy: Policy) -> int:
+def trimmed_through(entries: Sequence[TranscriptEntry], policy: Policy, size: int) -> int:
     """The last turn that has to go so that the rest is within bounds, 0 for none; the newest turn
-    always stays.
+    always stays. `size`: of all entries.
     """
-    items, size = len(entries), sum(map(entry_size, entries))
-    through = 0
-    for turn, group in _by_turn(entries):
+    items, through = len(entries), 0
+    # From the oldest on, and no further: what stays is not looked at, however much it is.
+    for turn, group in groupby(entries, key=_turn_of):
         # The newest turn stays whatever its size: the next request would not know what it answers.
         if (items <= policy.history_items and size <= policy.history_bytes) or turn == entries[-1].turn:
             break
-        through, items, size = turn, items - len(group), size - sum(map(entry_size, group))
+        for entry in group:
+            items, size = items - 1, size - entry_size(entry)
+        through = turn
     return through
+
+
+_turn_of = attrgetter("turn")
 
 
 def newest(

@@ -53,10 +53,20 @@ class StoredThread:
         return None if is_forgotten else accepted_id
 
     def keep_transcript(self, entries: Sequence[TranscriptEntry]) -> None:
-        through = trimmed_through(entries, self.policy)
-        self.transcript = [e for e in entries if e.turn > through]
-        self.thread.items = len(self.transcript)
-        self.thread.bytes = sum(map(entry_size, self.transcript))
+        """These and no others, within the bounds."""
+        self.transcript = []
+        self.thread.items = self.thread.bytes = 0
+        self.add_turn(entries)
+
+    def add_turn(self, entries: Sequence[TranscriptEntry]) -> None:
+        """These behind the others; the oldest turns beyond the bounds go."""
+        size = self.thread.bytes + sum(map(entry_size, entries))
+        transcript = [*self.transcript, *entries]
+        through = trimmed_through(transcript, self.policy, size)
+        count = next((place for place, entry in enumerate(transcript) if entry.turn > through), len(transcript))
+        self.thread.bytes = size - sum(map(entry_size, transcript[:count]))
+        self.thread.items = len(transcript) - count
+        self.transcript = transcript[count:]
 
 
 @dataclass(slots=True)
@@ -163,7 +173,7 @@ class MemoryState(RevisionCount):
         if out.run is not None:
             slot.runs = [out.run, *slot.runs][: slot.policy.runs_kept]
         if out.entries:
-            slot.keep_transcript(slot.transcript + out.entries)
+            slot.add_turn(out.entries)
         self._count(address, out.completed_count, out.failed_count)
         slot.log.append(out.events, thread.live_from, slot.policy, now)
         self.outbox.tell(address, thread.thread_id, out.events, now)
