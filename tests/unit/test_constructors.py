@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any, get_type_hints
 
 import pytest
+import typer.main
 
 from turnkeep import AssistantMessageQueue, ConversationManager, OpenAIService, Settings, create_openai_config
 from turnkeep.errors import ConfigurationError
@@ -271,3 +273,18 @@ def test_a_handler_that_can_be_called_is_taken(handler: Any) -> None:
 def test_a_definition_has_no_other_parts() -> None:
     service = OpenAIService(create_openai_config(store="memory:"))
     assert "handlr: did you mean handler?" in refusal(service.register_tool, definition(None, handlr=len))
+
+
+# ---------------------------------------------------------------- what is allowed aloud
+
+
+@pytest.mark.parametrize("name", ["allow_unsafe_redis", "insecure_no_auth", "allow_network_filesystem"])
+def test_what_is_allowed_aloud_is_a_keyword_a_variable_and_an_option(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue = AssistantMessageQueue(store="memory:", **{name: True})  # type: ignore[arg-type]
+    assert getattr(queue.settings, name) is True
+    monkeypatch.setenv(f"TURNKEEP_{name.upper()}", "1")
+    assert getattr(Settings.load(), name) is True
+    command = typer.main.get_command(import_module("turnkeep.cli.serve").app)
+    assert f"--{name.replace('_', '-')}" in {option for one in command.params for option in one.opts}

@@ -146,7 +146,7 @@ def asks_for_credentials(settings: Settings, *, has_keys: bool) -> bool:
         raise ConfigurationError(
             f"{_exposure(settings)} from other machines and no authentication is configured: make an API key with "
             "`turnkeep keys create`, or set TURNKEEP_JWT_SECRET, TURNKEEP_JWT_KEY or TURNKEEP_JWT_JWKS, or "
-            "TURNKEEP_AUTH=on; TURNKEEP_INSECURE_NO_AUTH=1 lets everybody do everything"
+            "TURNKEEP_AUTH=on; --insecure-no-auth (TURNKEEP_INSECURE_NO_AUTH=1) lets everybody do everything"
         )
     return True
 

@@ -56,6 +56,14 @@ FarStore = Annotated[
         "--allow-network-filesystem", help="Open a SQLite store on a network file system, from one machine alone."
     ),
 ]
+UnsafeRedis = Annotated[
+    bool,
+    typer.Option("--allow-unsafe-redis", help="Start on a Redis that could lose or evict what was accepted."),
+]
+NoAuth = Annotated[
+    bool,
+    typer.Option("--insecure-no-auth", help="Listen beyond this machine, and let everybody do everything."),
+]
 OlderThan = Annotated[
     float, typer.Option("--older-than", metavar="TIME", parser=duration, help="Only without activity for so long.")
 ]

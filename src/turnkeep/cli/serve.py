@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from turnkeep.cli import context, output
-from turnkeep.cli.arguments import Concurrency, FarStore, Host, Json, Port, SimulatedOption, Tools
+from turnkeep.cli.arguments import Concurrency, FarStore, Host, Json, NoAuth, Port, SimulatedOption, Tools, UnsafeRedis
 from turnkeep.cli.running_service import RunningService, say_plainly
 
 app = typer.Typer(add_completion=False)
@@ -43,6 +43,8 @@ def serve(
     inherit: Annotated[str, typer.Option("--inherit", hidden=True)] = "",
     simulator: SimulatedOption = False,
     allow_network_filesystem: FarStore = False,
+    allow_unsafe_redis: UnsafeRedis = False,
+    insecure_no_auth: NoAuth = False,
     as_json: Json = False,
 ) -> None:
     """Start the service. Without a key or base URL the simulator
@@ -57,6 +59,8 @@ def serve(
         # None leaves the word to the environment. False would overrule it, although nobody said no.
         simulator=simulator or None,
         allow_network_filesystem=allow_network_filesystem or None,
+        allow_unsafe_redis=allow_unsafe_redis or None,
+        insecure_no_auth=insecure_no_auth or None,
     )
 
     def tell(service: RunningService) -> None:
@@ -67,7 +71,12 @@ def serve(
         from turnkeep.cli import reloading, supervisor
 
         options = {"--role": role, "--host": host, "--tools": tools, "--concurrency": concurrency}
-        flags = {"--simulator": simulator, "--allow-network-filesystem": allow_network_filesystem}
+        flags = {
+            "--simulator": simulator,
+            "--allow-network-filesystem": allow_network_filesystem,
+            "--allow-unsafe-redis": allow_unsafe_redis,
+            "--insecure-no-auth": insecure_no_auth,
+        }
         words = reloading.words(options, [name for name, on in flags.items() if on])
         raise typer.Exit(supervisor.run(settings, role, words, tell))
     from turnkeep.cli.inheritance import Inheritance

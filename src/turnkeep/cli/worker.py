@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from turnkeep.cli import context, output
-from turnkeep.cli.arguments import Concurrency, FarStore, Host, Json, SimulatedOption, Tools
+from turnkeep.cli.arguments import Concurrency, FarStore, Host, Json, SimulatedOption, Tools, UnsafeRedis
 from turnkeep.cli.running_service import say_plainly
 from turnkeep.cli.serving import run
 
@@ -15,7 +15,7 @@ app = typer.Typer(add_completion=False)
 
 
 @app.command()
-def worker(
+def worker(  # noqa: PLR0913 - the options of a verb
     *,
     queues: Annotated[
         str, typer.Option("--queues", metavar="NAME,…", help="Queues to answer (that of TURNKEEP_QUEUE).")
@@ -31,6 +31,7 @@ def worker(
     ] = None,
     simulator: SimulatedOption = False,
     allow_network_filesystem: FarStore = False,
+    allow_unsafe_redis: UnsafeRedis = False,
     as_json: Json = False,
 ) -> None:
     """Start a worker alone. SIGTERM drains it: runs end or are
@@ -44,6 +45,7 @@ def worker(
         # None leaves the word to the environment. False would overrule it, although nobody said no.
         simulator=simulator or None,
         allow_network_filesystem=allow_network_filesystem or None,
+        allow_unsafe_redis=allow_unsafe_redis or None,
     )
     names = [name.strip() for name in queues.split(",") if name.strip()]
     run(

@@ -133,12 +133,12 @@ def trouble_with(server: Server, where: object, demands: Demands, replicas: int)
     if server.policy != "noeviction":
         return (
             f"maxmemory-policy of Redis at {where} is {server.policy!r}, so it may drop accepted messages: set it to"
-            " noeviction (or allow an unsafe Redis)"
+            " noeviction (or --allow-unsafe-redis, or allow_unsafe_redis=True)"
         )
     if not server.has_log and demands.durability != "fast":
         return (
             f"Redis at {where} writes no append-only file, so a restart loses accepted messages: set appendonly yes"
-            " (or TURNKEEP_DURABILITY=fast, or allow an unsafe Redis)"
+            " (or TURNKEEP_DURABILITY=fast, or --allow-unsafe-redis, or allow_unsafe_redis=True)"
         )
     return _too_few(server, where, replicas) if demands.durability == "strict" else None
 
