@@ -309,3 +309,17 @@ async def test_a_page_of_a_named_origin_may_ask_by_openais_client() -> None:
             assert set(asked.split(",")) <= {
                 name.strip().lower() for name in told.headers["Access-Control-Allow-Headers"].split(",")
             }
+
+
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "lookup"}}])
+async def test_a_call_that_is_demanded_is_demanded_once(choice: Any) -> None:
+    async with openai_desk() as desk:
+        desk.server.simulator.options = desk.server.simulator.options.but({"keep_bodies": True})
+        question = desk.user(WANTS_LOOKUP)
+        asked = (await desk.ask([question], key="k", tools=NESTED, tool_choice=choice)).choices[0].message
+        given = {"role": "tool", "tool_call_id": asked.tool_calls[0].id, "content": "found"}
+        messages = [question, asked.model_dump(exclude_none=True), given]
+        await desk.ask(messages, key="k", tools=NESTED, tool_choice=choice)
+        first, second = (exchange.body for exchange in desk.server.simulator.ledger)
+        assert first["tool_choice"] in ("required", {"type": "function", "name": "lookup"})
+        assert "tool_choice" not in second

@@ -74,6 +74,9 @@ has broken.
 
 _BREAKS = (ModelUnavailable, ModelTimedOut, AnswerMalformed)
 
+FREE = (None, "auto", "none")
+"""Choices of a tool that demand no call."""
+
 NO_ARGUMENTS: Mapping[str, Any] = {"type": "object", "properties": {}}
 
 LEAST_OUTPUT = 16
@@ -261,6 +264,9 @@ class Answering:
         for item in self.journal.transcript:
             if isinstance(item, UserItem) and item.parameters:
                 parameters |= item.parameters
+        # A call that was demanded has been made: demanded again, there would never be an answer.
+        if any(item.kind == "output" for item in self.journal.items) and parameters.get("tool_choice") not in FREE:
+            del parameters["tool_choice"]
         return parameters
 
     def _tools(self) -> list[ToolSpec]:
