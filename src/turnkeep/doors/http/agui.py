@@ -28,8 +28,8 @@ from turnkeep.doors.http.turn_feed import TurnFeed, TurnResponse, chunks, follow
 from turnkeep.doors.http.vercel import MOST_NEW, PageDecision
 from turnkeep.errors import InvalidMessage, NotFound
 from turnkeep.events import Event
-from turnkeep.inputs import MAX_NAMES, checked_channel, optional_text
-from turnkeep.messages import Address
+from turnkeep.inputs import MAX_NAME, MAX_NAMES, checked_channel, optional_text
+from turnkeep.messages import Address, Message
 from turnkeep.store.values import Receipt, ThreadRecord
 
 NEXT = "next"
@@ -58,7 +58,9 @@ def read_run_input(body: Mapping[str, Any]) -> RunInput:
 
 
 def _is_message(value: object) -> bool:
-    return isinstance(value, dict) and isinstance(value.get("id"), str) and isinstance(value.get("role"), str)
+    if not isinstance(value, dict) or not isinstance(value.get("id"), str) or not isinstance(value.get("role"), str):
+        return False
+    return 0 < len(value["id"]) <= MAX_NAME and isinstance(value.get("toolCallId", ""), str)
 
 
 def _objects(body: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
@@ -150,7 +152,9 @@ class AgentRun:
         if decisions := self._decisions():
             return await self._decide(decisions)
         await self._follow(only=())
-        receipts = [await self._accept(message) for message in await self._new_messages()]
+        # all are read before the first is taken in: a request is not taken half
+        call, new = self.call, [self._message(message) for message in await self._new_messages()]
+        receipts = [await acceptance.accept(call.application, call.limits, call.principal, one) for one in new]
         newest_id = receipts[-1].message_id if receipts else self._last_user()
         if not receipts or receipts[-1].repeated:
             return await self._tell_again(newest_id)
@@ -214,14 +218,14 @@ class AgentRun:
             new.append(message)
         return new[::-1]
 
-    async def _accept(self, message: AgUiMessage) -> Receipt:
+    def _message(self, message: AgUiMessage) -> Message:
         call = self.call
         body = {"content": content_of(message), "message_id": message["id"]}
         new = authority.message_of(body, self.address, call.limits, call.principal)
         # what the model may call is the operator's matter: tools of anybody else are those that are declared here
         if call.principal.may("manage"):
-            new = new.but(client_tools=tuple(_function(tool) for tool in self.request.tools))
-        return await acceptance.accept(call.application, call.limits, call.principal, new)
+            return new.but(client_tools=tuple(_function(tool) for tool in self.request.tools))
+        return new
 
     async def _tell_again(self, message_id: str) -> Response:
         """What becomes of a message that was sent before: its client has lost the answer."""

@@ -273,10 +273,9 @@ class RunEncoder:
     def _leave_out_own(self) -> bool:
         """Of the messages of the client those that it made of this turn; whether there are some."""
         own_ids = {one["id"] for one in self._base if str(one.get("id")).startswith(f"{self._run_id}-")}
-        calls = [call for one in self._base if one.get("id") in own_ids for call in one.get("toolCalls") or ()]
-        call_ids = {call.get("id") for call in calls if isinstance(call, Mapping)}
+        call_ids = {call_id for one in self._base if one.get("id") in own_ids for call_id in _call_ids(one)}
         self._base = [
-            one for one in self._base if one.get("id") not in own_ids and one.get("toolCallId") not in call_ids - {None}
+            one for one in self._base if one.get("id") not in own_ids and one.get("toolCallId") not in call_ids
         ]
         return bool(own_ids)
 
@@ -355,6 +354,13 @@ class RunEncoder:
     @property
     def _position(self) -> str:
         return f"id: {self._run_id}.{self._attempt}.{self._progress}\n"
+
+
+def _call_ids(message: AgUiMessage) -> list[str]:
+    """What a client says that it has: anything may be in it."""
+    calls = message.get("toolCalls")
+    entries = [call.get("id") for call in calls if isinstance(call, Mapping)] if isinstance(calls, list) else []
+    return [entry for entry in entries if isinstance(entry, str)]
 
 
 def _frame(event: Mapping[str, Any], position: str = "") -> bytes:

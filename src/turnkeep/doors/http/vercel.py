@@ -9,12 +9,12 @@ along nothing is believed but decisions about calls that wait here.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
-import orjson
 from starlette.responses import PlainTextResponse, Response
 
 from turnkeep.auth import authority
@@ -84,6 +84,7 @@ def _is_message(value: object) -> bool:
     return (
         isinstance(value, dict)
         and isinstance(value.get("id"), str)
+        and 0 < len(value["id"]) <= MAX_NAME
         and value.get("role") in ("user", "assistant", "system")
         and isinstance(value.get("parts"), list)
         and all(isinstance(part, dict) and isinstance(part.get("type"), str) for part in value["parts"])
@@ -170,7 +171,9 @@ class ChatTurn:
     async def _take_in(self, request: ChatRequest) -> Response:
         # before anything is taken in: what happens to it must not be missed
         await self.follow(only=())
-        receipts = [await self._accept(message, request) for message in await self._new_messages(request)]
+        # all are read before the first is taken in: a request is not taken half
+        new = [self._message(message, request) for message in await self._new_messages(request)]
+        receipts = [await self._accept(message, request.message_id) for message in new]
         if not receipts:
             return await self._tell_again(str(request.last["id"]))
         newest = receipts[-1]
@@ -194,16 +197,18 @@ class ChatTurn:
             new.append(message)
         return new[::-1]
 
-    async def _accept(self, message: Mapping[str, Any], request: ChatRequest) -> Receipt:
-        call = self.call
+    def _message(self, message: Mapping[str, Any], request: ChatRequest) -> Message:
         body = {**request.wishes, "content": content_of(message), "message_id": message["id"]}
-        new = authority.message_of(body, self.address, call.limits, call.principal)
+        return authority.message_of(body, self.address, self.call.limits, self.call.principal)
+
+    async def _accept(self, message: Message, edited_id: str | None) -> Receipt:
+        call = self.call
         try:
-            return await acceptance.accept(call.application, call.limits, call.principal, new)
+            return await acceptance.accept(call.application, call.limits, call.principal, message)
         except MessageConflict:
-            if new.message_id != request.message_id:
+            if message.message_id != edited_id:
                 raise
-        return await self._edit(new)
+        return await self._edit(message)
 
     async def _edit(self, message: Message) -> Receipt:
         """Another text for a message that waits; one that was answered stays as it was said."""
@@ -340,7 +345,7 @@ def _decision(part: Mapping[str, Any]) -> PageDecision | None:
     if state not in ("output-available", "output-error") or part.get("providerExecuted"):
         return None
     output = part.get("output") if state == "output-available" else part.get("errorText")
-    return PageDecision(call_id, None, output if isinstance(output, str) else orjson.dumps(output).decode())
+    return PageDecision(call_id, None, output if isinstance(output, str) else json.dumps(output, ensure_ascii=False))
 
 
 def content_of(message: Mapping[str, Any]) -> list[dict[str, Any]]:
