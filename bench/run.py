@@ -4,6 +4,7 @@
     python3 dev.py bench tokens 9               some of its programs, by name or by the number of a row
     python3 dev.py bench --list                 what there is
                 [--small] [--rounds 3]          less of it
+                [--peers]                       and peers that do the same work (`bench peers`: they alone)
                 [--json [FILE]]                 the figures as JSON, to FILE or to the output
                 [--report [FILE]]               write docs/performance.md of it, or of the JSON in FILE
     python3 dev.py bench --check [--keep]       what is robust, small, against the stored baseline; 1: it got worse
@@ -35,7 +36,7 @@ import comparison  # noqa: E402 - after the path
 
 from bench.ladder import baseline, report  # noqa: E402
 from bench.ladder.figures import Figure, table  # noqa: E402
-from bench.ladder.rows import PROGRAMS, Program, chosen  # noqa: E402
+from bench.ladder.rows import PEERS, PROGRAMS, Program, chosen  # noqa: E402
 from bench.ladder.sizes import Size  # noqa: E402
 
 ALONE = ("readers", "store_redis", "store_sqlite", "windows", "seed_targets")
@@ -57,6 +58,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("names", nargs="*", metavar="NAME")
     parser.add_argument("--list", action="store_true")
     parser.add_argument("--small", action="store_true")
+    parser.add_argument("--peers", action="store_true")
     parser.add_argument("--rounds", type=int, default=None)
     parser.add_argument("--json", nargs="?", const="-", metavar="FILE")
     parser.add_argument("--report", nargs="?", const="", metavar="FILE")
@@ -76,8 +78,9 @@ def main(arguments: Sequence[str]) -> int:
     words = [word for word in asked.names if word not in alone]
     try:
         programs = chosen(words) if words or not alone else []
+        programs += [PEERS] if asked.peers and PEERS not in programs else []
     except LookupError as unknown:
-        names = ", ".join([*(one.name for one in PROGRAMS), *ALONE])
+        names = ", ".join([*(one.name for one in (*PROGRAMS, PEERS)), *ALONE])
         print(f"bench: there is no program or row {unknown.args[0]!r}; choose from {names}", file=sys.stderr)
         return 2
     failed = [name for name in alone if not runs(name)]
@@ -95,7 +98,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def overview() -> str:
-    lines = [f"  {one.name:14}{', '.join(map(str, one.rows)):16}{one.summary}" for one in PROGRAMS]
+    lines = [f"  {one.name:14}{', '.join(map(str, one.rows)):16}{one.summary}" for one in (*PROGRAMS, PEERS)]
     return "\n".join(["The ladder (name, rows):", *lines, "", f"Programs of their own: {', '.join(ALONE)}"])
 
 

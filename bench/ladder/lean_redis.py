@@ -61,7 +61,7 @@ class Pipe(asyncio.Protocol):
         self._waiting.append(future)
         if not self._out:
             self._loop.call_soon(self._flush)
-        self._out.append(hiredis.pack_command(arguments))
+        self._out.append(hiredis.pack_command(arguments))  # type: ignore[arg-type]  # of any length
         return future
 
     def _flush(self) -> None:

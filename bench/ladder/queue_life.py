@@ -74,10 +74,10 @@ def node_with_packages() -> str | None:
     return node
 
 
-def bullmq(node: str, redis: Part, count: int, program: str = "bullmq.mjs") -> Mapping[str, float]:
+def bullmq(node: str, redis: Part, count: int, program: str = "bullmq.mjs", *more: str) -> Mapping[str, float]:
     """Microseconds of a job, of the Node process and of the server."""
     before = redis.cpu
-    command = [node, str(BENCH / program), str(redis.port), str(count), str(PEOPLE)]
+    command = [node, str(BENCH / program), str(redis.port), str(count), str(PEOPLE), *more]
     done = subprocess.run(command, cwd=BENCH, check=True, capture_output=True, text=True, timeout=200)
     phases = json.loads(done.stdout)
     client = sum(phase["client"] for phase in phases.values())

@@ -37,18 +37,22 @@ PROGRAMS = (
     Program("sqlite_rates", (10,), "what SQLite takes in and ends a second, and its CPU by bare inserts"),
     Program("http_runs", (11,), "runs a second over HTTP, by a bare ASGI program that streams the same", True),
     Program("growth", (12, 13), "whether a message costs the same with more entries, threads, workers, partitions"),
+    Program("processes", (12,), "what a run costs with 1, 2 and 4 processes on one port"),
     Program("idle_threads", (13,), "whether a message costs the same beside a million idle threads (minutes)"),
     Program("commands", (2, 9), "what a turn asks of Redis, counted", True),
     Program("start", (8, 14, 15), "an empty process: its memory, its start, and what it costs idle", True),
 )
 
+PEERS = Program("peers", (1, 3, 9), "others that do the same work, each installed the first time (minutes)")
+
 
 def chosen(words: Sequence[str]) -> list[Program]:
     """Those named, or with a row of that number; all, when none is. LookupError with the word that is neither."""
     for word in words:
-        if not any(matches(program, word) for program in PROGRAMS):
+        if not any(matches(program, word) for program in (*PROGRAMS, PEERS)):
             raise LookupError(word)
-    return [one for one in PROGRAMS if not words or any(matches(one, word) for word in words)]
+    named = [PEERS] if PEERS.name in words else []
+    return [*(one for one in PROGRAMS if not words or any(matches(one, word) for word in words)), *named]
 
 
 def matches(program: Program, word: str) -> bool:

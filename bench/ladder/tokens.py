@@ -71,7 +71,7 @@ async def measure(size: Size) -> list[Figure]:
     return figures(load, flows, sockets)
 
 
-async def open_callers(house: House, count: int) -> Sequence[ModelCaller] | Sequence[Subscriber]:
+async def open_callers(house: House, count: int) -> Sequence[ModelCaller | Subscriber]:
     if house.name == "pump":
         return await connect(ModelCaller, house.door.port, count)
     callers = await connect(Subscriber, house.door.port, count)
@@ -90,16 +90,13 @@ async def warm(house: House) -> None:
     caller.transport.close()
 
 
-async def flow(house: House, callers: Sequence[ModelCaller] | Sequence[Subscriber], load: Load) -> Flow:
+async def flow(house: House, callers: Sequence[ModelCaller | Subscriber], load: Load) -> Flow:
     """All streams once, begun within some seconds as people come."""
     ramp = max(1.0, load.streams / 400)
     before, begun_at = cpu_now(house.parts), time.perf_counter()
     answers = []
     for place, caller in enumerate(callers):
-        if isinstance(caller, Subscriber):
-            answers.append(caller.say(f"t{place}", f"mode={load.mode}"))
-        else:
-            answers.append(caller.ask(load.mode))
+        answers.append(begin(caller, place, load.mode))
         if place % 10 == 9:
             await asyncio.sleep(max(0.0, begun_at + ramp * (place + 1) / load.streams - time.perf_counter()))
     await asyncio.sleep(load.tokens * load.interval / 2_000)
@@ -110,6 +107,12 @@ async def flow(house: House, callers: Sequence[ModelCaller] | Sequence[Subscribe
     if tokens != load.streams * load.tokens:
         raise RuntimeError(f"{house.name}: {tokens} of {load.streams * load.tokens} tokens came")
     return Flow(cost(before, after, tokens), [caller.first or PATIENCE for caller in callers], rss)
+
+
+def begin(caller: ModelCaller | Subscriber, place: int, mode: str) -> asyncio.Future[None]:
+    if isinstance(caller, ModelCaller):
+        return caller.ask(mode)
+    return caller.say(f"t{place}", f"mode={mode}")
 
 
 def figures(load: Load, flows: Mapping[str, Sequence[Flow]], sockets: Mapping[str, float]) -> list[Figure]:

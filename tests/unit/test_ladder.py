@@ -12,8 +12,9 @@ import pytest
 from bench.ladder import baseline, report
 from bench.ladder.callers import end_of_frame, masked
 from bench.ladder.figures import Figure, Target, percentile, ratio, table
+from bench.ladder.peers import TOKEN
 from bench.ladder.prepared_frames import frame, unmasked
-from bench.ladder.rows import PROGRAMS, chosen
+from bench.ladder.rows import PEERS, PROGRAMS, chosen
 from bench.ladder.stack import cpu_of, free_port, rss_of
 
 ROOT = Path(__file__).parents[2]
@@ -172,3 +173,18 @@ def test_what_is_not_good_is_said_and_what_failed_too() -> None:
     figures = [one.to_json() for one in FIGURES]
     assert report.complaints(figures[2:], []) == "All 1 figures of this run that have a target reach what they must."
     assert "not measured, because its program failed: growth" in report.complaints(figures, ["growth"])
+
+
+def test_peers_are_measured_when_they_are_asked_for_alone() -> None:
+    assert PEERS not in chosen([])
+    assert chosen(["peers"]) == [PEERS]
+    assert callable(PEERS.measure)
+
+
+def test_tokens_are_counted_in_the_events_of_every_peer() -> None:
+    said = (
+        b'data: {"choices":[{"delta":{"content":" the"}}]}',
+        b'data: [{"content": "quick", "type": "AIMessageChunk"}]',
+    )
+    nothing = (b'data: {"choices":[{"delta":{"content":""}}]}', b"data: [DONE]", b'data: [{"content": "", "id": 1}]')
+    assert [bool(TOKEN.search(event)) for event in (*said, *nothing)] == [True, True, False, False, False]
