@@ -59,6 +59,8 @@ async def test_a_reload_in_mid_answer_loses_nothing_and_a_second_tab_sees_the_sa
         assert len(simulator.ledger) == 1
 
 
+@pytest.mark.only_in_prove  # the daily test above reloads once
+@pytest.mark.timeout(300)
 async def test_a_reload_at_any_moment_shows_what_was_said_once(
     tmp_path: Path, chromium_path: Path, size: Callable[[int, int], int]
 ) -> None:
@@ -92,6 +94,7 @@ async def test_a_picture_is_sent_and_seen_again(tmp_path: Path, chromium_path: P
         assert await page.locator(".user img").evaluate("image => image.naturalWidth") == 1
 
 
+@pytest.mark.only_in_prove  # the daily ones approve on the page, and show a decision after a reload
 async def test_an_approval_waits_over_a_restart(tmp_path: Path, chromium_path: Path) -> None:
     async with browsing(chromium_path) as browser:
         page, port = await browser.new_page(), free_port()

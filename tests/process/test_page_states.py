@@ -21,7 +21,7 @@ pytestmark = pytest.mark.browser
 AXE = CHECKOUT / "tests" / "clients" / "axe"
 IMAGES = CHECKOUT / "docs" / "images"
 SLOW: dict[str, Any] = {"backoff_delay": "300", "backoff_cap": "600"}
-DAILY = ("gathering", "answered", "denied", "approval", "dead", "retrying", "paused", "refused-key")
+DAILY = ("answered", "approval", "dead", "retrying", "paused", "refused-key")
 
 
 @pytest.fixture(scope="module")

@@ -106,6 +106,8 @@ async def _ready(request: Request) -> Response:
         return error_response(error)
     application = state.application
     answer = {"ready": True, "engine": application.store.engine, "simulated": application.is_simulated}
+    # whoever sends more would be refused after he has sent it all
+    answer["frame_bytes"] = application.settings.max_frame_bytes
     if application.is_simulated:
         # so that the page can offer to try it
         answer["approvable"] = next((one.name for one in application.toolbox if one.needs_approval is True), None)

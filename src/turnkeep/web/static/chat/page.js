@@ -18,6 +18,7 @@ const DRAWN_EVERY = 40; // milliseconds: no eye sees more, and a stream of token
 let conversation = null;
 let connection = null;
 let wasLinked = false;
+let mostBytes = Infinity; // of a frame, as the server has said
 
 // ------------------------------------------------------------- which conversation
 
@@ -89,6 +90,7 @@ async function enter() {
 
 async function sayWhoAnswers() {
   const ready = await readiness();
+  mostBytes = ready.frame_bytes ?? mostBytes;
   for (const id of ["simulated", "try-long", "try-break"]) $(id).hidden = !ready.simulated;
   $("try-tool").hidden = !(ready.simulated && ready.approvable);
   $("try-tool").dataset.tool = ready.approvable ?? "";
@@ -176,7 +178,13 @@ function titleOf(text) {
 }
 
 function deliver(message) {
-  if (!message || !connection.isOpen) return;
+  if (!message) return;
+  const size = new Blob([JSON.stringify(message)]).size;
+  if (size > mostBytes) {
+    conversation.outbox.refuse(message.message_id, `this message is too large: ${size} bytes are more than the ${mostBytes} that are read at once`, false);
+    return;
+  }
+  if (!connection.isOpen) return;
   conversation.outbox.countDelivery(message.message_id);
   connection.send(message);
 }
