@@ -12,8 +12,8 @@ import typer
 from turnkeep.cli import context, output
 from turnkeep.cli.arguments import Json, Tenant, channel
 from turnkeep.errors import NotFound
-from turnkeep.events import Event
-from turnkeep.messages import Address
+from turnkeep.events import CallDetail, Detail, Event, FileDetail, ResultDetail, StepDetail
+from turnkeep.messages import Address, Citation
 from turnkeep.settings import Settings
 from turnkeep.store.contract import Store
 from turnkeep.store.values import DeadLetter, MessageRecord, RunRecord, ThreadRecord
@@ -148,12 +148,14 @@ def timeline(life: MessageHistory) -> list[Moment]:
 
 
 def _without_deltas(events: Sequence[Event]) -> list[Event]:
-    # One for each token: they would hide the life between them.
-    return [event for event in events if event.kind not in ("delta", "snapshot")]
+    # One for each token, or for some words of a thought: they would hide the life between them.
+    return [event for event in events if event.kind not in ("delta", "snapshot", "reasoning")]
 
 
 def _moment(event: Event) -> Moment:
     fault = f"{event.error.code}: {event.error.details or event.error.message}" if event.error else ""
+    if event.detail is not None:
+        return Moment(event.at, event.kind.replace("_", " "), _part(event.detail))
     match event.kind:
         case "started":
             return Moment(event.at, "started", _batch(event.run_id, event.message_ids, event.attempt))
@@ -172,6 +174,21 @@ def _moment(event: Event) -> Moment:
             wish = event.policy if event.policy != "collect" else None
             return Moment(event.at, event.kind, f"asks to {wish}" if wish else "")
     return Moment(event.at, event.kind, fault or (event.outcome or ""))
+
+
+def _part(detail: Detail) -> str:
+    """What was shown beside the text."""
+    match detail:
+        case CallDetail(call_id, name):
+            return f"{name} {call_id}"
+        case ResultDetail(call_id, name, status):
+            return f"{name} {call_id}, {status}"
+        case StepDetail(number, ending):
+            return f"{number}, {ending or 'made anew'}"
+        case FileDetail(media_type=kind):
+            return kind
+        case Citation(url=url, file_id=file_id):
+            return url or file_id
 
 
 def _batch(run_id: str | None, message_ids: Sequence[str], attempt: int) -> str:
