@@ -86,7 +86,10 @@ class Excerpt:
         entries = body[name]
         first = next(place for place, entry in enumerate(entries) if entry.get("role") == "user")
         parts = [*map(json_bytes, entries[:first]), *self.words, *map(json_bytes, entries[first:])]
-        return {**body, name: orjson.Fragment(b"[" + b",".join(parts) + b"]")}
+        # the brackets before the parts are one: each copy of a long past is megabytes of fresh memory
+        parts[0] = b"[" + parts[0]
+        parts[-1] += b"]"
+        return {**body, name: orjson.Fragment(b",".join(parts))}
 
 
 class PastForms:
