@@ -34,7 +34,7 @@ sys.path.insert(0, str(HERE.parent))
 
 import comparison  # noqa: E402 - after the path
 
-from bench.ladder import baseline, report  # noqa: E402
+from bench.ladder import baseline, profile, report  # noqa: E402
 from bench.ladder.figures import Figure, table  # noqa: E402
 from bench.ladder.rows import PEERS, PROGRAMS, Program, chosen  # noqa: E402
 from bench.ladder.sizes import Size  # noqa: E402
@@ -91,6 +91,8 @@ def main(arguments: Sequence[str]) -> int:
     size = Size(asked.small, asked.rounds or (3 if asked.small else 2))
     outcome = measure(programs, size)
     data = data_of(outcome)
+    if asked.report is not None and (taken := uvloop.run(profile.take(size))) is not None:
+        data["profile"] = taken.to_json()
     show(outcome, data, asked.json)
     if asked.report is not None:
         tell_files(report.write(data))

@@ -128,6 +128,7 @@ def page(data: Data) -> str:
         figures=figure_table(figures),
         streams=streams(figures),
         complaints=complaints(figures, data["failures"]),
+        profile=profile_tables(data.get("profile")),
         facts=facts,
         load=data["load"],
     )
@@ -169,3 +170,13 @@ def complaints(figures: Sequence[Data], failures: Sequence[str]) -> str:
         return "\n".join(["Short of what they must reach, in this run:", "", *lines])
     count = sum(one["target"] is not None for one in figures)
     return f"All {count} figures of this run that have a target reach what they must."
+
+
+def profile_tables(profile: Data | None) -> str:
+    if profile is None:
+        return "None was taken in this run."
+    columns = []
+    for title, shares in (("package", profile["packages"]), ("function", profile["functions"])):
+        rows = [f"| `{name}` | {share:g} % |" for name, share in shares.items()]
+        columns.append("\n".join([f"| {title} | share |", "|---|---|", *rows]))
+    return "\n\n".join(columns)

@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from bench.ladder import baseline, report
+from bench.ladder import baseline, profile, report
 from bench.ladder.callers import end_of_frame, masked
 from bench.ladder.figures import Figure, Target, percentile, ratio, table
 from bench.ladder.peers import TOKEN
@@ -188,3 +188,17 @@ def test_tokens_are_counted_in_the_events_of_every_peer() -> None:
     )
     nothing = (b'data: {"choices":[{"delta":{"content":""}}]}', b"data: [DONE]", b'data: [{"content": "", "id": 1}]')
     assert [bool(TOKEN.search(event)) for event in (*said, *nothing)] == [True, True, False, False, False]
+
+
+def test_a_profile_is_folded_by_the_innermost_frame() -> None:
+    stacks = """
+MainThread;run (asyncio/runners.py:118);_publish (/x/src/turnkeep/runs/publisher.py:9) 6
+MainThread;run (asyncio/runners.py:118);write (/x/lib/python3.11/site-packages/uvicorn/server.py:3) 3
+MainThread;_run_once (asyncio/base_events.py:1) 1
+no frame 5
+"""
+    found = profile.fold(stacks)
+    assert found.packages == {"turnkeep.runs": 60.0, "uvicorn": 30.0, "asyncio": 10.0}
+    assert found.functions["runs/publisher.py _publish"] == 60.0
+    assert "| `turnkeep.runs` | 60 % |" in report.profile_tables(found.to_json())
+    assert report.profile_tables(None) == "None was taken in this run."
