@@ -39,6 +39,7 @@ PROGRAMS = (
     Program("growth", (12, 13), "whether a message costs the same with more entries, threads, workers, partitions"),
     Program("processes", (12,), "what a run costs with 1, 2 and 4 processes on one port"),
     Program("idle_threads", (13,), "whether a message costs the same beside a million idle threads (minutes)"),
+    Program("shards", (13,), "whether a message costs the same on a Redis Cluster of 1, 4 and 16 shards"),
     Program("commands", (2, 9), "what a turn asks of Redis, counted", True),
     Program("start", (8, 14, 15), "an empty process: its memory, its start, and what it costs idle", True),
 )

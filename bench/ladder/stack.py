@@ -137,9 +137,12 @@ class Stack:
     def model(self) -> Part:
         return self.program("model_server")
 
-    def redis(self) -> Part:
+    def redis(self, *more: str) -> Part:
         """An empty Redis that keeps what it says it keeps: append-only file, synced every second."""
+        # A node of a cluster listens 10,000 above as well.
         port = free_port()
+        while more and not 1024 < port < 55_000:
+            port = free_port()
         folder = self.folder / f"redis-{port}"
         folder.mkdir()
         options = [
@@ -153,6 +156,7 @@ class Stack:
             "",
             "--loglevel",
             "warning",
+            *more,
         ]
         return self.start(
             "redis", ["redis-server", *options, "--appendonly", "yes", "--appendfsync", "everysec"], port=port

@@ -33,7 +33,19 @@ local function leave(t, p, candidate)
   return exact(wake(t))
 end
 
+-- Whether another worker was faster: several hear the same hint. Told by the field that a leased thread has alone; one whose
+-- lease is over is found by the index of ends.
+local function is_taken(candidate)
+  if candidate.index == 'ends' then return false end
+  local live = redis.call('HGET', K.thread, 'live')
+  return live and live:sub(1, #candidate.token) ~= candidate.token
+end
+
 local function take(candidate)
+  if is_taken(candidate) then
+    drop_entry(candidate)
+    return ''
+  end
   local p, t = policy(candidate.policy), load()
   if t and t.state == 'leased' and t.token == candidate.token then return tell_claim(t) end
   if not t then
