@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.docs.samples import ROOT, python_of, written_modules
 from tests.services.programs import packages, program
 
@@ -24,6 +26,7 @@ def test_every_sample_type_checks(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.only_in_prove  # reason: mypy shows the kind daily, and this takes 8 s of CPU
 def test_every_sample_type_checks_with_pyright_as_well(tmp_path: Path) -> None:
     packages(PACKAGES)
     modules = written_modules(tmp_path)

@@ -117,7 +117,10 @@ used.close()
     assert (done.returncode, done.stdout.split()) == (0, ["True", "accepted"]), done.stderr
 
 
-@pytest.mark.parametrize("end", ["", "queue.close()", "import sys; sys.exit(0)"])
+@pytest.mark.parametrize(
+    "end",
+    ["", *(pytest.param(end, marks=pytest.mark.only_in_prove) for end in ("queue.close()", "import sys; sys.exit(0)"))],
+)  # reason: each starts an interpreter
 def test_a_script_ends_with_it_and_without_a_word(end: str, tmp_path: Path) -> None:
     program = f"""
 from turnkeep import AssistantMessageQueue
