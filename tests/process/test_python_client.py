@@ -46,6 +46,7 @@ NAMES = {
     "show_queue": "get_queue_status",
     "show_usage": "get_daily_usage",
     "list_dead": "list_dead_letters",
+    "show_run_life": "get_run",
 }
 """Where the method has another name than the act."""
 BY_CALL = {
@@ -118,6 +119,15 @@ async def test_one_conversation_with_all_that_can_be_done_to_it() -> None:
         for act in (client.get_thread, client.list_runs, client.pause):
             with pytest.raises(ThreadNotFound):
                 await act("a.b/c")
+
+
+async def test_what_was_said_and_done_is_found() -> None:
+    async with served() as there, TurnkeepClient(there.url) as client:
+        await client.ask("c", "where is the needle?")
+        assert {passage["channel"] for passage in await client.search("needle")} == {"c"}
+        [run] = await client.list_recent_runs()
+        assert (await client.get_run(run["channel"], run["run_id"]))["run"]["run_id"] == run["run_id"]
+        assert await client.list_sinks() == []
 
 
 async def test_dead_letters_are_redriven_and_discarded() -> None:

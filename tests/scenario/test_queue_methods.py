@@ -53,10 +53,12 @@ METHODS = {
     "redrive_dead": "redrive",
     "discard_dead": "discard",
     "list_workers": "list_workers",
+    "list_sinks": "list_sinks",
+    "search": "search",
     "show_usage": "get_daily_usage",
 }
 """The method for each act of HTTP; `queue.assistants` has those of assistants."""
-OF_A_SERVER = {"show_metrics", "show_activity", "stream_overview"}
+OF_A_SERVER = {"show_metrics", "show_activity", "stream_overview", "list_recent_runs", "show_run_life"}
 
 
 def test_every_act_of_http_has_its_method_with_a_docstring() -> None:
@@ -148,6 +150,17 @@ async def test_threads_are_listed_by_their_last_activity_and_found_by_their_word
         assert await queue.list_threads(tenant="other") == []
         with pytest.raises(InvalidMessage):
             await queue.list_threads(limit=-1)
+        with pytest.raises(InvalidMessage):
+            await queue.search("x")
+        assert await queue.list_sinks() == []
+
+
+async def test_what_was_said_is_found(store: str) -> None:
+    async with opened(store) as house:
+        await house.queue.ask("c", "where is the needle? [[say:in the hay]]")
+        assert [passage.kind for passage in await house.queue.search("needle")] == ["user"]
+        assert {passage.kind for passage in await house.queue.search("the hay")} == {"user", "assistant"}
+        assert await house.queue.search("haystack") == []
 
 
 async def test_what_is_forgotten_is_gone_and_what_is_at_work_needs_force(store: str) -> None:

@@ -39,6 +39,7 @@ class SyncTurnkeepClient:
     decide = Blocking(TurnkeepClient.decide)
     answer_as = Blocking(TurnkeepClient.answer_as)
     list_runs = Blocking(TurnkeepClient.list_runs)
+    get_run = Blocking(TurnkeepClient.get_run)
 
     get_thread = Blocking(TurnkeepClient.get_thread)
     create_thread = Blocking(TurnkeepClient.create_thread)
@@ -46,6 +47,9 @@ class SyncTurnkeepClient:
     forget = Blocking(TurnkeepClient.forget)
 
     list_threads = Blocking(TurnkeepClient.list_threads)
+    search = Blocking(TurnkeepClient.search)
+    list_recent_runs = Blocking(TurnkeepClient.list_recent_runs)
+    list_sinks = Blocking(TurnkeepClient.list_sinks)
     get_queue_status = Blocking(TurnkeepClient.get_queue_status)
     list_workers = Blocking(TurnkeepClient.list_workers)
     get_daily_usage = Blocking(TurnkeepClient.get_daily_usage)

@@ -184,6 +184,10 @@ class TurnkeepClient:
         runs: list[Json] = (await self._json("GET", self._path(channel, "runs")))["runs"]
         return runs
 
+    async def get_run(self, channel: str, run_id: str) -> Json:
+        """A run, and what happened in it as long as the log holds it. Raises `NotFound`."""
+        return await self._json("GET", self._path(channel, "runs", run_id))
+
     # ---------------------------------------------------------------- threads
 
     async def get_thread(self, channel: str) -> Json:
@@ -212,6 +216,22 @@ class TurnkeepClient:
             {name: value for name, value in {"q": search, "limit": limit, "after": after}.items() if value}
         )
         return await self._json("GET", f"/api/threads?{query}")
+
+    async def search(self, text: str, *, limit: int = 50) -> list[Json]:
+        """What was said of a text, newest first."""
+        query = urlencode({"q": text, "limit": limit})
+        passages: list[Json] = (await self._json("GET", f"/api/search?{query}"))["passages"]
+        return passages
+
+    async def list_recent_runs(self, *, limit: int = 100) -> list[Json]:
+        """The newest runs of all threads."""
+        runs: list[Json] = (await self._json("GET", f"/api/runs?limit={limit:d}"))["runs"]
+        return runs
+
+    async def list_sinks(self) -> list[Json]:
+        """What waits for receivers outside."""
+        sinks: list[Json] = (await self._json("GET", "/api/sinks"))["sinks"]
+        return sinks
 
     async def get_queue_status(self) -> Json:
         """How much waits."""

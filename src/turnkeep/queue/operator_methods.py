@@ -8,6 +8,7 @@ from turnkeep.application import Application
 from turnkeep.errors import NotFound
 from turnkeep.fleet import ProcessRecord, list_processes
 from turnkeep.runs.activity import DayOfUse, read_days
+from turnkeep.store.sinks import SinkRecord
 from turnkeep.store.values import DeadLetter, Receipt
 
 
@@ -78,3 +79,8 @@ class OperatorMethods(Application):
         """What was used on each of the last days (at most 31), by model and assistant, oldest first."""
         await self.open()
         return await read_days(self.store, tenant, days=days, now=await self.store.now())
+
+    async def list_sinks(self) -> list[SinkRecord]:
+        """What waits for receivers outside: relay, webhook, reply exchange."""
+        await self.open()
+        return await self.store.sinks()

@@ -54,12 +54,14 @@ class SyncAssistantMessageQueue:
     get_usage = Blocking(ThreadMethods.get_usage)
     list_messages = Blocking(ThreadMethods.list_messages)
     list_threads = Blocking(ThreadMethods.list_threads)
+    search = Blocking(ThreadMethods.search)
 
     discard = Blocking(OperatorMethods.discard)
     get_daily_usage = Blocking(OperatorMethods.get_daily_usage)
     get_dead_letter = Blocking(OperatorMethods.get_dead_letter)
     get_queue_status = Blocking(OperatorMethods.get_queue_status)
     list_dead_letters = Blocking(OperatorMethods.list_dead_letters)
+    list_sinks = Blocking(OperatorMethods.list_sinks)
     list_workers = Blocking(OperatorMethods.list_workers)
     redrive = Blocking(OperatorMethods.redrive)
 

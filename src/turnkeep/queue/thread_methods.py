@@ -10,10 +10,13 @@ from turnkeep.errors import InvalidMessage, ThreadNotFound
 from turnkeep.inputs import read_metadata
 from turnkeep.messages import Item
 from turnkeep.store.clearing import forget_at_work
+from turnkeep.store.passages import Passage, TextSearch
 from turnkeep.store.thread_search import ThreadPlace, ThreadSearch
 from turnkeep.store.values import ThreadRecord
 from turnkeep.usage import Usage
 from turnkeep.windows import thread_options
+
+LEAST_SEARCH = 2
 
 
 class ThreadMethods(Application):
@@ -93,6 +96,16 @@ class ThreadMethods(Application):
         """
         record = await self.get_thread(thread_id, tenant=tenant)
         await self.say(record.address, text, author=author, once=once)
+
+    async def search(self, text: str, *, limit: int = 50, tenant: str = "default") -> list[Passage]:
+        """What messages and answers say of a text, newest first, out of a bounded number of the newest.
+
+        Raises `InvalidMessage`, and `WrongState` where texts are sealed.
+        """
+        if len(text.strip()) < LEAST_SEARCH:
+            raise InvalidMessage(f"the text to look for has at least {LEAST_SEARCH} characters")
+        await self.open()
+        return await self.store.find_passages(TextSearch(text.strip(), tenant, self.name, limit=limit))
 
     async def get_usage(self, thread_id: str | None = None, *, tenant: str = "default") -> Usage:
         """What a thread has used, or all threads of this queue: requests, tokens, money.
