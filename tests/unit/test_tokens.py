@@ -361,6 +361,12 @@ def test_the_first_count_needs_no_network() -> None:
     assert run_fresh("from turnkeep.pricing import tokenizer_for as t; print(t('gpt-4').count('Hello world'))") == "2"
 
 
+def test_a_vocabulary_keeps_its_table_once() -> None:
+    engine: Any = vocabulary._reference_engine("cl100k_base")
+    assert engine("Hello world") == [9906, 1917]
+    assert len(engine.__self__._mergeable_ranks) == 0  # what is kept is in the core, which is compiled
+
+
 def test_engines_and_tables_are_imported_only_when_used() -> None:
     code = """
 import sys

@@ -175,6 +175,8 @@ def _reference_engine(encoding: str) -> Engine:
 
     merge = {token: rank for rank, token in enumerate(ranks.load_ranks(encoding))}
     engine = tiktoken.Encoding(encoding, pat_str=_PATTERNS[encoding], mergeable_ranks=merge, special_tokens={})
+    # Its core has made tables of its own of them; kept as well, they are a third of what it weighs.
+    engine._mergeable_ranks = {}
     return engine.encode_ordinary
 
 
