@@ -11,10 +11,19 @@ import pytest
 from tests.runs.stage import HERE, MODEL, ONE, RULES, SOON, Line, Stage, asks, says
 from turnkeep.errors import ModelUnavailable
 from turnkeep.events import BESIDE_TEXT, CallDetail, Event, FileDetail, ResultDetail, StepDetail
-from turnkeep.messages import AssistantItem, CallItem, Citation, HostedItem, ReasoningItem
+from turnkeep.messages import (
+    AssistantItem,
+    CallItem,
+    Citation,
+    HostedItem,
+    ReasoningItem,
+    UserItem,
+    item_to_json,
+    text_content,
+)
 from turnkeep.models.model import Began, Delta, Finish, ItemDone, ReasoningDelta
 from turnkeep.runs.answer_contract import AnswerRules
-from turnkeep.runs.disclosure import MOST_OF_A_FILE, MOST_SHOWN, MOST_THOUGHT, PIECE
+from turnkeep.runs.disclosure import MOST_OF_A_FILE, MOST_SHOWN, MOST_THOUGHT, PIECE, _output
 from turnkeep.store.values import Commit, Failure
 from turnkeep.tools.tool import Tool, tool
 
@@ -240,3 +249,8 @@ def test_kinds_beside_the_text_are_those_of_the_family() -> None:
     assert Event.from_json(Event("step", detail=StepDetail(1, "stop"), place=3).to_json()).detail == StepDetail(
         1, "stop"
     )
+
+
+def test_a_journal_that_holds_something_else_than_an_output_is_not_shown() -> None:
+    with pytest.raises(TypeError, match="the journal holds a user where the output of a call belongs"):
+        _output({"item": item_to_json(UserItem(text_content("hi")))})
