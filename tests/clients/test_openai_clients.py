@@ -20,6 +20,13 @@ from turnkeep.tools.tool import Tool, tool
 
 KEYS = itertools.count()
 CLIENTS = ["node-4", "node-7", "python-1", "python-3"]
+NEWEST = [
+    pytest.param("node-4", marks=pytest.mark.only_in_prove),  # the newest one shows the kind daily
+    "node-7",
+    pytest.param("python-1", marks=pytest.mark.only_in_prove),  # as above
+    "python-3",
+]
+newest_daily = pytest.mark.parametrize("client", NEWEST, indirect=True)
 THINKING = {"reasoning": {"effort": "low", "summary": "auto"}}
 GOLDEN = (
     '[[reason:Hm.]] [[comment:Let me see.]] [[call:look {"amount":1}]] [[call:secret {"word":"x"}]] '
@@ -106,6 +113,7 @@ def break_once(house: Served) -> None:
     house.simulator.faults.append(Fault(kind="cut", after=1, how="reset", times=1, step=1))
 
 
+@newest_daily
 async def test_models_are_listed(client: Client) -> None:
     assert await client.ask("models") == [client.model]
 
@@ -162,6 +170,7 @@ async def newest(client: Client) -> Any:
     return max(records, key=lambda record: record.created_at)
 
 
+@newest_daily
 async def test_a_turn_that_is_stopped_ends_with_what_was_shown(client: Client) -> None:
     for door in ("chat", "respond"):
         mark = f"{door}-{next(KEYS)}"
@@ -175,6 +184,7 @@ async def test_a_turn_that_is_stopped_ends_with_what_was_shown(client: Client) -
         assert (await asking)["text"] == (await client.words(mark))[0]
 
 
+@newest_daily
 async def test_a_burst_of_three_is_one_turn(client: Client) -> None:
     options = {"window": 0.4, "max_wait": 5.0}
     await client.house.queue.create_thread("burst")
@@ -189,6 +199,7 @@ async def test_a_burst_of_three_is_one_turn(client: Client) -> None:
     assert sorted(users) == sorted(texts)
 
 
+@newest_daily
 async def test_functions_of_a_chat_are_the_programs_own(client: Client) -> None:
     for stream in (False, True):
         key = f"functions-{next(KEYS)}"

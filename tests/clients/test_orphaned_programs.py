@@ -58,11 +58,11 @@ class House:
 
 
 @contextlib.asynccontextmanager
-async def house(folder: Path, redis: RedisServer, size: Size) -> AsyncIterator[House]:
+async def house(folder: Path, redis: RedisServer) -> AsyncIterator[House]:
     simulator = Simulator()
     async with (
         serve(simulator) as model,
-        fleet(folder, redis.url(), model, workers=2, TURNKEEP_LEASE=str(LEASE), TURNKEEP_MAX_CONNECTIONS="0") as many,
+        fleet(folder, redis.url(), model, workers=2, TURNKEEP_LEASE=str(LEASE)) as many,
     ):
         body = {"model": "gpt-4o-mini", "tools": NESTED}
         async with many.http.post(f"{many.gateways[0].url}/v1/assistants", json=body) as told:
@@ -83,7 +83,7 @@ async def test_a_program_that_queues_and_polls_runs_by_its_address_alone(
     redis_server: RedisServer, tmp_path: Path, size: Size, proof: Proof
 ) -> None:
     users = [f"u{number}" for number in range(size(20, 200))]
-    async with driver("openai", "queue_program.mjs") as program, house(tmp_path, redis_server, size) as here:
+    async with driver("openai", "queue_program.mjs") as program, house(tmp_path, redis_server) as here:
         about = {"url": here.url, "redis_url": redis_server.url(), "assistant": here.assistant_id}
         await program.ask("start", concurrency=len(users), **about)
         async with asyncio.TaskGroup() as group:
@@ -138,7 +138,7 @@ async def test_a_program_that_streams_runs_by_its_address_alone(
     channels = [f"c{number}" for number in range(size(20, 200))]
     async with (
         python_driver("openai", "streaming_program.py", older=False) as program,
-        house(tmp_path, redis_server, size) as here,
+        house(tmp_path, redis_server) as here,
     ):
         about = {"url": here.url, "redis_url": redis_server.url(), "assistant": here.assistant_id}
         await program.ask("start", amqp_url=rabbit_server.url(), queue=amqp_name, **about)
