@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from turnkeep.events import Answer, CallDetail, Event, StepDetail, TurnFault
+from turnkeep.events import Answer, CallDetail, Event, StepDetail, TurnFault, delta
 from turnkeep.hub import SubscriptionStart
 from turnkeep.messages import Address, Citation
 from turnkeep.usage import Usage
-from turnkeep.wire import Dialect, Encoder, Frame, dumps, envelope, subscription_frame
+from turnkeep.wire import Dialect, Encoder, Frame, WireEncoder, dumps, envelope, subscription_frame
 
 GOLDEN = Path(__file__).parent.parent / "data" / "golden" / "seed-frames.jsonl"
 ADDRESS = Address("default", "assistant", "c1")
@@ -382,3 +382,46 @@ def test_a_subscription_says_where_it_begins_and_whether_anything_is_missing() -
     }  # fmt: skip
     assert envelope("c1", frame) == {"channel": "c1", "payload": frame}
     assert json.loads(dumps(frame)) == frame
+
+
+EVENTS = (
+    event("accepted", 1, ids=("m1",), thread_id="thread_other"),
+    event("started", 2, ids=("m1", "m2")),
+    event("delta", 3, text="word "),
+    delta('quote " and \\ and \n ü 👋', "run_1", 1).at_position(4, "e", 1683042124.789),
+    delta("more ", "run_1", 1).at_position(5, "e", 2.0),
+    event("processing", 6, tools=("look",)),
+    delta("after ", "run_1", 1).at_position(7, "e.1", 2.5),
+    event("snapshot", 8, text="anew "),
+    delta("end", "run_2", 2).at_position(9, "e.1", 3.0),
+    event("started", 10, ids=("m3",), attempt=2),
+    delta("again", "run_1", 2).at_position(11, "e.1", 3.5),
+    event("completed", 12, ids=("m1", "m2"), text="again", outcome="completed"),
+)
+
+
+@pytest.mark.parametrize("as_stream", [False, True], ids=["frames", "stream"])
+@pytest.mark.parametrize("in_envelopes", [False, True], ids=["bare", "enveloped"])
+@pytest.mark.parametrize("deltas", [False, True], ids=["full", "delta"])
+@pytest.mark.parametrize("everything", [False, True], ids=["some", "all"])
+def test_messages_are_the_frames_to_the_byte(
+    deltas: bool, everything: bool, in_envelopes: bool, as_stream: bool
+) -> None:
+    """The shortest way of a delta too, which puts its bytes together without a frame."""
+    dialect = Dialect(deltas, everything, in_envelopes and not as_stream, as_stream)
+    start = SubscriptionStart("e", 0, 0, True, Answer())
+    messages, frames = WireEncoder(ADDRESS, "thread_1", dialect, start), Encoder(ADDRESS, "thread_1", dialect)
+    for one in EVENTS:
+        pairs = [(messages.encode(one), frames.encode(one))]
+        if deltas:
+            pairs.append((messages.flush(), frames.flush()))
+        for said, expected in pairs:
+            assert said == [_message(dialect, frame) for frame in expected]
+        assert messages.owes == frames.owes
+
+
+def _message(dialect: Dialect, frame: Frame) -> bytes:
+    if dialect.as_stream:
+        position = "" if frame.get("more") else f"id: {frame['epoch']}:{frame['offset']}\n"
+        return f"{position}data: {dumps(frame)}\n\n".encode()
+    return dumps(envelope(ADDRESS.channel, frame) if dialect.in_envelopes else frame).encode()

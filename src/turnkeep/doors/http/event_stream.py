@@ -21,7 +21,7 @@ from turnkeep.errors import InvalidMessage, NotAuthenticated, StoreError
 from turnkeep.events import Event
 from turnkeep.messages import Address
 from turnkeep.streams import EventStream
-from turnkeep.wire import Dialect, Encoder, Frame, dumps, subscription_frame
+from turnkeep.wire import Dialect, WireEncoder, dumps, subscription_frame
 
 HEARTBEAT = 15.0
 EVERY = 0.05
@@ -36,7 +36,7 @@ async def stream_events(call: HttpCall) -> Response:
     address = call.address
     epoch, after = _position(call)
     deltas, everything = call.word("text", "delta", "full"), call.word("events", "all")
-    dialect = Dialect(deltas=deltas == "delta", everything=everything == "all")
+    dialect = Dialect(deltas=deltas == "delta", everything=everything == "all", as_stream=True)
     with ExitStack() as counting:
         counting.enter_context(call.limits.streaming(call.holder))
         record = await call.application.store.thread(address)
@@ -48,7 +48,7 @@ async def stream_events(call: HttpCall) -> Response:
 class EventStreamResponse(StreamingResponse):
     """Gives back what it was counted as, however it ends."""
 
-    def __init__(self, frames: AsyncIterator[str], places: ExitStack) -> None:
+    def __init__(self, frames: AsyncIterator[str] | AsyncIterator[bytes], places: ExitStack) -> None:
         # nginx would collect a stream until its buffer is full; this header of its own turns that
         # off.
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
@@ -74,22 +74,16 @@ def _position(call: HttpCall) -> tuple[str | None, int | None]:
 
 async def _frames(
     call: HttpCall, stream: EventStream, address: Address, thread_id: str | None, dialect: Dialect
-) -> AsyncIterator[str]:
+) -> AsyncIterator[bytes]:
     """Text is told at once if there was none for a while, else merged for up to 50 ms. It ends with
     the credential.
     """
     loop = asyncio.get_running_loop()
     async with stream:
-        encoder = Encoder(
-            address,
-            thread_id,
-            dialect,
-            answer=stream.subscription_start.answer,
-            replaces=not stream.subscription_start.is_recovered,
-        )
+        encoder = WireEncoder(address, thread_id, dialect, stream.subscription_start)
         start = subscription_frame(address, thread_id, stream.subscription_start, at=call.application.clock.now())
         # How long EventSource waits before it comes back is otherwise the browser's own matter.
-        yield f"retry: 1000\n\n{_event(start)}"
+        yield b"retry: 1000\n\n" + encoder.first_message(start)
         quiet, heard_at = 0.0, loop.time()
         # those that began together would look together, for ever: some hundred at one turn of the loop
         looked_at = loop.time() - random.uniform(0, LOOK_AGAIN)  # noqa: S311 - no secret
@@ -97,42 +91,42 @@ async def _frames(
             if loop.time() - looked_at >= LOOK_AGAIN:
                 looked_at = loop.time()
                 if (over := await end_of_credential(call)) is not None:
-                    yield over
+                    yield over.encode()
                     return
             try:
                 until_look = max(0.0, looked_at + LOOK_AGAIN - loop.time())
                 async with asyncio.timeout(EVERY if encoder.owes else until_look):
                     event = await anext(stream)
             except TimeoutError:
-                frames = encoder.flush()
-                if frames:
+                messages = encoder.flush()
+                if messages:
                     quiet = loop.time()
-                    yield "".join(map(_event, frames))
+                    yield b"".join(messages)
                 elif loop.time() - heard_at >= HEARTBEAT:
                     heard_at = loop.time()
                     # A proxy cuts what is quiet, and a peer that is gone is only noticed by writing
                     # to it.
-                    yield ": still here\n\n"
+                    yield b": still here\n\n"
                 continue
             heard_at = now = loop.time()
             # What is here together is written together: a write costs more than what is in it.
-            frames = _frames_of(encoder, [event, *stream.ready()], at_once=dialect.deltas)
+            messages = _messages_of(encoder, [event, *stream.ready()], at_once=dialect.deltas)
             # Text is merged between two frames of 50 ms: each token alone costs more bytes around
             # it than in it.
             if encoder.owes and now - quiet >= EVERY:
                 quiet = now
-                frames += encoder.flush()
-            if frames:
-                yield "".join(map(_event, frames))
+                messages += encoder.flush()
+            if messages:
+                yield b"".join(messages)
 
 
-def _frames_of(encoder: Encoder, events: Sequence[Event], *, at_once: bool) -> list[Frame]:
-    frames: list[Frame] = []
+def _messages_of(encoder: WireEncoder, events: Sequence[Event], *, at_once: bool) -> list[bytes]:
+    messages: list[bytes] = []
     for event in events:
-        frames += encoder.encode(event)
+        messages += encoder.encode(event)
         if at_once:
-            frames += encoder.flush()
-    return frames
+            messages += encoder.flush()
+    return messages
 
 
 async def end_of_credential(call: HttpCall) -> str | None:
@@ -144,11 +138,3 @@ async def end_of_credential(call: HttpCall) -> str | None:
     except StoreError:
         return None
     return None
-
-
-def _event(frame: Frame) -> str:
-    """The position is told with the last frame of an event, so that a client that returns gets all
-    of it.
-    """
-    position = "" if frame.get("more") else f"id: {frame['epoch']}:{frame['offset']}\n"
-    return f"{position}data: {dumps(frame)}\n\n"
