@@ -21,6 +21,7 @@ export class Conversation {
     this.hasOlder = false;
     this.runs = new Map(); // message id -> the run that has answered it
     this.live = null; // the run in progress
+    this.ending = null; // the one before it, which has ended and is not loaded yet
     this.window = null; // {from, until, count}, in the milliseconds of performance.now()
     this.skew = 0; // what the server's clock is ahead of ours, in seconds
     this.outbox = new Outbox(channel);
@@ -54,6 +55,7 @@ export class Conversation {
 
   async #loadOnce() {
     const accepted = this.outbox.accepted();
+    const { ending } = this; // of before this look: the server knows its answer
     try {
       const body = await ask("GET", `${this.path}/messages?limit=${PAGE}`);
       const hasNewTurn = body.items.at(-1)?.turn !== this.body?.items.at(-1)?.turn;
@@ -65,6 +67,7 @@ export class Conversation {
       if (error.status === 404) this.body = null;
     }
     accepted.forEach((id) => this.outbox.remove(id));
+    if (this.ending === ending) this.ending = null;
     this.isLoaded = true;
     this.#forgetWhatHasEnded();
     this.#seeWindow(this.outbox.accepted().length); // those that came since the server was asked
@@ -141,6 +144,7 @@ export class Conversation {
   #begin(frame) {
     this.window = null;
     if (this.live?.runId === frame.run_id && this.live.attempt === frame.attempt) return;
+    if (this.live?.isDone) this.ending = this.live;
     this.live = {
       runId: frame.run_id, attempt: frame.attempt, ids: frame.message_ids ?? [], offset: frame.offset ?? 0,
       text: "", thought: "", steps: [], sources: [], doing: "thinking…", cause: null, isDone: false,

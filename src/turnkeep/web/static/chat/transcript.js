@@ -6,7 +6,7 @@ import { copyText, draw } from "../markdown.js";
 import { may } from "../server.js";
 
 export function entries(conversation) {
-  const { body, older, live } = conversation;
+  const { body, older, live, ending } = conversation;
   const settled = turns([...older, ...(body?.items ?? [])]).flatMap((turn) => turnEntries(conversation, turn));
   const dead = (body?.dead ?? []).map((letter) => ({ at: letter.at, ...deadEntry(conversation, letter) }));
   const past = dead.length ? [...settled, ...dead].sort((one, other) => one.at - other.at) : settled;
@@ -15,10 +15,13 @@ export function entries(conversation) {
   const waiting = open.filter((message) => message.status !== "running");
   const known = new Set([...open.map((message) => message.message_id), ...(body?.items ?? []).map((item) => item.message_id)]);
   const unsent = [...conversation.outbox.messages.values()].filter((entry) => !known.has(entry.message.message_id));
+  const isOfEnding = (message) => Boolean(ending?.ids.includes(message.message_id));
   const liveIds = new Set(running.map((message) => message.message_id));
   return [
     ...past,
-    ...running.map((message) => openEntry(conversation, message)),
+    ...running.filter(isOfEnding).map((message) => openEntry(conversation, message)),
+    ...(ending && !isShown(ending, settled, liveIds) ? [liveEntry(ending)] : []),
+    ...running.filter((message) => !isOfEnding(message)).map((message) => openEntry(conversation, message)),
     ...(live && !isShown(live, settled, liveIds) && !isEmpty(live) ? [liveEntry(live)] : []),
     ...waiting.map((message) => openEntry(conversation, message)),
     ...unsent.map((entry) => unsentEntry(conversation, entry)),
@@ -248,5 +251,5 @@ function liveEntry(live) {
     doing.textContent = live.cause ? (live.cause.error_details ?? live.cause.message) : live.doing;
     return node;
   };
-  return { key: "live", look, make };
+  return { key: `live ${live.runId}`, look, make };
 }

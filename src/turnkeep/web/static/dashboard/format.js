@@ -49,5 +49,5 @@ export function table(heads, rows, empty) {
 export const facts = (pairs) => element("dl", { class: "facts" },
   ...pairs.filter(([, value]) => value !== null && value !== undefined && value !== "").flatMap(([term, value]) => [element("dt", {}, term), element("dd", {}, value)]));
 
-export const threadLink = (channel) => element("a", { href: `#thread/${encodeURIComponent(channel)}` }, channel);
-export const runLink = (channel, id, words) => element("a", { href: `#run/${encodeURIComponent(channel)}/${encodeURIComponent(id)}` }, words ?? id);
+export const threadLink = (channel) => element("a", { href: `#/thread/${encodeURIComponent(channel)}` }, channel);
+export const runLink = (channel, id, words) => element("a", { href: `#/run/${encodeURIComponent(channel)}/${encodeURIComponent(id)}` }, words ?? id);

@@ -99,7 +99,8 @@ function onOverview({ queue }) {
 
 // ------------------------------------------------------------- which view
 
-const where = () => (location.hash.slice(1) || "overview").split("/").map(decodeURIComponent);
+// With a slash: a link to "#name" that is scrolled out of sight would pass for one that skips to a part of the page.
+const where = () => (location.hash.replace(/^#\/?/, "") || "overview").split("/").map(decodeURIComponent);
 
 async function act(method, path, body, isShown = true) {
   try {
@@ -139,9 +140,11 @@ async function show({ isPushed = false } = {}) {
   const [name, ...rest] = where();
   const draw = VIEWS[name] ?? VIEWS.overview;
   for (const tab of $("tabs").querySelectorAll("a")) {
-    const isHere = tab.getAttribute("href") === `#${{ thread: "threads", run: "runs" }[name] ?? name}`;
-    if (isHere) tab.setAttribute("aria-current", "page");
-    else tab.removeAttribute("aria-current");
+    const isHere = tab.getAttribute("href") === `#/${{ thread: "threads", run: "runs" }[name] ?? name}`;
+    if (isHere) {
+      tab.setAttribute("aria-current", "page");
+      tab.scrollIntoView({ block: "nearest", inline: "nearest" }); // on a phone the row is wider than the screen
+    } else tab.removeAttribute("aria-current");
   }
   try {
     await draw($("view"), ...rest);

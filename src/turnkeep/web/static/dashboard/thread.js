@@ -42,7 +42,7 @@ function buttons(base, thread, act) {
     thread.state === "waiting" ? button("Answer now", () => act("POST", `${base}/flush`)) : null,
     button("Forget", async () => {
       if (!confirm("Forget this thread and everything in it, for good?")) return;
-      if (await act("DELETE", `${base}?force=true`, undefined, false)) location.hash = "threads";
+      if (await act("DELETE", `${base}?force=true`, undefined, false)) location.hash = "/threads";
     }, { class: "danger forget" }));
 }
 
