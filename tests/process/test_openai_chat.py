@@ -323,3 +323,25 @@ async def test_a_call_that_is_demanded_is_demanded_once(choice: Any) -> None:
         first, second = (exchange.body for exchange in desk.server.simulator.ledger)
         assert first["tool_choice"] in ("required", {"type": "function", "name": "lookup"})
         assert "tool_choice" not in second
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_question_that_stands_for_itself_ends_with_whoever_asks(stream: bool) -> None:
+    """Nobody could ever ask for its answer again: it is stopped, and nothing of it stays."""
+    async with openai_desk() as desk:
+        asking = asyncio.ensure_future(
+            desk.ask([desk.user("[[words:500]] [[pace:20]]")], stream=stream, timeout=None if stream else 1.0)
+        )
+        if stream:
+            answer = await asking
+            async for chunk in answer:
+                if chunk.choices[0].delta.content:
+                    break
+            await answer.close()
+        else:
+            with pytest.raises(openai.APITimeoutError):
+                await asking
+        async with asyncio.timeout(30):
+            while await desk.threads():
+                await asyncio.sleep(0.05)
+        assert len(desk.server.simulator.ledger) == 1
