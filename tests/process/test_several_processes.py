@@ -19,7 +19,10 @@ from tests.services import RedisServer
 
 PATIENCE = 60.0
 COUNT = 3
+PEOPLE, TURNS = 6, 3
 QUIET = {"TURNKEEP_WINDOW": "0.05", "TURNKEEP_LEASE": "2", "TURNKEEP_CHANNEL_RATE": "0", "TURNKEEP_USER_RATE": "0"}
+pytestmark = pytest.mark.timeout(300)  # several interpreters start in each test, beside whatever else runs
+
 RUNS = re.compile(r'^turnkeep_runs_total\{verdict="commit"\} (\S+)$', re.MULTILINE)
 
 
@@ -119,20 +122,20 @@ async def test_a_process_that_is_killed_under_load_loses_nothing(
     victim = min(before)
 
     async def person(number: int) -> None:
-        for turn in range(4):
+        for turn in range(TURNS):
             await send(service, http, f"k{number}", f"k{number}-{turn}")
             if (number, turn) == (3, 1):
                 signal_to(victim, signal.SIGKILL)
 
-    await asyncio.gather(*[person(number) for number in range(10)])
-    await answered(service, http, done + 40)
+    await asyncio.gather(*[person(number) for number in range(PEOPLE)])
+    await answered(service, http, done + PEOPLE * TURNS)
     await until(lambda: len(service.children) == COUNT and victim not in service.children)
-    for number in range(10):
+    for number in range(PEOPLE):
         entries = await transcript(service, http, f"k{number}")
         said = [entry["message_id"] for entry in entries if entry["kind"] == "user"]
-        assert said == [f"k{number}-{turn}" for turn in range(4)]
+        assert said == [f"k{number}-{turn}" for turn in range(TURNS)]
         assert entries[-1]["kind"] == "assistant"
-    assert (await ask(service, http, "/api/queue"))["completedCount"] == done + 40
+    assert (await ask(service, http, "/api/queue"))["completedCount"] == done + PEOPLE * TURNS
     assert before - {victim} <= service.children
 
 
