@@ -89,12 +89,13 @@ end
 local function window_end_after(t, p, m, now)
   local before = t.inbox == 1 and {0, 0, m.arrival + m.max_wait} or t.gathering
   t.gathering = nil
-  if not before or before[1] ~= t.inbox - 1 then return window_end(t, p, now) end
+  -- A program before this one changes the inbox and leaves this behind: then the message before is another one.
+  if not before or before[1] ~= t.inbox - 1 or (t.inbox > 1 and before[5] ~= m.seq - 1) then return window_end(t, p, now) end
   local size = before[2] + m.size
   local is_now = before[4] or m.alone or m.flush or t.flushed or t.inbox >= p.max_batch
     or (t.inbox > 1 and size > p.max_batch_bytes)
   local latest = math.min(before[3], m.arrival + m.max_wait)
-  t.gathering = {t.inbox, size, latest, is_now and true or false}
+  t.gathering = {t.inbox, size, latest, is_now and true or false, m.seq}
   if is_now then return no_later(t, now) end
   return math.min(math.max(m.arrival, t.typed_at or 0) + m.window, latest)
 end
