@@ -234,7 +234,10 @@ export class TurnkeepClient {
     return this.call("POST", `${pathOf(channel)}/actions/${part(call.call_id)}`, body, options);
   }
 
-  /** Any route of the HTTP API. Repeated until it is answered, under one idempotency key, so it happens once. */
+  /**
+   * Any route of the HTTP API. Repeated until it is answered, under one idempotency key, so it happens once. Where the
+   * server knows no such key (a new thread, a new assistant) a lost answer rejects with "outcome_unknown".
+   */
   async call(method, path, body, { signal, idempotencyKey = newId("") } = {}) {
     const named = method === "GET" ? {} : { "idempotency-key": idempotencyKey };
     for (let failures = 1; ; failures++) {
@@ -249,6 +252,7 @@ export class TurnkeepClient {
         if (!AGAIN.has(answer.status)) throw error;
       } catch (error) {
         if (error instanceof TurnkeepError || signal?.aborted) throw error;
+        if (!isRepeatable(method, path)) throw new TurnkeepError("outcome_unknown", `the answer was lost: ${error.message}`);
       }
       await pause(failures, wish, signal);
     }
@@ -267,6 +271,9 @@ export function textAfter(text, frame) {
   if (frame.status !== "in_progress") return text;
   return frame.message || (frame.snapshot ? frame.delta : text + frame.delta);
 }
+
+// The server knows names of calls on channels and dead letters; anything else that is made twice is there twice.
+const isRepeatable = (method, path) => method !== "POST" || /^\/api\/(channels|dead)\//.test(path);
 
 // Dots too: proxies take a channel named ".." for a step up.
 const part = (name) => encodeURIComponent(name).replaceAll(".", "%2E");

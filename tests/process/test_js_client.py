@@ -84,6 +84,23 @@ async def test_a_page_shows_what_is_said_and_sends_what_an_earlier_page_has_left
     assert told["outbox"] == 0
 
 
+async def test_a_lost_answer_is_asked_for_again_only_where_that_makes_nothing_twice(node: str) -> None:
+    asked: list[str] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        asked.append(head.split()[1].decode())
+        if asked.count(asked[-1]) > 1:
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}")
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server, driver(node, "lost.mjs", f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}") as process:
+        told = await told_by(process)
+    assert told == {"made": "outcome_unknown", "cancelled": {}}
+    assert asked == ["/api/threads", "/api/channels/c/cancel", "/api/channels/c/cancel"]
+
+
 @pytest.mark.prove
 @pytest.mark.timeout(3000)
 async def test_what_a_closed_page_has_left_is_answered_once_and_each_stream_is_whole_through_every_kill(
