@@ -73,9 +73,15 @@ class MemoryThreads(MemoryState):
         now = self.moment()
         self.apply(self.find_or_new(address, now), lambda t: rules_change.append(t, entries, author, now), now)
 
-    @once_only
     async def regenerate(self, address: Address, *, once: str | None = None) -> list[Receipt]:
-        now, stem = self.moment(), new_message_stem(self.ids)
+        # Drawn for a repeat too, as the engines do that cannot know yet whether it is one: else
+        # their later ids would not be the same.
+        self._stem = new_message_stem(self.ids)
+        return await self._regenerate(address, once=once)
+
+    @once_only
+    async def _regenerate(self, address: Address, *, once: str | None = None) -> list[Receipt]:
+        now, stem = self.moment(), self._stem
         slot = self.get_thread(address, now)
         last_turn = last_user_turn(slot.transcript)
         receipts = self.apply(slot, lambda t: rules_change.regenerate(t, last_turn, stem, slot.policy, now), now)
