@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Iterator, Mapping
 from urllib.parse import quote
 
@@ -169,6 +170,7 @@ async def test_an_exchanged_credential_is_no_more_than_what_it_was_exchanged_for
 
 def exchanged(cookie: Headers, csrf: Headers, owner: Headers) -> Iterator[Attempt]:
     own_page = {"Origin": "@URL@"}
+    names = {"channel": CHANNEL, "message_id": MESSAGE_ID, "user": "olga"}
     for name, headers in (
         ("a session of one channel", {**cookie, **csrf, **own_page}),
         ("a session without its token", {**owner, **own_page}),
@@ -180,9 +182,7 @@ def exchanged(cookie: Headers, csrf: Headers, owner: Headers) -> Iterator[Attemp
     ):
         for endpoint in ENDPOINTS:
             if endpoint.scope is not None and endpoint.method != "GET":
-                path = endpoint.path.format(
-                    channel=CHANNEL, message_id=MESSAGE_ID, call_id="c", dead_id="d", assistant_id="a", user="olga"
-                )
+                path = re.sub(r"\{(\w+)\}", lambda found: names.get(found[1], "x"), endpoint.path)
                 yield changed(f"{name}: {endpoint.method} {endpoint.path}", headers, endpoint.method, path)
     yield changed("a session from a session", {**cookie, **csrf, **own_page}, "POST", "/api/session")
 

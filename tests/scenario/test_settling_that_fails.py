@@ -11,7 +11,7 @@ import pytest
 from tests.scenario.house import TestHouse, opened
 from turnkeep.errors import ThreadQuarantined
 from turnkeep.messages import OutputItem
-from turnkeep.store.values import Claim, Commit, Page, Record
+from turnkeep.store.values import Claim, Commit, Page, Record, Remainder
 from turnkeep.tools import tool
 
 
@@ -130,14 +130,14 @@ async def test_a_call_whose_start_was_just_kept_is_not_unknown_when_the_run_is_s
 
 async def test_a_stop_while_the_store_is_away_uses_no_attempt(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
     async with opened(store, max_attempts=1, lease=1.5) as house, house.stream("c") as stream:
-        write, look, away = house.queue.store.journal, house.queue.store.read, asyncio.Event()
+        write, look, away = house.queue.store.commit, house.queue.store.read, asyncio.Event()
         left_alone: list[str] = []
 
-        async def journal(claim: Claim, records: Sequence[Record]) -> None:
+        async def commit(claim: Claim, end: Commit) -> Remainder:
             if claim.attempt == 1:
                 away.set()
                 await asyncio.Event().wait()
-            await write(claim, records)
+            return await write(claim, end)
 
         async def read(*asked: Any, **options: Any) -> Page:
             if away.is_set() and not left_alone and options.get("limit") == 1:  # what an earlier attempt has shown
@@ -145,7 +145,7 @@ async def test_a_stop_while_the_store_is_away_uses_no_attempt(store: str, monkey
                 await asyncio.Event().wait()
             return await look(*asked, **options)
 
-        monkeypatch.setattr(house.queue.store, "journal", journal)
+        monkeypatch.setattr(house.queue.store, "commit", commit)
         monkeypatch.setattr(house.queue.store, "read", read)
         await house.send("c", "hello")
         await asyncio.wait_for(away.wait(), 20)

@@ -261,7 +261,7 @@ async def test_a_run_does_not_look_for_them_where_there_are_none(manager: Make) 
 def test_redis_is_named_by_its_place() -> None:
     assert redis_url({"host": "localhost", "port": 6379}) == "redis://localhost:6379/0"
     assert redis_url({"host": "r", "password": "p@ss/", "db": 3, "tls": True}) == "rediss://:p%40ss%2F@r:6379/3"
-    with pytest.raises(ConfigurationError, match="redis does not take hots"):
+    with pytest.raises(ConfigurationError, match="redis has no option of this name:\n  hots: did you mean host"):
         redis_url({"hots": "localhost"})
 
 

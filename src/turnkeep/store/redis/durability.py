@@ -50,6 +50,7 @@ NOT_DURABLE_SCRIPTS: Mapping[str, str] = {
     **dict.fromkeys(
         ("age", "audit", "clock", "greet", "quarantine", "rebuild", "sweep", "tidy"), "done again by the next who comes"
     ),
+    "sink_copy": "copied again by whoever goes on with the copy, and counted before it is used",
     "announce": "a hint: what is remembered is believed for a second at most",
     "thread": "reads; where it creates, `RedisPart._durable_writes` waits",
 }

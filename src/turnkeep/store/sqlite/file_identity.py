@@ -14,6 +14,7 @@ from pathlib import Path
 
 import apsw
 
+from turnkeep import private_file
 from turnkeep.errors import StoreMisconfigured, StoreUnavailable
 
 NETWORK = frozenset({
@@ -44,7 +45,8 @@ def make_file(path: Path) -> None:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if path.parent in missing and path.parent.name == DEFAULT_FOLDER:
             # it lies in somebody's project, whose repository must not take conversations in
-            (path.parent / ".gitignore").write_text("*\n")
+            with open(private_file.make(path.parent / ".gitignore"), "w") as rules:
+                rules.write("*\n")
         is_new = not path.exists()
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
         for new_path in [*missing, *([path] if is_new else [])]:
