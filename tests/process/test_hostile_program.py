@@ -218,9 +218,8 @@ async def test_garbage_from_the_broker_is_parked_and_leaves_nothing_behind(
         await publish_garbage(rabbit, count, source)
         await rabbit.publish({"channel": "good", "message_id": "m", "message": "hello"})
         await eventually(lambda: parked(rabbit, count), patience=120)
+        await eventually(lambda: readable(http, f"{server.url}/api/channels/good/messages/m"))
         after = await settled(server, base)
-        async with http.get(f"{server.url}/api/channels/good/messages/m") as told:
-            assert told.status == 200
         async with http.get(f"{server.url}/api/queue") as told:
             threads = (await told.json())["details"]["threads"]
     letters = await rabbit.parked()
@@ -250,6 +249,11 @@ async def parked(rabbit: Broker, count: int) -> bool:
         return await rabbit.waiting(f"{rabbit.name}_queue_failed") >= count
     except rabbit.absent:
         return False
+
+
+async def readable(http: aiohttp.ClientSession, url: str) -> bool:
+    async with http.get(url) as answer:
+        return answer.status == 200
 
 
 async def consumed(rabbit: Broker) -> bool:
