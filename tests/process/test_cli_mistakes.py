@@ -113,6 +113,15 @@ def test_a_server_that_is_none_of_ours_is_told(desk: Desk) -> None:
     one_sentence(said, 1, "501", "is it turnkeep?")
 
 
+def test_a_server_that_is_not_there_is_told_without_its_password(desk: Desk) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # and nobody listens
+        where = f"http://ann:hidden-word@127.0.0.1:{closed.getsockname()[1]}"
+        said = desk.run("send", "c1", "Hi", TURNKEEP_URL=where)
+    one_sentence(said, 1, "cannot be reached (connection refused)", "TURNKEEP_URL")
+    assert "hidden-word" not in said.err
+
+
 def test_an_empty_text_is_refused_here_and_by_a_server(desk: Desk) -> None:
     said = desk.run("send", "c1", "  ", "--json")
     assert (said.code, said.json["error"]["code"]) == (1, "invalid_message")

@@ -220,6 +220,7 @@ def test_send_goes_on_when_the_server_is_killed_and_comes_back(desk: Desk) -> No
         asking.join(60)
         [said] = heard
     assert said.code == 0, said.err
+    assert "the server went away; message m1 is kept" in said.err
     frames = said.all_json
     assert frames[-1]["status"] == "completed"
     assert frames[-1]["attempt"] == 2

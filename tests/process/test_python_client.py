@@ -14,9 +14,12 @@ from typing import Any
 
 import aiohttp
 import pytest
+from yarl import URL
 
 from tests.process.programs import Server
 from tests.process.served import served
+from tests.services import free_port
+from tests.services.tcp_proxy import TcpProxy
 from turnkeep.background_loop import Blocking
 from turnkeep.client import SyncTurnkeepClient, TurnkeepClient, position_of
 from turnkeep.doors.http.routes import CHANNEL_ENDPOINTS, TENANT_ENDPOINTS
@@ -172,12 +175,40 @@ async def test_what_the_server_says_is_raised_as_what_it_is() -> None:
 
 async def test_a_server_that_is_away_is_waited_for_and_then_told() -> None:
     async with TurnkeepClient("http://127.0.0.1:1", patience=0.5) as client:
-        with pytest.raises(StoreUnavailable, match="was not reached within"):
+        for act in (client.get_queue_status(), anext(client.stream("c")), client.ask("c", "hello")):
+            with pytest.raises(StoreUnavailable, match="was not reached within"):
+                await act
+    async with TurnkeepClient("http://ann:hidden-word@127.0.0.1:1", patience=0.1) as client:
+        with pytest.raises(StoreUnavailable, match=r"http://127\.0\.0\.1:1 was") as refused:
             await client.get_queue_status()
+    assert "hidden-word" not in str(refused.value)
     with pytest.raises(ConfigurationError, match="no address"):
         TurnkeepClient("127.0.0.1:8080")
     with pytest.raises(ConfigurationError, match="write patience=30"):
         TurnkeepClient(patience=30_000)
+
+
+async def test_a_stream_says_when_its_server_goes_and_comes_back() -> None:
+    states: list[str] = []
+    async with (
+        asyncio.timeout(90),
+        served() as there,
+        TcpProxy("127.0.0.1", URL(there.url).port or 0, listen=free_port()) as proxy,
+        TurnkeepClient(f"http://127.0.0.1:{proxy.port}", patience=0.5) as client,
+        aclosing(client.stream("c", on_state=states.append)) as frames,
+    ):
+        await anext(frames)
+        reading = asyncio.ensure_future(anext(frames))
+        await proxy.refuse()
+        proxy.cut_all()
+        while states.count("away") < 3:  # longer than its patience: that is for the first connection
+            await asyncio.sleep(0.01)
+        await proxy.accept()
+        while states[-1] != "live":
+            await asyncio.sleep(0.01)
+        await client.send("c", "hello", flush=True)
+        assert (await reading)["status"] in ("accepted", "started")
+    assert (states[0], states[-1]) == ("live", "live")
 
 
 async def test_without_an_event_loop() -> None:

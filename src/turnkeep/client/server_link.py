@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
-from typing import Any
-from urllib.parse import quote
+from typing import Any, Literal
+from urllib.parse import quote, urlsplit
 
 import aiohttp
 import orjson
@@ -28,6 +28,7 @@ there.
 ANSWER_TIMEOUT = aiohttp.ClientTimeout(total=ANSWER, sock_connect=CONNECT)
 
 Json = dict[str, Any]
+StreamState = Literal["live", "away"]
 
 
 class ServerLink:
@@ -52,7 +53,7 @@ class ServerLink:
         `StoreUnavailable` when patience ends.
         """
         key = {} if method == "GET" else {"Idempotency-Key": once or secrets.token_hex(16)}
-        deadline = asyncio.get_running_loop().time() + self._patience
+        deadline = self._deadline()
         failures = 0
         while True:
             try:
@@ -61,13 +62,13 @@ class ServerLink:
                 # what a lost answer has deleted is not there for its repeat
                 if isinstance(error, NotFound) and failures and method == "DELETE":
                     return None
-                if isinstance(error, TurnkeepError) and not getattr(error, "is_passing", False):
+                if not _is_passing(error):
                     raise
                 if not repeats and not isinstance(error, TurnkeepError | aiohttp.ClientConnectorError):
                     raise OutcomeUnknown("the answer was lost, look whether it has happened") from error
                 failures += 1
                 pause = _pause(error, failures)
-                if asyncio.get_running_loop().time() + pause > deadline:
+                if self._ends_before(deadline, pause):
                     raise self._unreachable(error) from error
                 await asyncio.sleep(pause)
 
@@ -86,37 +87,38 @@ class ServerLink:
                 for _, payload in framer.push(data):
                     yield orjson.loads(payload)
 
-    async def lasting_events(self, path: str, position: str) -> AsyncGenerator[Json, None]:
-        """The frames of as many connections as it takes. Those of one event come together, so that
-        none is told twice.
+    async def lasting_events(
+        self, path: str, position: str, on_state: Callable[[StreamState], object]
+    ) -> AsyncGenerator[Json, None]:
+        """The frames of as many connections as it takes. Only the first one has to come about while
+        patience lasts.
         """
-        event_frames: list[Json] = []
-        failures, is_first = 0, True
+        read = _StreamReading(position)
+        deadline = self._deadline()
+        failures = 0
         while True:
+            error: Exception = aiohttp.ServerDisconnectedError("the stream ended")
+            is_live = False
             try:
-                async with aclosing(self.events(path, position)) as frames:
+                async with aclosing(self.events(path, read.position)) as frames:
                     async for frame in frames:
-                        failures = 0
-                        if "error" in frame and "status" not in frame:
-                            raise error_of(frame["error"])
-                        # a subscription that goes on where it was is of no interest to who reads on
-                        if frame["status"] == "subscribed" and not is_first and frame.get("recovered", True):
-                            continue
-                        is_first = False
-                        if frame.get("more") and "offset" in frame:
-                            event_frames.append(frame)
-                            continue
-                        position = position if "offset" not in frame else f"{frame['epoch']}:{frame['offset']}"
-                        for one in (*event_frames, frame):
-                            yield one
-                        event_frames = []
-            except (aiohttp.ClientError, TimeoutError, TurnkeepError) as error:
-                if isinstance(error, TurnkeepError) and not getattr(error, "is_passing", False):
+                        if not is_live:
+                            on_state("live")
+                        failures, is_live = 0, True
+                        for whole in read.take(frame):
+                            yield whole
+            except (aiohttp.ClientError, TimeoutError, TurnkeepError) as lost:
+                if not _is_passing(lost):
                     raise
-            failures += 1
-            event_frames = []
+                error = lost
             # After a clean end too: a server that drains ends its streams, and another goes on with them.
-            await asyncio.sleep(PAUSES.after(failures))
+            failures += 1
+            read.drop_unfinished()
+            pause = _pause(error, failures)
+            if not read.has_begun and self._ends_before(deadline, pause):
+                raise self._unreachable(error) from error
+            on_state("away")
+            await asyncio.sleep(pause)
 
     async def close(self) -> None:
         if self._session is not None:
@@ -141,11 +143,57 @@ class ServerLink:
         # encoded already: yarl would undo it and ask for another channel
         return URL(self._base + path, encoded=True)
 
+    def _deadline(self) -> float:
+        return asyncio.get_running_loop().time() + self._patience
+
+    def _ends_before(self, deadline: float, pause: float) -> bool:
+        """Whether patience ends within this pause."""
+        return asyncio.get_running_loop().time() + pause > deadline
+
     def _unreachable(self, error: Exception) -> TurnkeepError:
         if isinstance(error, TurnkeepError):
             return error
         reason = str(error) or type(error).__name__
-        return StoreUnavailable(f"the server at {self._base} was not reached within {self._patience:g} s: {reason}")
+        return StoreUnavailable(
+            f"the server at {without_password(self._base)} was not reached within {self._patience:g} s: {reason}"
+        )
+
+
+class _StreamReading:
+    """How far a stream was read. The frames of one event are handed on together, so that none is told
+    twice when a connection is cut between them.
+    """
+
+    def __init__(self, position: str) -> None:
+        self.position = position
+        self.has_begun = False
+        self._unfinished: list[Json] = []
+
+    def take(self, frame: Json) -> list[Json]:
+        """What can be handed on with this frame. Raises what the server ends the stream with."""
+        if "error" in frame and "status" not in frame:
+            raise error_of(frame["error"])
+        # a subscription that goes on where it was is of no interest to who reads on
+        if frame["status"] == "subscribed" and self.has_begun and frame.get("recovered", True):
+            return []
+        self.has_begun = True
+        if frame.get("more") and "offset" in frame:
+            self._unfinished.append(frame)
+            return []
+        if "offset" in frame:
+            self.position = f"{frame['epoch']}:{frame['offset']}"
+        frames, self._unfinished = [*self._unfinished, frame], []
+        return frames
+
+    def drop_unfinished(self) -> None:
+        """Forget the half of an event: the next connection begins with the whole."""
+        self._unfinished = []
+
+
+def without_password(url: str) -> str:
+    """An address as it may be shown."""
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
 def path_of(*parts: str) -> str:
@@ -173,6 +221,11 @@ async def _demand_success(response: aiohttp.ClientResponse) -> None:
         waiting = response.headers.get("Retry-After", "")
         error.retry_after = error.retry_after or (float(waiting) if waiting.isdigit() else None)
     raise error
+
+
+def _is_passing(error: Exception) -> bool:
+    """Whether the same request may be answered later."""
+    return not isinstance(error, TurnkeepError) or getattr(error, "is_passing", False)
 
 
 def _pause(error: Exception, failures: int) -> float:

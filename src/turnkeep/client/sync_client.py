@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Self
 
 from turnkeep.background_loop import BackgroundLoop, Blocking
-from turnkeep.client.server_link import Json
+from turnkeep.client.server_link import Json, StreamState
 from turnkeep.client.turnkeep_client import TurnkeepClient
 
 
@@ -63,10 +63,20 @@ class SyncTurnkeepClient:
     delete_assistant = Blocking(TurnkeepClient.delete_assistant)
 
     def stream(
-        self, channel: str, *, after: str | None = None, deltas: bool = False, everything: bool = False
+        self,
+        channel: str,
+        *,
+        after: str | None = None,
+        deltas: bool = False,
+        everything: bool = False,
+        on_state: Callable[[StreamState], object] = lambda _: None,
     ) -> Iterator[Json]:
-        """The frames of a channel, as `TurnkeepClient.stream`; each step waits for the next one."""
-        return self._background.iterate(self._inner.stream(channel, after=after, deltas=deltas, everything=everything))
+        """The frames of a channel, as `TurnkeepClient.stream`; each step waits for the next one, and
+        `on_state` is called by the client's own thread.
+        """
+        return self._background.iterate(
+            self._inner.stream(channel, after=after, deltas=deltas, everything=everything, on_state=on_state)
+        )
 
     def close(self) -> None:
         """End the connection and the thread. Safe to repeat."""

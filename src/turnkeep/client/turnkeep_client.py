@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, Literal, Self, Unpack
 from urllib.parse import urlencode
 
-from turnkeep.client.server_link import Json, ServerLink, error_of, path_of
+from turnkeep.client.server_link import Json, ServerLink, StreamState, error_of, path_of
 from turnkeep.errors import NoAnswer, NotFound
 from turnkeep.seconds import SecondsLimit
 from turnkeep.wishes import Wishes
@@ -107,18 +107,26 @@ class TurnkeepClient:
         raise AssertionError("a stream does not end")
 
     async def stream(
-        self, channel: str, *, after: str | None = None, deltas: bool = False, everything: bool = False
+        self,
+        channel: str,
+        *,
+        after: str | None = None,
+        deltas: bool = False,
+        everything: bool = False,
+        on_state: Callable[[StreamState], object] = lambda _: None,
     ) -> AsyncGenerator[Json, None]:
         """The frames of a channel, without end and without holes: from now, or after a position
         (`position_of` a frame).
 
-        A connection that is lost is made again, and goes on where it ended; no frame comes twice.
-        `deltas`: each token by itself; `everything`: the life of messages, tools and steps too.
+        The first connection is waited for as any call is. One that is lost later is made again for as
+        long as it takes, and goes on where it ended; no frame comes twice. `deltas`: each token by
+        itself; `everything`: the life of messages, tools and steps too. `on_state` is told "live" and
+        "away".
         """
         options = {"text": "delta" if deltas else None, "events": "all" if everything else None}
         query = urlencode({name: value for name, value in options.items() if value})
         path = self._path(channel, "events") + (f"?{query}" if query else "")
-        async with aclosing(self._link.lasting_events(path, after or "")) as frames:
+        async with aclosing(self._link.lasting_events(path, after or "", on_state)) as frames:
             async for frame in frames:
                 yield frame
 
