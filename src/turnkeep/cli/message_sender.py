@@ -87,8 +87,8 @@ async def from_server(base: str, ask: Ask) -> AsyncGenerator[Frame, None]:
                 yield first
                 async for frame in frames:
                     yield frame
-        except (NotAuthenticated, NotAllowed) as refused:
-            raise NotAllowed(f"the server asks for a credential: {refused}") from refused
+        except (NotAuthenticated, NotAllowed) as refusal:
+            raise NotAllowed(f"the server asks for a credential: {refusal}") from refusal
         except StoreUnavailable as error:
             raise _unreachable(base, error) from error
 

@@ -93,29 +93,29 @@ class ServerLink:
         """The frames of as many connections as it takes. Only the first one has to come about while
         patience lasts.
         """
-        read = _StreamReading(position)
+        reading = _StreamReading(position)
         deadline = self._deadline()
         failures = 0
         while True:
             error: Exception = aiohttp.ServerDisconnectedError("the stream ended")
             is_live = False
             try:
-                async with aclosing(self.events(path, read.position)) as frames:
+                async with aclosing(self.events(path, reading.position)) as frames:
                     async for frame in frames:
                         if not is_live:
                             on_state("live")
                         failures, is_live = 0, True
-                        for whole in read.take(frame):
-                            yield whole
-            except (aiohttp.ClientError, TimeoutError, TurnkeepError) as lost:
-                if not _is_passing(lost):
+                        for one in reading.take(frame):
+                            yield one
+            except (aiohttp.ClientError, TimeoutError, TurnkeepError) as loss:
+                if not _is_passing(loss):
                     raise
-                error = lost
+                error = loss
             # After a clean end too: a server that drains ends its streams, and another goes on with them.
             failures += 1
-            read.drop_unfinished()
+            reading.drop_event_frames()
             pause = _pause(error, failures)
-            if not read.has_begun and self._ends_before(deadline, pause):
+            if not reading.has_begun and self._ends_before(deadline, pause):
                 raise self._unreachable(error) from error
             on_state("away")
             await asyncio.sleep(pause)
@@ -167,7 +167,7 @@ class _StreamReading:
     def __init__(self, position: str) -> None:
         self.position = position
         self.has_begun = False
-        self._unfinished: list[Json] = []
+        self._event_frames: list[Json] = []
 
     def take(self, frame: Json) -> list[Json]:
         """What can be handed on with this frame. Raises what the server ends the stream with."""
@@ -178,16 +178,16 @@ class _StreamReading:
             return []
         self.has_begun = True
         if frame.get("more") and "offset" in frame:
-            self._unfinished.append(frame)
+            self._event_frames.append(frame)
             return []
         if "offset" in frame:
             self.position = f"{frame['epoch']}:{frame['offset']}"
-        frames, self._unfinished = [*self._unfinished, frame], []
+        frames, self._event_frames = [*self._event_frames, frame], []
         return frames
 
-    def drop_unfinished(self) -> None:
+    def drop_event_frames(self) -> None:
         """Forget the half of an event: the next connection begins with the whole."""
-        self._unfinished = []
+        self._event_frames = []
 
 
 def without_password(url: str) -> str:
