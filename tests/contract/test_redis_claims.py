@@ -169,3 +169,22 @@ async def test_a_change_of_a_record_is_heard_by_the_workers_of_other_processes(r
         async with asyncio.timeout(10):
             while worker.revision() == before:
                 await asyncio.sleep(0.005)
+
+
+async def test_threads_of_one_script_are_counted_and_found_as_each_by_itself(redis_server: RedisServer) -> None:
+    """What the threads of a partition share is read and written once for all of them."""
+    names = [channel(f"c{number}") for number in range(48)]
+    async with store_on(redis_server.url(), policies=Policies(Policy(window=0.0))) as store:
+        await asyncio.gather(*[store.accept([said(name, "m1"), said(name, "m2")]) for name in names])
+        waiting = await store.counts()
+        claims = await store.claim(owner="o", limit=64, lease=LEASE)
+        claimed = await store.counts()
+        await asyncio.gather(*[store.commit(claim, answer(claim)) for claim in claims])
+        answered = await store.counts()
+        report = await store.check()
+
+    assert len(claims) == 48
+    assert [(c.waiting, c.active, c.completed) for c in (waiting, claimed, answered)] == [
+        (48, 0, 0), (0, 48, 0), (0, 0, 96),
+    ]  # fmt: skip
+    assert report["rebuilt"] == []

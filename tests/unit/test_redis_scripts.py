@@ -34,7 +34,7 @@ def test_keys_are_declared(name: str) -> None:
     script = operation_scripts("PUBLISH")[name]
     used = set(re.findall(r"\bK\.(\w+)", source(name)))
 
-    assert used <= {*script.keys, *script.repeated_keys}
+    assert used <= {*script.keys, *script.repeated_keys, *script.shared_keys}
 
 
 @pytest.mark.parametrize("path", [*(f"{name}.lua" for name in NAMES), *(f"lib/{piece}" for piece in PIECES)])
@@ -66,14 +66,16 @@ def test_groups_of_keys_are_spelled_out() -> None:
     accept = operation_scripts("PUBLISH")["accept"]
 
     assert accept.keys == ()
-    assert accept.repeated_keys == GROUPS["@thread"] + GROUPS["@partition"]
+    assert accept.repeated_keys == GROUPS["@thread"]
+    assert accept.shared_keys == GROUPS["@partition"]
 
 
 def test_a_script_gets_only_what_it_reaches() -> None:
     publish = operation_scripts("PUBLISH")["publish"]
 
     assert publish.keys == ()
-    assert publish.repeated_keys == ("thread", "log", "channel", "sinks")
+    assert publish.repeated_keys == ("thread", "log", "channel")
+    assert publish.shared_keys == ("sinks",)
     assert b"cmsgpack" not in publish.text
 
 

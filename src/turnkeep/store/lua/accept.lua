@@ -1,5 +1,5 @@
 -- accept: take messages of threads in; each is decided by itself, those of one thread in one act.
--- KEYS: | @thread @partition
+-- KEYS: | @thread | @partition
 -- ARGV: now | is_first policy space channel want thread_id epoch create max_inbox id digest size on_busy window max_wait not_before flush minted body text
 -- USES: live record groups sinks log trim save message_ids inbox accept
 -- RETURNS: for each thread 'ok', then for each message {'receipt', …}, {'conflict'}, {'full', open}, {'busy'} or {'absent'};
@@ -40,6 +40,7 @@ local function last_of_thread(from)
 end
 
 local reply, from = {}, 1
+count_together()
 while from <= ROWS do
   local to = last_of_thread(from)
   point(#reply + 1)
@@ -47,4 +48,5 @@ while from <= ROWS do
   reply[#reply + 1] = is_alone and accept_rows(from, to) or do_beside_others(from == 1, accept_rows, from, to)
   from = to + 1
 end
+write_later_counts()
 return reply

@@ -1,5 +1,5 @@
 -- claim: take threads that are due.
--- KEYS: | @thread @partition
+-- KEYS: | @thread | @partition
 -- ARGV: now owner lease queues | space policy index entry token run_id
 -- USES: live record groups ready sinks log trim save message_ids inbox calls turns claims
 -- RETURNS: for each thread when to look again in its partition for these queues (or ''); then for each {'claim', …}, or the moment when it is due, ''
@@ -70,16 +70,26 @@ local function take(candidate)
 end
 
 local moments, reply = {}, {}
+count_together()
 for i = 1, ROWS do
   point(i)
   local candidate = row(i)
   reply[i + 1] = ROWS == 1 and take(candidate) or do_beside_others(i == 1, take, candidate)
 end
--- What was taken left its space with a bound that has come: made right here, nobody has to look because of it.
+write_later_counts()
+-- What was taken left its space with a bound that has come: made right here, nobody has to look because of it. Once for
+-- each space of a partition.
+local ahead = {}
+
 local function look_ahead()
-  local bound = redis.call('ZSCORE', K.spaces, A.space)
-  if bound and tonumber(bound) <= now then correct(A.space) end
-  return next_moment(lists_of(A.queues))
+  local seen = ahead[K.spaces] or {}
+  if not seen[A.space] then
+    local bound = redis.call('ZSCORE', K.spaces, A.space)
+    if bound and tonumber(bound) <= now then correct(A.space) end
+    seen[A.space], seen[''] = true, next_moment(lists_of(A.queues))
+    ahead[K.spaces] = seen
+  end
+  return seen['']
 end
 for i = 1, ROWS do
   point(i)

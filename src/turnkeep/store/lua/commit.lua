@@ -1,5 +1,5 @@
 -- commit: end runs, each by itself: trim the batch, append the turn, add the usage, tell, and look at what is left.
--- KEYS: | @thread @partition
+-- KEYS: | @thread | @partition
 -- ARGV: now | policy thread_id token outcome text turn usage model
 -- USES: live record groups sinks log trim history save message_ids inbox calls turns claims
 -- RETURNS: for each {'left', messages, due or '', version of the transcript}; {'lost'}; or {'alone'}: nothing was done, and
@@ -34,7 +34,9 @@ local function commit_run(i)
 end
 
 local reply = {}
+count_together()
 for i = 1, ROWS do
   reply[i] = ROWS == 1 and commit_run(i) or do_beside_others(i == 1, commit_run, i)
 end
+write_later_counts()
 return reply

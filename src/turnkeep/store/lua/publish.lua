@@ -1,5 +1,5 @@
 -- publish: append events of runs in progress to their logs; the hot path, one call for a server and a moment.
--- KEYS: | thread log channel sinks
+-- KEYS: | thread log channel | sinks
 -- ARGV: now | a b c
 -- USES: live groups
 -- RETURNS: for each thread its top offset; or {'gap', published}; {'lost'}; {'long'}: nothing was done, `publish_long` has to
@@ -27,8 +27,8 @@ local function append(t, first, last)
     local kind, members, text = values(i)
     t.top = t.top + 1
     if kind == 'delta' then t.deltas = t.deltas + 1 end
-    redis.call('XADD', K.log, string.format('%.0f-0', t.top), 'k', kind, 'a', at, 'm', members, 'x', text)
-    frames[#frames + 1] = string.format('%.0f %s %s %d %d\n', t.top, kind, at, #members, #text) .. members .. text
+    redis.call('XADD', K.log, string.format('%d-0', t.top), 'k', kind, 'a', at, 'm', members, 'x', text)
+    frames[#frames + 1] = string.format('%d %s %s %d %d\n', t.top, kind, at, #members, #text) .. members .. text
   end
   local count = last - first + 1
   t.published, t.untrimmed = t.published + count, t.untrimmed + count

@@ -230,7 +230,8 @@ class RedisClaims(RedisRenewals):
     ) -> list[Claim]:
         """Take these, in one script for each partition."""
         groups: dict[int, list[_Ready]] = {}
-        for ready in candidates:
+        # Those of a partition stand together: a script writes once what they share.
+        for ready in sorted(candidates, key=lambda ready: self._keys.partition(ready.address).index):
             groups.setdefault(self._shelf(self._keys.partition(ready.address)), []).append(ready)
         about = (to_bytes(owner), exact(lease), _names(queues))
         works = [

@@ -78,7 +78,7 @@ def operation_scripts(publish: Publish) -> Mapping[str, Script]:
 class PartitionKeys:
     """The keys that all threads of a partition share."""
 
-    __slots__ = ("_ready", "index", "names", "tag")
+    __slots__ = ("_ready", "_shared", "index", "names", "tag")
 
     def __init__(self, prefix: str, index: int, partitions: int = PARTITIONS) -> None:
         self.index = index
@@ -88,6 +88,7 @@ class PartitionKeys:
         self.tag = f"{prefix}{{{prefix}{number}}}".encode()
         self.names = {name: self.tag + end.encode() for name, end in _OF_PARTITION.items()}
         self._ready: dict[Script, tuple[bytes, ...]] = {}
+        self._shared: dict[Script, tuple[bytes, ...]] = {}
 
     def of(self, script: Script) -> tuple[bytes, ...]:
         """The keys of a script that touches no thread, in its order."""
@@ -98,6 +99,12 @@ class PartitionKeys:
     def group_keys(self, script: Script) -> tuple[bytes, ...]:
         """One repeated group of a script."""
         return tuple(self.names[name] for name in script.repeated_keys)
+
+    def shared_keys(self, script: Script) -> tuple[bytes, ...]:
+        """What the threads of a script share that live here."""
+        if (keys := self._shared.get(script)) is None:
+            keys = self._shared[script] = tuple([self.names[name] for name in script.shared_keys])
+        return keys
 
 
 class ThreadKeys:
@@ -116,7 +123,7 @@ class ThreadKeys:
         name = urlsafe_b64encode(digest).rstrip(b"=")
         # Made once for an address and not for each token.
         self._own = {key: partition.tag + letter.encode() + b":" + name for key, letter in _OF_THREAD.items()}
-        self._groups: dict[Script, tuple[bytes, ...]] = {}
+        self._groups: dict[tuple[str, ...], tuple[bytes, ...]] = {}
         self._ready: dict[Script, tuple[bytes, ...]] = {}
 
     def of(self, script: Script) -> tuple[bytes, ...]:
@@ -128,8 +135,11 @@ class ThreadKeys:
 
     def group_keys(self, script: Script) -> tuple[bytes, ...]:
         """One repeated group of a script."""
-        if (keys := self._groups.get(script)) is None:
-            keys = self._groups[script] = tuple(self[name] for name in script.repeated_keys)
+        # By the names and not by the script: most scripts on several threads touch the same keys.
+        names = script.repeated_keys
+        if (keys := self._groups.get(names)) is None:
+            own = self._own
+            keys = self._groups[names] = tuple([own[name] for name in names])
         return keys
 
     def __getitem__(self, name: str) -> bytes:

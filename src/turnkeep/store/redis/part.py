@@ -116,10 +116,17 @@ class RedisPart(RevisionCount):
         """Run a script that acts on several threads; of one that is alone the damage is reported."""
         link = self._link
         script = link.scripts[name]
-        keys = [key for thread in threads for key in thread.group_keys(script)]
-        link.greet(dict.fromkeys(thread.partition for thread in threads))
+        partitions: dict[PartitionKeys, int] = {}
+        places = bytearray()
+        keys: list[bytes] = []
+        for thread in threads:
+            keys += thread.group_keys(script)
+            places.append(partitions.setdefault(thread.partition, len(partitions) + 1))
+        for partition in partitions:
+            keys += partition.shared_keys(script)
+        link.greet(partitions)
         try:
-            reply: list[Any] = await link.run(name, threads[0].partition, keys, self._now(), *arguments)
+            reply: list[Any] = await link.run(name, threads[0].partition, keys, bytes(places), self._now(), *arguments)
         except ThreadQuarantined as damage:
             if len(threads) == 1:
                 await self._quarantine(threads[0], damage)

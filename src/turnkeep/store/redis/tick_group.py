@@ -177,7 +177,12 @@ def _in_scripts(acts: Sequence[ThreadAct]) -> list[list[_Bundle]]:
     """A bounded number in each script, those of one thread in their order."""
     scripts: list[list[_Bundle]] = []
     by_name: dict[object, _Bundle] = {}
-    for place, act in enumerate(acts):
+    order: Sequence[int] = range(len(acts))
+    # Those of a partition in the same script, which reads and writes what they share once.
+    if len(acts) > AT_ONCE:
+        order = sorted(order, key=lambda place: acts[place].keys.partition.index)
+    for place in order:
+        act = acts[place]
         name = None if act.terms is None else (act.keys.address, act.terms)
         if name is not None and (bundle := by_name.get(name)) and len(bundle.rows) + len(act.rows) <= MOST_ROWS:
             bundle.places.append((place, len(act.rows)))

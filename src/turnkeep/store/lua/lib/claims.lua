@@ -23,7 +23,7 @@ end
 
 -- What the store knows of a message beside its body, as JSON.
 local function message_json(m)
-  return string.format('{"uid":%.0f,"seq":%.0f,"arrival":%s,"window":%s,"max_wait":%s,"on_busy":"%s"}', m.uid, m.seq or 0,
+  return string.format('{"uid":%d,"seq":%d,"arrival":%s,"window":%s,"max_wait":%s,"on_busy":"%s"}', m.uid, m.seq or 0,
     exact(m.arrival or 0), exact(m.window), exact(m.max_wait), m.on_busy)
 end
 

@@ -9,16 +9,17 @@ end
 
 -- An event for followers and sinks: "offset kind time length-of-members length-of-text", a newline, members, text.
 local function frame(event, at)
-  local head = string.format('%.0f %s %s %d %d\n', event.offset, event.kind, at, #event.members, #event.text)
+  local head = string.format('%d %s %s %d %d\n', event.offset, event.kind, at, #event.members, #event.text)
   return head .. event.members .. event.text
 end
 
+-- At the moment of the script, as the caller has written it.
 local function write_events(t, events, now)
-  local at, frames, sinks = exact(now), {}, open_sinks()
+  local at, frames, sinks = A.now, {}, open_sinks()
   for i, event in ipairs(events) do frames[i] = frame(event, at) end
   for name, sink in pairs(sinks) do send(name, sink, t, events, frames, now) end
   for _, event in ipairs(events) do
-    redis.call('XADD', K.log, string.format('%.0f-0', event.offset), 'k', event.kind, 'a', at, 'm', event.members,
+    redis.call('XADD', K.log, string.format('%d-0', event.offset), 'k', event.kind, 'a', at, 'm', event.members,
       'x', event.text)
   end
   redis.pcall(PUBLISH, K.channel, t.epoch .. '\n' .. table.concat(frames))

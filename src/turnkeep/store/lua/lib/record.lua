@@ -127,7 +127,12 @@ local ids_met = 0
 
 -- The thread, or nothing. Reads every key that will be written, so that a wrong type is met before the first write.
 local function load()
-  local t, length = read_head(), redis.call('LLEN', K.inbox)
+  local t = read_head()
+  if not t and redis.call('EXISTS', K.inbox, K.log, K.history, K.known) == 0 then
+    ids_met = 0
+    return nil
+  end
+  local length = redis.call('LLEN', K.inbox)
   local beside = redis.call('XLEN', K.log) + redis.call('LLEN', K.history)
   ids_met = redis.call('HLEN', K.known)
   if not t then

@@ -34,6 +34,19 @@ local function plan_index(t)
   return was, at
 end
 
+-- What `spaces` holds of a space at most, as this script has met it: not asked again for each of its threads.
+local bounds = {}
+
+local function lower_bound(t, at)
+  local key = K.spaces
+  local known, moment = bounds[key] or {}, tonumber(at)
+  if known[t.space] and known[t.space] <= moment then return 0 end
+  local key_of_queue = key .. ':' .. t.space:match('%z(.*)$')
+  local lowered = redis.call('ZADD', K.spaces, 'LT', 'CH', at, t.space) + redis.call('ZADD', key_of_queue, 'LT', 'CH', at, t.space)
+  known[t.space], bounds[key] = moment, known
+  return lowered
+end
+
 local function write_index(t, was, at)
   local is = t.indexed
   if was and is and was[1] == is[1] and was[2] == is[2] then return end
@@ -42,8 +55,7 @@ local function write_index(t, was, at)
   if not is then return end
   -- `spaces` holds a lower bound of the earliest moment in each space, and so does a list of each queue; who looks there
   -- corrects it
-  local key_of_queue = K.spaces .. ':' .. t.space:match('%z(.*)$')
-  if redis.call('ZADD', K.spaces, 'LT', 'CH', at, t.space) + redis.call('ZADD', key_of_queue, 'LT', 'CH', at, t.space) > 0 then
+  if lower_bound(t, at) > 0 then
     redis.pcall(PUBLISH, K.hints, 'ready\0' .. exact(at) .. '\0' .. t.space .. '\0' .. t.channel)
   end
 end
@@ -55,8 +67,33 @@ local function place(state, paused)
   return state == 'held' and 'held' or nil
 end
 
+-- In a script that acts on several threads: what is to be added to counters, by key and field. The first change of each
+-- is written at once, so that a key which is damaged is met before a thread is changed; the others together at the end.
+local later
+
 local function count(t, name, change)
-  if change ~= 0 then redis.call('HINCRBY', K.counters, t.space .. '\0' .. name, change) end
+  if change == 0 then return end
+  local key, field = K.counters, t.space .. '\0' .. name
+  local waiting = later and later[key] or {}
+  if waiting[field] then
+    waiting[field] = waiting[field] + change
+    return
+  end
+  redis.call('HINCRBY', key, field, change)
+  waiting[field] = 0
+  if later then later[key] = waiting end
+end
+
+local function count_together()
+  later = {}
+end
+
+local function write_later_counts()
+  for key, waiting in pairs(later) do
+    for field, change in pairs(waiting) do
+      if change ~= 0 then redis.call('HINCRBY', key, field, change) end
+    end
+  end
 end
 
 local function write_counts(t, indexed)

@@ -22,9 +22,15 @@ local function put_sink(name, sink)
   return redis.call('HSET', K.sinks, name, cmsgpack.pack(sink))
 end
 
+-- Read once for all threads of a script.
+local sinks_met = {}
+
 local function open_sinks()
-  local sinks, all = {}, redis.call('HGETALL', K.sinks)
+  local key = K.sinks
+  if sinks_met[key] then return sinks_met[key] end
+  local sinks, all = {}, redis.call('HGETALL', key)
   for i = 1, #all, 2 do sinks[all[i]] = read_sink(all[i + 1]) end
+  sinks_met[key] = sinks
   return sinks
 end
 

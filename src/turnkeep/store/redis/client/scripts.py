@@ -2,13 +2,15 @@
 
 The comment on top of a file is read by this loader::
 
-    -- KEYS: names of the keys; `@name` stands for a group; after `|` a group that is repeated
+    -- KEYS: names of the keys; `@name` stands for a group; after `|` a group that is repeated, after
+    --       another `|` one that several of those share
     -- ARGV: names of the arguments; after `|` a group that is repeated
     -- USES: shared pieces from `lib`, in this order
 
 A script sees them as `K.name` and `A.name`. `row(i)` gives the i-th of the `ROWS` repeated argument
 groups by name, `values(i)` in order; `turn_to(i)` makes its values those of `A.name`, without a
-table for them. `point(i)` makes the i-th of the `GROUPS` repeated keys current.
+table for them. `point(i)` makes the i-th of the `GROUPS` repeated keys current, and the shared ones
+that belong to it: which those are is told in `PLACES`, an argument before all others, a byte each.
 
 Redis runs all definitions of a script at each call, so a script gets only the definitions and keys
 that it reaches, and `K.name` and `A.name` become places in KEYS and ARGV. What only a function
@@ -35,13 +37,14 @@ _SELDOM = re.compile(r"^-- SELDOM:(.*)$", re.MULTILINE)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Script:
-    """An operation as the server runs it. `keys` and `repeated` name its keys, in order."""
+    """An operation as the server runs it. `keys`, `repeated_keys` and `shared_keys` name its keys, in order."""
 
     name: str
     keys: tuple[str, ...]
     repeated_keys: tuple[str, ...]
     text: bytes
     sha: bytes
+    shared_keys: tuple[str, ...] = ()
 
 
 def load_scripts(folder: Traversable, groups: Groups, publish: Publish) -> Mapping[str, Script]:
@@ -53,22 +56,27 @@ def load_scripts(folder: Traversable, groups: Groups, publish: Publish) -> Mappi
 def _script(folder: Traversable, entry: Traversable, groups: Groups, publish: Publish) -> Script:
     name, source = entry.name.removesuffix(".lua"), entry.read_text("utf-8")
     headers = {header: text.split() for header, text in _HEADER.findall(source)}
-    keys, repeated_keys = _parts([key for word in headers.get("KEYS", []) for key in groups.get(word, (word,))])
-    arguments, rows = _parts(headers.get("ARGV", []))
+    names = [key for word in headers.get("KEYS", []) for key in groups.get(word, (word,))]
+    keys, repeated_keys, shared_keys = _parts(names)
+    arguments, rows, _ = _parts(headers.get("ARGV", []))
     pieces = [(folder / "lib" / f"{piece}.lua").read_text("utf-8") for piece in headers.get("USES", [])]
     # Without comments: the text is what EVAL sends, and what its digest is made of.
     own = _bare(source)
     seldom = {word for piece in pieces for line in _SELDOM.findall(piece) for word in line.split()}
     body = "\n".join([*_arrange([_bare(piece) for piece in pieces], own, seldom), own])
-    require_declared(name, body, {"K": {*keys, *repeated_keys}, "A": {*arguments, *rows}})
-    keys, repeated_keys = _in_use("K", keys, body), _in_use("K", repeated_keys, body)
+    require_declared(name, body, {"K": {*keys, *repeated_keys, *shared_keys}, "A": {*arguments, *rows}})
+    keys, repeated_keys, shared_keys = (_in_use("K", part, body) for part in (keys, repeated_keys, shared_keys))
+    if shared_keys:
+        arguments = (_PLACES, *arguments)
     prelude = [f"local PUBLISH = '{publish}'"]
     places = {f"K.{key}": f"KEYS[{i}]" for i, key in enumerate(keys, 1)}
     places |= {f"A.{argument}": f"ARGV[{i}]" for i, argument in enumerate(arguments, 1)}
     if repeated_keys:
         # A cursor instead of a table of keys for each thread, which every call would have to build.
-        prelude.append(_POINT.format(first=len(keys), size=len(repeated_keys)))
+        point = _POINT_SHARED if shared_keys else _POINT
+        prelude.append(point.format(first=len(keys), size=len(repeated_keys), shared=len(shared_keys)))
         places |= {f"K.{key}": f"KEYS[POINTED + {i}]" for i, key in enumerate(repeated_keys, 1)}
+        places |= {f"K.{key}": f"KEYS[SHARED + {i}]" for i, key in enumerate(shared_keys, 1)}
     if rows:
         at = {"first": len(arguments), "size": len(rows)}
         prelude.append(_ROWS.format(**at))
@@ -77,12 +85,19 @@ def _script(folder: Traversable, entry: Traversable, groups: Groups, publish: Pu
             places |= {f"A.{argument}": f"ARGV[ROW + {i}]" for i, argument in enumerate(rows, 1)}
         prelude += [text.format(names=_list(rows), **at) for call, text in _ROW.items() if call in body]
     text = _REFERENCE.sub(lambda match: places[match[0]], "\n".join([*prelude, body])).encode()
-    return Script(name, keys, repeated_keys, text, hashlib.sha1(text, usedforsecurity=False).hexdigest().encode())
+    sha = hashlib.sha1(text, usedforsecurity=False).hexdigest().encode()
+    return Script(name, keys, repeated_keys, text, sha, shared_keys)
 
 
-def _parts(names: list[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    border = names.index("|") if "|" in names else len(names)
-    return tuple(names[:border]), tuple(names[border + 1 :])
+def _parts(names: list[str]) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+    parts: list[list[str]] = [[]]
+    for name in names:
+        if name == "|":
+            parts.append([])
+        else:
+            parts[-1].append(name)
+    own, repeated, shared = (tuple(part) for part in (*parts, [], [])[:3])
+    return own, repeated, shared
 
 
 def _bare(source: str) -> str:
@@ -147,6 +162,15 @@ _POINT = """\
 local GROUPS, POINTED = (#KEYS - {first}) / {size}, 0
 local function point(i)
   POINTED = {first} + (i - 1) * {size}
+end"""
+
+_PLACES = "PLACES"
+
+_POINT_SHARED = """\
+local PLACES = ARGV[1]
+local GROUPS, POINTED, SHARED = #PLACES, 0, 0
+local function point(i)
+  POINTED, SHARED = {first} + (i - 1) * {size}, {first} + GROUPS * {size} + (PLACES:byte(i) - 1) * {shared}
 end"""
 
 _ROWS = "local ROWS = (#ARGV - {first}) / {size}"
