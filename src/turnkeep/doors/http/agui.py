@@ -24,7 +24,9 @@ from turnkeep.doors.http.agui_events import AgUiMessage, Cursor, RunEncoder, int
 from turnkeep.doors.http.agui_messages import agui_messages, page_messages
 from turnkeep.doors.http.endpoint import HttpCall
 from turnkeep.doors.http.past_turns import TranscriptTurn, past_turn, past_turns
-from turnkeep.doors.http.turn_feed import TurnFeed, TurnResponse, chunks, follow, is_result_of, one_chunk
+from turnkeep.doors.http.sent_events import SentEvents, response_resources
+from turnkeep.doors.http.turn_encoder import is_result_of
+from turnkeep.doors.http.turn_feed import TurnFeed, chunks, follow, one_chunk
 from turnkeep.doors.http.vercel import MOST_NEW, PageDecision
 from turnkeep.errors import InvalidMessage, NotFound
 from turnkeep.events import Event
@@ -76,12 +78,8 @@ async def run_agent(call: HttpCall) -> Response:
     address = call.application.address(request.channel, call.principal.tenant)
     call.principal.require("send", address.channel)
     call.principal.require("read", address.channel)
-    run = AgentRun(call, address, request)
-    try:
-        return await run.respond()
-    except BaseException:
-        await run.stack.aclose()
-        raise
+    async with response_resources() as resources:
+        return await AgentRun(call, address, request, resources).respond()
 
 
 async def join_agent(call: HttpCall) -> Response:
@@ -92,12 +90,8 @@ async def join_agent(call: HttpCall) -> Response:
     run_id, _, word = query["runId"].partition(".")
     address = call.application.address(checked_channel(channel_of(word)), call.principal.tenant)
     call.principal.require("read", address.channel)
-    run = AgentRun(call, address, RunInput(address.channel, ()))
-    try:
-        return await run.join(run_id)
-    except BaseException:
-        await run.stack.aclose()
-        raise
+    async with response_resources() as resources:
+        return await AgentRun(call, address, RunInput(address.channel, ()), resources).join(run_id)
 
 
 async def _hydrate(call: HttpCall, channel: str) -> Response:
@@ -145,8 +139,8 @@ class AgentRun:
     call: HttpCall
     address: Address
     request: RunInput
+    resources: AsyncExitStack
     feed: TurnFeed = field(default_factory=lambda: TurnFeed(None))
-    stack: AsyncExitStack = field(default_factory=AsyncExitStack)
 
     async def respond(self) -> Response:
         if decisions := self._decisions():
@@ -173,7 +167,7 @@ class AgentRun:
 
     async def _follow(self, *, only: Sequence[str] | None = None, after_calls: Sequence[str] = ()) -> None:
         self.feed = TurnFeed(only, after_calls=after_calls)
-        await follow(self.call, self.address, self.feed, self.stack)
+        await follow(self.call, self.address, self.feed, self.resources)
 
     def _encoder(self, base: Sequence[AgUiMessage] | None, after_calls: Sequence[str]) -> RunEncoder:
         cursor = Cursor.read(self.call.request.headers.get("last-event-id", ""))
@@ -189,7 +183,7 @@ class AgentRun:
         after_calls: Sequence[str] = (),
     ) -> Response:
         encoder = self._encoder(base, after_calls)
-        return TurnResponse(chunks(self.call, self.feed, encoder), self.stack, {})
+        return SentEvents(chunks(self.call, self.feed, encoder), self.resources.aclose)
 
     def _past(
         self, turn: TranscriptTurn, *, base: Sequence[AgUiMessage] | None = None, after_calls: Sequence[str] = ()
@@ -197,7 +191,7 @@ class AgentRun:
         """A turn that is over, as it would have been told then."""
         begin = Event("started", run_id=turn.run_id, attempt=turn.attempt)
         data = self._encoder(base, after_calls).encode([begin, *turn.answer])
-        return TurnResponse(one_chunk(data), self.stack, {})
+        return SentEvents(one_chunk(data), self.resources.aclose)
 
     # ------------------------------------------------------------ new messages
 
@@ -244,7 +238,7 @@ class AgentRun:
         fault = next((run.fault for run in runs if message_id in run.message_ids), None)
         end = Event("dead" if record.status == "dead" else "withdrawn", (message_id,), error=fault)
         begin = Event("started", run_id=record.run_id or NEXT)
-        return TurnResponse(one_chunk(self._encoder(None, ()).encode([begin, end])), self.stack, {})
+        return SentEvents(one_chunk(self._encoder(None, ()).encode([begin, end])), self.resources.aclose)
 
     # ------------------------------------------------------------ decisions
 

@@ -10,15 +10,13 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import orjson
 
-from turnkeep.doors.http.turn_feed import is_piece, is_result_of
-from turnkeep.doors.http.vercel_chunks import NO_OUTPUT, value_of
-from turnkeep.events import CallDetail, Event, FileDetail, ResultDetail, StepDetail, TurnFault
+from turnkeep.doors.http.turn_encoder import TurnEncoder, failure_text, value_of
+from turnkeep.events import CallDetail, Event, FileDetail, ResultDetail, TurnFault
 from turnkeep.messages import Citation
-from turnkeep.runs.journal import SEPARATOR
 from turnkeep.usage import Usage
 
 VERSION = "1.0"
@@ -45,10 +43,8 @@ class Cursor:
         return cls(run_id, int(attempt[:9]), int(progress[:15])) if run_id and digits else None
 
 
-class RunEncoder:
-    """One response. `base` are the messages that the client has beside this turn. With `after_calls` it
-    goes on with the result of one of these calls: what was before it is not told.
-    """
+class RunEncoder(TurnEncoder):
+    """One response. `base` are the messages that the client has beside this turn."""
 
     def __init__(
         self,
@@ -59,100 +55,37 @@ class RunEncoder:
         cursor: Cursor | None = None,
         after_calls: Collection[str] = (),
     ) -> None:
+        super().__init__(after_calls=after_calls)
         self._thread_id = thread_id
         self._channel_word = channel_word
         self._base = base
         self._cursor = cursor
-        self._after_calls = set(after_calls)
-        self._out: list[bytes] = []
         self._run_id = ""
         self._attempt = 0
         self._progress = 0
         self._skip = 0
         """What of the progress the client has been told."""
-        self._open: Literal["text", "reasoning"] | None = None
         self._step = 0
-        self._is_in_step = False
-        self._step_ends = False
         self._retakes = 0
-        self._has_text = False
-        self._at_step_start = True
         self._messages: list[AgUiMessage] = []
         """The turn as messages: what a snapshot repeats of its finished steps."""
         self._firm_count = 0
-        self._is_done = False
-
-    @property
-    def is_done(self) -> bool:
-        return self._is_done
 
     @property
     def messages(self) -> list[AgUiMessage]:
         """The turn so far, as a client has it."""
         return self._messages
 
-    def encode(self, events: Sequence[Event]) -> bytes:
-        for event in events:
-            self._attempt = event.attempt or self._attempt
-            if self._after_calls and is_result_of(event, self._after_calls):
-                self._after_calls.clear()
-                self._open_step_again()
-            told_count = len(self._out)
-            self._encode(event)
-            if self._after_calls and is_piece(event):
-                del self._out[told_count:]
-        data, self._out = b"".join(self._out), []
-        return data
+    def visit(self, event: Event) -> None:
+        self._attempt = event.attempt or self._attempt
+        super().visit(event)
 
-    def break_off(self, fault: TurnFault) -> bytes:
-        self._is_done = True
+    def _last_word(self, fault: TurnFault) -> bytes:
         return _frame({"type": "RUN_ERROR", "message": fault.message, "code": fault.code})
 
     def outer_run_id(self, run_id: str) -> str:
         """A run id that says its channel: a client joins by it alone."""
         return f"{run_id}.{self._channel_word}"
-
-    def _encode(self, event: Event) -> None:
-        match event.kind:
-            case "delta":
-                self._text(event.text)
-            case "reasoning":
-                self._think(event.text)
-            case "started":
-                self._start(event)
-            case "completed":
-                self._complete(event)
-            case "dead":
-                self._fail(event.error)
-            case "held":
-                self._hold(event)
-            case "withdrawn":
-                self._finish({"type": "cancelled"})
-            case "waiting" | "retrying":
-                fault = event.error
-                self._note("waiting", {"state": event.kind, **({"reason": fault.code} if fault else {})})
-            case "said":
-                self._note("said", {"text": event.text, "author": event.author or ""})
-            case _:
-                self._part(event)
-
-    def _part(self, event: Event) -> None:
-        match event.detail:
-            case CallDetail() as call:
-                self._call(call)
-            case ResultDetail() as result:
-                self._result(result)
-            case Citation() as source:
-                self._begin_part()
-                self._emit("CUSTOM", name="turnkeep.source", value=source.to_json())
-            case FileDetail() as file:
-                self._begin_part()
-                self._emit("CUSTOM", name="turnkeep.file", value=file.to_json())
-            case StepDetail(ending=None):
-                self._take_back()
-            case StepDetail():
-                self._close_part()
-                self._step_ends, self._firm_count = True, len(self._messages)
 
     # ------------------------------------------------------------ text and thoughts
 
@@ -161,58 +94,57 @@ class RunEncoder:
         again = f"-{self._retakes + 1}" if self._retakes else ""
         return f"{self._run_id}-{self._step}{again}"
 
-    def _text(self, text: str) -> None:
-        if self._open != "text":
-            self._begin_part()
-            if self._has_text and self._at_step_start:
-                text = text.removeprefix(SEPARATOR)
-            if not text:
-                return
-            self._open = "text"
-            self._emit("TEXT_MESSAGE_START", messageId=self._message_id, role="assistant")
-        self._has_text, self._at_step_start = True, False
+    def _open_text(self) -> None:
+        self._emit("TEXT_MESSAGE_START", messageId=self._message_id, role="assistant")
+
+    def _tell_text(self, text: str) -> None:
         message = self._own_message()
         message["content"] = message.get("content", "") + text
         self._emit_piece("TEXT_MESSAGE_CONTENT", self._message_id, text)
 
-    def _think(self, text: str) -> None:
-        message_id = f"{self._message_id}-thought"
-        if self._open != "reasoning":
-            self._begin_part()
-            message_id = f"{self._message_id}-thought"
-            self._open = "reasoning"
-            self._emit("REASONING_START", messageId=message_id)
-            self._emit("REASONING_MESSAGE_START", messageId=message_id, role="reasoning")
-        self._emit_piece("REASONING_MESSAGE_CONTENT", message_id, text)
+    def _close_text(self) -> None:
+        self._emit("TEXT_MESSAGE_END", messageId=self._message_id)
 
-    def _close_part(self) -> None:
-        if self._open == "text":
-            self._emit("TEXT_MESSAGE_END", messageId=self._message_id)
-        elif self._open == "reasoning":
-            self._emit("REASONING_MESSAGE_END", messageId=f"{self._message_id}-thought")
-            self._emit("REASONING_END", messageId=f"{self._message_id}-thought")
-        self._open = None
+    @property
+    def _thought_id(self) -> str:
+        return f"{self._message_id}-thought"
 
-    def _begin_part(self) -> None:
-        """Something else than before; of the next step, if the last one has ended."""
-        self._close_part()
-        if self._step_ends:
-            self._finish_step()
-        if not self._is_in_step:
-            self._step += 1
-            self._is_in_step = True
-            self._emit("STEP_STARTED", stepName=f"step {self._step}")
+    def _open_thought(self) -> None:
+        self._emit("REASONING_START", messageId=self._thought_id)
+        self._emit("REASONING_MESSAGE_START", messageId=self._thought_id, role="reasoning")
 
-    def _finish_step(self) -> None:
-        self._close_part()
-        if self._is_in_step:
-            self._emit("STEP_FINISHED", stepName=f"step {self._step}")
-        self._is_in_step, self._step_ends, self._at_step_start = False, False, True
+    def _tell_thought(self, text: str) -> None:
+        self._emit_piece("REASONING_MESSAGE_CONTENT", self._thought_id, text)
 
-    def _open_step_again(self) -> None:
-        """The step that this goes on with was begun in an earlier response."""
+    def _close_thought(self) -> None:
+        self._emit("REASONING_MESSAGE_END", messageId=self._thought_id)
+        self._emit("REASONING_END", messageId=self._thought_id)
+
+    # ------------------------------------------------------------ steps
+
+    def _begin_step(self) -> None:
+        self._step += 1
+        self._emit("STEP_STARTED", stepName=f"step {self._step}")
+
+    def _end_step(self) -> None:
+        self._emit("STEP_FINISHED", stepName=f"step {self._step}")
+
+    def _settle_step(self) -> None:
+        self._firm_count = len(self._messages)
+
+    def _go_on(self) -> None:
         if self._is_in_step:
             self._out.append(_frame({"type": "STEP_STARTED", "stepName": f"step {self._step}"}))
+
+    def _take_back(self) -> None:
+        self._close_part()
+        if self._is_in_step:
+            self._end_step()
+            self._step, self._is_in_step = self._step - 1, False
+        self._retakes += 1
+        self._step_ends = False
+        self._messages = self._messages[: self._firm_count]
+        self._emit("MESSAGES_SNAPSHOT", messages=[*self._base, *self._messages])
 
     def _own_message(self) -> AgUiMessage:
         """The message of this step."""
@@ -225,7 +157,6 @@ class RunEncoder:
     # ------------------------------------------------------------ tools
 
     def _call(self, call: CallDetail) -> None:
-        self._begin_part()
         arguments = "{}" if call.arguments is None else call.arguments
         message = self._own_message()
         function = {"name": call.name, "arguments": arguments}
@@ -238,8 +169,7 @@ class RunEncoder:
         self._emit("TOOL_CALL_END", toolCallId=call.call_id)
 
     def _result(self, result: ResultDetail) -> None:
-        self._close_part()
-        content = result.output if result.output is not None else _without_output(result.status)
+        content = result.output if result.output is not None else _without_output(result)
         message = {"id": f"{result.call_id}-result", "role": "tool", "toolCallId": result.call_id, "content": content}
         self._messages.append(message)
         # what a finished step has asked for ends after it, and stays
@@ -254,6 +184,12 @@ class RunEncoder:
             role="tool",
             **state,
         )
+
+    def _source(self, source: Citation) -> None:
+        self._emit("CUSTOM", name="turnkeep.source", value=source.to_json())
+
+    def _file(self, file: FileDetail) -> None:
+        self._emit("CUSTOM", name="turnkeep.file", value=file.to_json())
 
     # ------------------------------------------------------------ the run
 
@@ -279,18 +215,14 @@ class RunEncoder:
         ]
         return bool(own_ids)
 
-    def _take_back(self) -> None:
-        self._close_part()
-        if self._is_in_step:
-            self._emit("STEP_FINISHED", stepName=f"step {self._step}")
-            self._step, self._is_in_step = self._step - 1, False
-        self._retakes += 1
-        self._at_step_start, self._step_ends = True, False
-        self._messages = self._messages[: self._firm_count]
-        self._emit("MESSAGES_SNAPSHOT", messages=[*self._base, *self._messages])
+    def _wait(self, event: Event) -> None:
+        fault = event.error
+        self._note("waiting", {"state": event.kind, **({"reason": fault.code} if fault else {})})
 
-    def _hold(self, event: Event) -> None:
-        calls = [call for call in event.calls if not call.get("decision")]
+    def _quote(self, event: Event) -> None:
+        self._note("said", {"text": event.text, "author": event.author or ""})
+
+    def _hold(self, calls: Sequence[Mapping[str, Any]]) -> None:
         approvals = [_interrupt(call) for call in calls if call["kind"] == "approval"]
         for call in calls:
             self._show_arguments(call)
@@ -306,6 +238,7 @@ class RunEncoder:
             (one for one in self._messages if any(c["id"] == call["call_id"] for c in one.get("toolCalls", ()))), None
         )
         if message is None:
+            self._begin_part()
             self._call(CallDetail(call["call_id"], call["name"], call["arguments"]))
             return
         function = next(c["function"] for c in message["toolCalls"] if c["id"] == call["call_id"])
@@ -327,6 +260,9 @@ class RunEncoder:
         self._is_done = True
         code = {"code": fault.code} if fault else {}
         self._emit("RUN_ERROR", message=fault.message if fault else "This could not be answered.", **code)
+
+    def _withdraw(self) -> None:
+        self._finish({"type": "cancelled"})
 
     def _finish(self, outcome: Mapping[str, Any], **more: Any) -> None:
         self._finish_step()
@@ -367,8 +303,8 @@ def _frame(event: Mapping[str, Any], position: str = "") -> bytes:
     return position.encode() + b"data: " + orjson.dumps(event) + b"\n\n"
 
 
-def _without_output(status: str) -> str:
-    return "" if status == "ok" else NO_OUTPUT.get(status, "The call failed.")
+def _without_output(result: ResultDetail) -> str:
+    return "" if result.status == "ok" else failure_text(result)
 
 
 def _usage(usage: Usage) -> dict[str, Any]:

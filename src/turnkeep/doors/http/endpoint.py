@@ -25,7 +25,7 @@ from turnkeep.doors.error_answers import error_response
 from turnkeep.doors.http.paths import segment_name
 from turnkeep.doors.json_input import read_json
 from turnkeep.doors.transport import stand_aside
-from turnkeep.errors import InvalidMessage, MessageTooLarge, TurnkeepError
+from turnkeep.errors import InvalidMessage, MessageTooLarge, NotAuthenticated, StoreError, TurnkeepError
 from turnkeep.inputs import checked_channel
 from turnkeep.messages import Address
 from turnkeep.remedies import remedy_of
@@ -90,6 +90,16 @@ class HttpCall:
         if scope is not None:
             names_channel = "channel" in self.request.path_params
             self.principal.require(scope, self.address.channel if names_channel else None)
+
+    async def end_of_credential(self) -> NotAuthenticated | None:
+        """Why whoever called may not be told more; None while he may, or while nobody can say."""
+        try:
+            await self.access.revalidate(self.principal)
+        except NotAuthenticated as error:
+            return error
+        except StoreError:
+            return None
+        return None
 
     async def body(self, *, empty: bool = False) -> dict[str, Any]:
         """The JSON object that was sent. Read piece by piece, and no further than the limit; one

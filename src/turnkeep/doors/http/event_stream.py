@@ -9,19 +9,17 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator, Sequence
-from contextlib import ExitStack
 
-from starlette.responses import Response, StreamingResponse
-from starlette.types import Receive, Send
-from starlette.types import Scope as AsgiScope
+from starlette.responses import Response
 
 from turnkeep.doors.error_answers import error_body
 from turnkeep.doors.http.endpoint import HttpCall
-from turnkeep.errors import InvalidMessage, NotAuthenticated, StoreError
+from turnkeep.doors.http.sent_events import COMMENT, SentEvents, named_frame, response_resources
+from turnkeep.errors import InvalidMessage, NotAuthenticated
 from turnkeep.events import Event
 from turnkeep.messages import Address
 from turnkeep.streams import EventStream
-from turnkeep.wire import Dialect, WireEncoder, dumps, subscription_frame
+from turnkeep.wire import Dialect, WireEncoder, subscription_frame
 
 HEARTBEAT = 15.0
 EVERY = 0.05
@@ -37,27 +35,12 @@ async def stream_events(call: HttpCall) -> Response:
     epoch, after = _position(call)
     deltas, everything = call.word("text", "delta", "full"), call.word("events", "all")
     dialect = Dialect(deltas=deltas == "delta", everything=everything == "all", as_stream=True)
-    with ExitStack() as counting:
-        counting.enter_context(call.limits.streaming(call.holder))
+    async with response_resources() as resources:
+        resources.enter_context(call.limits.streaming(call.holder))
         record = await call.application.store.thread(address)
         stream = EventStream(call.application.hub, call.application.store, address, after=after, epoch=epoch)
         frames = _frames(call, stream, address, record.thread_id if record else None, dialect)
-        return EventStreamResponse(frames, counting.pop_all())
-
-
-class EventStreamResponse(StreamingResponse):
-    """Gives back what it was counted as, however it ends."""
-
-    def __init__(self, frames: AsyncIterator[str] | AsyncIterator[bytes], places: ExitStack) -> None:
-        # nginx would collect a stream until its buffer is full; this header of its own turns that
-        # off.
-        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        super().__init__(frames, media_type="text/event-stream", headers=headers)
-        self._places = places
-
-    async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
-        with self._places:
-            await super().__call__(scope, receive, send)
+        return SentEvents(frames, resources.aclose)
 
 
 def _position(call: HttpCall) -> tuple[str | None, int | None]:
@@ -90,8 +73,8 @@ async def _frames(
         while True:
             if loop.time() - looked_at >= LOOK_AGAIN:
                 looked_at = loop.time()
-                if (over := await end_of_credential(call)) is not None:
-                    yield over.encode()
+                if (over := await call.end_of_credential()) is not None:
+                    yield closed_event(over)
                     return
             try:
                 until_look = max(0.0, looked_at + LOOK_AGAIN - loop.time())
@@ -104,9 +87,7 @@ async def _frames(
                     yield b"".join(messages)
                 elif loop.time() - heard_at >= HEARTBEAT:
                     heard_at = loop.time()
-                    # A proxy cuts what is quiet, and a peer that is gone is only noticed by writing
-                    # to it.
-                    yield b": still here\n\n"
+                    yield COMMENT
                 continue
             heard_at = now = loop.time()
             # What is here together is written together: a write costs more than what is in it.
@@ -129,12 +110,6 @@ def _messages_of(encoder: WireEncoder, events: Sequence[Event], *, at_once: bool
     return messages
 
 
-async def end_of_credential(call: HttpCall) -> str | None:
+def closed_event(reason: NotAuthenticated) -> bytes:
     """The last event of a stream whose credential has ended."""
-    try:
-        await call.access.revalidate(call.principal)
-    except NotAuthenticated as error:
-        return f"event: closed\ndata: {dumps({'error': error_body(error)})}\n\n"
-    except StoreError:
-        return None
-    return None
+    return named_frame("closed", {"error": error_body(reason)})

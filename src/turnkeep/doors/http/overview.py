@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import ExitStack
 from typing import Any, cast, get_args
 
 from starlette.responses import Response
 
 from turnkeep.doors.error_answers import JsonResponse
 from turnkeep.doors.http.endpoint import HttpCall, run_json
-from turnkeep.doors.http.event_stream import EventStreamResponse, end_of_credential
+from turnkeep.doors.http.event_stream import closed_event
+from turnkeep.doors.http.sent_events import COMMENT, SentEvents, response_resources
 from turnkeep.errors import StoreError
 from turnkeep.fleet import list_processes
 from turnkeep.messages import DEFAULT_TENANT
@@ -119,15 +119,15 @@ async def list_sinks(call: HttpCall) -> Response:
 
 async def stream_overview(call: HttpCall) -> Response:
     """Counts, circuits, processes and the last hour whenever they have changed; it ends with the credential."""
-    with ExitStack() as counting:
-        counting.enter_context(call.limits.streaming(call.holder))
-        return EventStreamResponse(_overviews(call), counting.pop_all())
+    async with response_resources() as resources:
+        resources.enter_context(call.limits.streaming(call.holder))
+        return SentEvents(_overviews(call), resources.aclose)
 
 
-async def _overviews(call: HttpCall) -> AsyncIterator[str]:
+async def _overviews(call: HttpCall) -> AsyncIterator[bytes]:
     loop = asyncio.get_running_loop()
     last, written_at = "", loop.time()
-    yield "retry: 1000\n\n"
+    yield b"retry: 1000\n\n"
     while True:
         try:
             text = dumps(await _overview_json(call))
@@ -136,13 +136,13 @@ async def _overviews(call: HttpCall) -> AsyncIterator[str]:
             text = last
         if text != last:
             last, written_at = text, loop.time()
-            yield f"data: {text}\n\n"
+            yield f"data: {text}\n\n".encode()
         elif loop.time() - written_at >= STILL_HERE:
             written_at = loop.time()
-            yield ": still here\n\n"
+            yield COMMENT
         await asyncio.sleep(EVERY)
-        if (over := await end_of_credential(call)) is not None:
-            yield over
+        if (over := await call.end_of_credential()) is not None:
+            yield closed_event(over)
             return
 
 

@@ -13,16 +13,11 @@ import random
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
-from typing import Protocol
-
-import anyio
-from starlette.responses import StreamingResponse
-from starlette.types import Receive, Send
-from starlette.types import Scope as AsgiScope
 
 from turnkeep.doors.http.endpoint import HttpCall
-from turnkeep.errors import NotAuthenticated, StoreError
-from turnkeep.events import BESIDE_TEXT, Event, ResultDetail, StepDetail, TurnFault
+from turnkeep.doors.http.sent_events import COMMENT
+from turnkeep.doors.http.turn_encoder import TurnEncoder, is_result_of
+from turnkeep.events import Event, StepDetail, TurnFault
 from turnkeep.hub import SubscriptionStart
 from turnkeep.messages import Address
 from turnkeep.turn_growth import TurnGrowth
@@ -32,8 +27,6 @@ EVERY = 0.05
 """Seconds between two pieces of text: each token alone costs more bytes around it than in it."""
 LOOK_AGAIN = 0.5
 """Seconds between two looks at the credential."""
-CLOSING = 10.0
-"""Seconds that leaving the hub may take."""
 
 _OF_THE_RUN = frozenset({"waiting", "retrying", "held", "completed", "dead"})
 _OF_MESSAGES = frozenset({"withdrawn", "completed", "dead"})
@@ -152,48 +145,6 @@ def _without_decided(status: Event, event: Event) -> Event | None:
     return replace(status, calls=calls) if calls else None
 
 
-def is_piece(event: Event) -> bool:
-    """Whether it shows something of an answer, and is not about the run."""
-    return event.kind == "delta" or event.kind in BESIDE_TEXT
-
-
-def is_result_of(piece: Event, call_ids: Collection[str]) -> bool:
-    return isinstance(piece.detail, ResultDetail) and piece.detail.call_id in call_ids
-
-
-class TurnEncoder(Protocol):
-    """A dialect: what is new of a turn as bytes. One for each response."""
-
-    @property
-    def is_done(self) -> bool:
-        """The last word was said."""
-        ...
-
-    def encode(self, events: Sequence[Event]) -> bytes: ...
-
-    def break_off(self, fault: TurnFault) -> bytes:
-        """The last word to somebody who may not be told more."""
-        ...
-
-
-class TurnResponse(StreamingResponse):
-    """Gives back what was opened and counted, however it ends."""
-
-    def __init__(self, content: AsyncIterator[bytes], stack: AsyncExitStack, headers: dict[str, str]) -> None:
-        # nginx would collect a stream until its buffer is full; this header of its own turns that off
-        own = {"Cache-Control": "no-cache, no-store", "X-Accel-Buffering": "no", **headers}
-        super().__init__(content, media_type="text/event-stream", headers=own)
-        self._stack = stack
-
-    async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            # a client that goes away cancels what is in here
-            with anyio.move_on_after(CLOSING, shield=True):
-                await self._stack.aclose()
-
-
 async def follow(call: HttpCall, address: Address, feed: TurnFeed, stack: AsyncExitStack) -> SubscriptionStart:
     """Subscribe, to the end of the stack: before anything is taken in, so that nothing is missed."""
     stack.enter_context(call.limits.streaming(call.holder))
@@ -213,8 +164,8 @@ async def chunks(call: HttpCall, feed: TurnFeed, encoder: TurnEncoder, first: by
     while not encoder.is_done:
         if loop.time() - looked_at >= LOOK_AGAIN:
             looked_at = loop.time()
-            if (fault := await _end_of_credential(call)) is not None:
-                yield encoder.break_off(fault)
+            if (over := await call.end_of_credential()) is not None:
+                yield encoder.break_off(TurnFault(over.code, over.public))
                 return
         await _until_worth_writing(feed, EVERY - (loop.time() - wrote_at))
         if data := encoder.encode(feed.news()):
@@ -222,8 +173,7 @@ async def chunks(call: HttpCall, feed: TurnFeed, encoder: TurnEncoder, first: by
             yield data
         elif loop.time() - wrote_at >= HEARTBEAT:
             wrote_at = loop.time()
-            # a proxy cuts what is quiet, and a peer that is gone is only noticed by writing to it
-            yield b": still here\n\n"
+            yield COMMENT
 
 
 async def one_chunk(data: bytes) -> AsyncIterator[bytes]:
@@ -240,13 +190,3 @@ async def _until_worth_writing(feed: TurnFeed, quiet: float) -> None:
                 await feed.urgent.wait()
     except TimeoutError:
         return
-
-
-async def _end_of_credential(call: HttpCall) -> TurnFault | None:
-    try:
-        await call.access.revalidate(call.principal)
-    except NotAuthenticated as error:
-        return TurnFault(error.code, error.public)
-    except StoreError:
-        return None
-    return None

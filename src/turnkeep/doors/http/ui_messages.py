@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from turnkeep.doors.http.past_turns import TranscriptTurn
-from turnkeep.doors.http.vercel_chunks import NO_OUTPUT, Level, value_of
-from turnkeep.events import CallDetail, Event, FileDetail, ResultDetail, StepDetail
+from turnkeep.doors.http.turn_encoder import TurnVisitor, failure_text, value_of
+from turnkeep.doors.http.vercel_chunks import Level
+from turnkeep.events import CallDetail, Event, FileDetail, ResultDetail
 from turnkeep.messages import Citation, Content, Message, Part
-from turnkeep.runs.journal import SEPARATOR
 
 UiMessage = dict[str, Any]
 
@@ -46,58 +46,34 @@ def _user_part(part: Part) -> dict[str, Any]:
     return {"type": "file", "mediaType": kind, "url": url, **name}
 
 
-class _Parts:
+class _Parts(TurnVisitor):
     """The parts of one answer."""
 
     def __init__(self, level: Level) -> None:
+        super().__init__()
         self._level = level
         self._parts: list[dict[str, Any]] = []
         self._tools: dict[str, dict[str, Any]] = {}
-        self._in_step = False
-        self._ends_step = False
-        self._at_step_start = True
-        self._has_text = False
 
     def of(self, events: Sequence[Event]) -> list[dict[str, Any]]:
         for event in events:
-            self._add(event)
+            self.visit(event)
         return self._parts
 
-    def _add(self, event: Event) -> None:
-        match event.kind, event.detail:
-            case "delta", _:
-                self._begin()
-                # what stands between the texts of two steps: here each has a part of its own
-                is_between = self._at_step_start and self._has_text
-                self._at_step_start, self._has_text = False, True
-                self._join("text", event.text.removeprefix(SEPARATOR) if is_between else event.text)
-            case "reasoning", _:
-                self._begin()
-                self._join("reasoning", event.text)
-            case _, CallDetail() as call:
-                self._begin()
-                self._call(call)
-            case _, ResultDetail() as result:
-                self._result(result)
-            case _, Citation() as source:
-                self._begin()
-                self._source(source)
-            case _, FileDetail(url, media_type):
-                self._begin()
-                self._parts.append({"type": "file", "mediaType": media_type, "url": url})
-            case _, StepDetail():
-                self._ends_step = True
+    def _begin_step(self) -> None:
+        self._parts.append({"type": "step-start"})
 
-    def _begin(self) -> None:
-        if not self._in_step or self._ends_step:
-            self._in_step, self._ends_step, self._at_step_start = True, False, True
-            self._parts.append({"type": "step-start"})
+    def _open_text(self) -> None:
+        self._parts.append({"type": "text", "text": "", "state": "done"})
 
-    def _join(self, kind: str, text: str) -> None:
-        if self._parts[-1]["type"] == kind:
-            self._parts[-1]["text"] += text
-        elif text:
-            self._parts.append({"type": kind, "text": text, "state": "done"})
+    def _tell_text(self, text: str) -> None:
+        self._parts[-1]["text"] += text
+
+    def _open_thought(self) -> None:
+        self._parts.append({"type": "reasoning", "text": "", "state": "done"})
+
+    def _tell_thought(self, text: str) -> None:
+        self._tell_text(text)
 
     def _call(self, call: CallDetail) -> None:
         part = {
@@ -121,8 +97,7 @@ class _Parts:
         elif result.status == "denied" and self._level >= 6:
             part |= {"state": "output-denied", "approval": {"id": result.call_id, "approved": False}}
         else:
-            text = result.output or NO_OUTPUT.get(result.status, "The call failed.")
-            part |= {"state": "output-error", "errorText": text}
+            part |= {"state": "output-error", "errorText": failure_text(result)}
 
     def _source(self, source: Citation) -> None:
         source_id = f"source-{len(self._parts)}"
@@ -131,3 +106,6 @@ class _Parts:
         else:
             kind, title = "application/octet-stream", source.title or source.file_id
             self._parts.append({"type": "source-document", "sourceId": source_id, "mediaType": kind, "title": title})
+
+    def _file(self, file: FileDetail) -> None:
+        self._parts.append({"type": "file", "mediaType": file.media_type, "url": file.url})

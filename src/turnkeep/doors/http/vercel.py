@@ -22,7 +22,9 @@ from turnkeep.doors import acceptance
 from turnkeep.doors.error_answers import JsonResponse, error_body, error_response, status_of
 from turnkeep.doors.http.endpoint import HttpCall
 from turnkeep.doors.http.past_turns import past_turn, past_turns
-from turnkeep.doors.http.turn_feed import TurnFeed, TurnResponse, chunks, follow, is_result_of, one_chunk
+from turnkeep.doors.http.sent_events import SentEvents, response_resources
+from turnkeep.doors.http.turn_encoder import is_result_of
+from turnkeep.doors.http.turn_feed import TurnFeed, chunks, follow, one_chunk
 from turnkeep.doors.http.ui_messages import ui_messages
 from turnkeep.doors.http.vercel_chunks import END_OF_STREAM, HEADERS, ChunkEncoder, Level, aside, chunk
 from turnkeep.errors import Conflict, InvalidMessage, MessageConflict, NotFound, ThreadBusy, TurnkeepError
@@ -98,26 +100,19 @@ async def chat(call: HttpCall) -> Response:
     address = call.application.address(request.channel, call.principal.tenant)
     call.principal.require("send", address.channel)
     call.principal.require("read", address.channel)
-    turn = ChatTurn(call, address, level)
-    try:
-        return await turn.respond(request)
-    except BaseException:
-        await turn.stack.aclose()
-        raise
+    async with response_resources() as resources:
+        return await ChatTurn(call, address, level, resources).respond(request)
 
 
 async def resume_chat(call: HttpCall) -> Response:
     """The turn in progress from its beginning, or what waits; 204 where nothing does."""
-    turn = ChatTurn(call, call.address, _level(call))
-    try:
+    async with response_resources() as resources:
+        turn = ChatTurn(call, call.address, _level(call), resources)
         await turn.follow()
         record = await call.application.store.thread(call.address)
         if record is not None and record.open_messages:
             return turn.stream()
-    except BaseException:
-        await turn.stack.aclose()
-        raise
-    await turn.stack.aclose()
+        await resources.aclose()
     return Response(status_code=204)
 
 
@@ -144,12 +139,12 @@ class ChatTurn:
     call: HttpCall
     address: Address
     level: Level
+    resources: AsyncExitStack
     feed: TurnFeed = field(default_factory=lambda: TurnFeed(None))
-    stack: AsyncExitStack = field(default_factory=AsyncExitStack)
 
     async def follow(self, *, only: Sequence[str] | None = None, after_calls: Sequence[str] = ()) -> None:
         self.feed = TurnFeed(only, after_calls=after_calls)
-        await follow(self.call, self.address, self.feed, self.stack)
+        await follow(self.call, self.address, self.feed, self.resources)
 
     async def respond(self, request: ChatRequest) -> Response:
         if request.last["role"] == "assistant" and request.trigger == "submit-message":
@@ -160,11 +155,11 @@ class ChatTurn:
 
     def stream(self, first: bytes = b"", *, after_calls: Sequence[str] = ()) -> Response:
         encoder = ChunkEncoder(self.level, after_calls=after_calls)
-        return TurnResponse(chunks(self.call, self.feed, encoder, first), self.stack, HEADERS)
+        return SentEvents(chunks(self.call, self.feed, encoder, first), self.resources.aclose, HEADERS)
 
     def _once(self, data: bytes) -> Response:
         """All that there is to say is known."""
-        return TurnResponse(one_chunk(data), self.stack, HEADERS)
+        return SentEvents(one_chunk(data), self.resources.aclose, HEADERS)
 
     # ------------------------------------------------------------ new messages
 
@@ -264,7 +259,7 @@ class ChatTurn:
         except ThreadBusy:
             # the same was asked before, and its client lost the answer; or others have written since
             self.feed = TurnFeed(None)
-            await self.stack.aclose()
+            await self.resources.aclose()
             await self.follow()
             return self.stream()
         self.feed.follow(*(receipt.message_id for receipt in receipts))

@@ -15,10 +15,11 @@ from turnkeep.doors.http.openai import openai_input
 from turnkeep.doors.http.openai.chat_chunks import ChatChunks, completion
 from turnkeep.doors.http.openai.conversation_key import conversation_of, is_beside, without_channel
 from turnkeep.doors.http.openai.openai_errors import fault_response
+from turnkeep.doors.http.openai.part_frames import frames_of
 from turnkeep.doors.http.openai.sdk_retries import is_retry
-from turnkeep.doors.http.openai.sent_events import COMMENT, END_FRAME, SentEvents, data_frame
-from turnkeep.doors.http.openai.turn_reader import CallerGone, OutputsWanted, Silence, TurnEnd, TurnFailure
+from turnkeep.doors.http.openai.turn_reader import CallerGone, OutputsWanted, TurnEnd, TurnFailure
 from turnkeep.doors.http.openai.turn_request import TurnAnswer, TurnRequest, ask, call_id_alone
+from turnkeep.doors.http.sent_events import SentEvents, data_frame
 from turnkeep.errors import InvalidMessage
 from turnkeep.inputs import MAX_MODEL, optional_text
 
@@ -45,7 +46,7 @@ async def complete_chat(call: HttpCall) -> Response:
         options = body.get("stream_options")
         usage = isinstance(options, Mapping) and options.get("include_usage") is True
         chunks = ChatChunks(answer.question.name.id("chatcmpl"), shown_model, created_at, tells_usage=usage)
-        return SentEvents(_frames(answer, chunks, is_alone=is_alone), answer.close)
+        return SentEvents(frames_of(_parts(answer, is_alone=is_alone), chunks, data_frame), answer.close)
     try:
         return await _whole(answer, shown_model, created_at, is_alone=is_alone)
     finally:
@@ -93,19 +94,6 @@ async def _whole(answer: TurnAnswer, model: str, created_at: int, *, is_alone: b
             text, thoughts = answer.text_so_far, answer.thoughts_so_far
             return JsonResponse(completion(name, model, created_at, part, text=text, thoughts=thoughts))
     raise CallerGone
-
-
-async def _frames(answer: TurnAnswer, chunks: ChatChunks, *, is_alone: bool) -> AsyncIterator[str]:
-    for chunk in chunks.begin():
-        yield data_frame(chunk)
-    async for part in _parts(answer, is_alone=is_alone):
-        if isinstance(part, Silence):
-            yield COMMENT
-        for chunk in chunks.encode(part):
-            yield data_frame(chunk)
-        if chunks.is_over:
-            break
-    yield END_FRAME
 
 
 async def _parts(answer: TurnAnswer, *, is_alone: bool) -> AsyncIterator[Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AsyncExitStack
 from typing import Any
 
 from starlette.responses import Response
@@ -15,6 +14,7 @@ from turnkeep.doors.http.openai import openai_input, turn_request
 from turnkeep.doors.http.openai.chat_completions import answering_assistant, wishes_of
 from turnkeep.doors.http.openai.conversation_key import AnswerName, conversation_of, is_beside, thread_of
 from turnkeep.doors.http.openai.openai_errors import fault_response
+from turnkeep.doors.http.openai.part_frames import frames_of
 from turnkeep.doors.http.openai.response_events import ResponseEvents
 from turnkeep.doors.http.openai.response_object import (
     ResponseHead,
@@ -25,12 +25,10 @@ from turnkeep.doors.http.openai.response_object import (
 )
 from turnkeep.doors.http.openai.response_object import response as response_form
 from turnkeep.doors.http.openai.sdk_retries import is_retry
-from turnkeep.doors.http.openai.sent_events import COMMENT, END_FRAME, SentEvents, named_frame
 from turnkeep.doors.http.openai.turn_reader import (
     CallerGone,
     OutputsWanted,
     RunOutline,
-    Silence,
     TextGrowth,
     TurnEnd,
     TurnFailure,
@@ -42,6 +40,7 @@ from turnkeep.doors.http.openai.turn_reader import (
 )
 from turnkeep.doors.http.openai.turn_request import TurnAnswer, TurnRequest
 from turnkeep.doors.http.openai.turn_segments import TurnSegment, segments_of
+from turnkeep.doors.http.sent_events import SentEvents, named_frame, response_resources
 from turnkeep.errors import Conflict, InvalidMessage, MessageFrozen, NotFound, NotOffered
 from turnkeep.messages import Address, UserItem
 from turnkeep.store.values import MessageRecord, ThreadRecord
@@ -76,7 +75,7 @@ async def create_response(call: HttpCall) -> Response:
         conversation=_conversation(body), background=background, store=is_kept,
     )  # fmt: skip
     if body.get("stream") is True:
-        return SentEvents(_frames(call, answer.parts(), ResponseEvents(head)), answer.close)
+        return SentEvents(_frames(answer.parts(), ResponseEvents(head, call.application.clock)), answer.close)
     try:
         return JsonResponse(response_form(head, "queued")) if background else await _whole(call, answer, head)
     finally:
@@ -152,17 +151,8 @@ def _held_response(head: ResponseHead, segment: TurnSegment, *, now: float) -> d
     return response_form(head, "completed", [*output, *map(call_item, segment.calls)], completed_at=now)
 
 
-async def _frames(call: HttpCall, parts: AsyncIterator[TurnPart], events: ResponseEvents) -> AsyncIterator[str]:
-    for event in events.begin():
-        yield named_frame(event["type"], event)
-    async for part in parts:
-        if isinstance(part, Silence):
-            yield COMMENT
-        for event in events.encode(part, now=call.application.clock.now()):
-            yield named_frame(event["type"], event)
-        if events.is_over:
-            break
-    yield END_FRAME
+def _frames(parts: AsyncIterator[TurnPart], events: ResponseEvents) -> AsyncIterator[bytes]:
+    return frames_of(parts, events, lambda event: named_frame(event["type"], event))
 
 
 # ---------------------------------------------------------------- read again, stopped
@@ -177,7 +167,7 @@ async def show_response(call: HttpCall) -> Response:
     if call.word("stream", "true", "false") != "true":
         return JsonResponse(await _current(call, record, message, head))
     after = call.number("starting_after", 0, LARGEST_NUMBER) if "starting_after" in call.request.query_params else None
-    return await _stream_again(call, record, message, ResponseEvents(head, after=after), name)
+    return await _stream_again(call, record, message, ResponseEvents(head, call.application.clock, after=after), name)
 
 
 async def _message_record(call: HttpCall, address: Address, name: AnswerName) -> MessageRecord:
@@ -232,21 +222,17 @@ async def _segments(call: HttpCall, record: ThreadRecord, message: MessageRecord
 async def _stream_again(
     call: HttpCall, record: ThreadRecord, message: MessageRecord, events: ResponseEvents, name: AnswerName
 ) -> Response:
-    stack = AsyncExitStack()
-    stack.enter_context(call.limits.streaming(call.holder))
-    try:
+    async with response_resources() as resources:
+        resources.enter_context(call.limits.streaming(call.holder))
         outline = await outline_of(call, record.address, name.message_id)
         hold_before = outline.holds[name.segment - 1 : name.segment] if name.segment else ()
         place = hold_before[0] if hold_before else None if name.segment else outline.beginning
         if message.status not in OPEN_STATES and place is None:  # the log does not know it any more
             parts = _settled_parts(call, record, message, name.segment)
         else:
-            reader = await stack.enter_async_context(TurnReader(call, record.address, place))
+            reader = await resources.enter_async_context(TurnReader(call, record.address, place))
             parts = reader.logged_parts(name.message_id) if place else reader.parts(name.message_id)
-    except BaseException:
-        await stack.aclose()
-        raise
-    return SentEvents(_frames(call, parts, events), stack.aclose)
+        return SentEvents(_frames(parts, events), resources.aclose)
 
 
 async def _settled_parts(

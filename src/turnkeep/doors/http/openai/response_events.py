@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from turnkeep.clock import Clock
 from turnkeep.doors.http.openai import response_object as form
 from turnkeep.doors.http.openai.response_object import ResponseHead, response
 from turnkeep.doors.http.openai.shown_text import ShownText
@@ -35,8 +36,9 @@ FINAL = {"completed": "response.completed", "incomplete": "response.incomplete",
 class ResponseEvents:
     """Encodes one stream. `after`: up to which number the client has it."""
 
-    def __init__(self, head: ResponseHead, *, after: int | None = None) -> None:
+    def __init__(self, head: ResponseHead, clock: Clock, *, after: int | None = None) -> None:
         self._head = head
+        self._clock = clock
         self._after = -1 if after is None else after
         self._next = 0
         self._text = ShownText()
@@ -59,7 +61,7 @@ class ResponseEvents:
             [self._event("response.in_progress", response=response(self._head, "in_progress"))],
         )
 
-    def encode(self, part: TurnPart, *, now: float) -> Iterable[dict[str, Any]]:
+    def encode(self, part: TurnPart) -> Iterable[dict[str, Any]]:
         match part:
             case Beginning():
                 self._thoughts.become("")
@@ -72,9 +74,9 @@ class ResponseEvents:
                 return self._new(self._show(self._text.become(text)))
             case OutputsWanted(calls):
                 ends = [self._end_thought(), self._end_item()]
-                return self._new(*ends, *map(self._call, calls), self._finish_calls(now))
+                return self._new(*ends, *map(self._call, calls), self._finish_calls())
             case TurnEnd():
-                return self._new(self._show(self._text.end(part.text)), self._end(part, now))
+                return self._new(self._show(self._text.end(part.text)), self._end(part))
             case TurnFailure():
                 self.is_over = True
                 self._begin_range()
@@ -191,18 +193,18 @@ class ResponseEvents:
             self._event("response.output_item.done", output_index=place["output_index"], item=item),
         ]
 
-    def _finish_calls(self, now: float) -> list[dict[str, Any]]:
+    def _finish_calls(self) -> list[dict[str, Any]]:
         self.is_over = True
         self._begin_range()
-        data = response(self._head, "completed", self._output, completed_at=now)
+        data = response(self._head, "completed", self._output, completed_at=self._clock.now())
         return [self._event("response.completed", response=data)]
 
-    def _end(self, end: TurnEnd, now: float) -> list[dict[str, Any]]:
+    def _end(self, end: TurnEnd) -> list[dict[str, Any]]:
         self.is_over = True
         status = form.status_of_end(end)
         events = [*self._end_thought(), *self._end_item("completed" if status == "completed" else "incomplete")]
         self._begin_range()
-        data = response(self._head, status, self._output, end=end, completed_at=now)
+        data = response(self._head, status, self._output, end=end, completed_at=self._clock.now())
         return [*events, self._event(FINAL[status], response=data)]
 
     @property

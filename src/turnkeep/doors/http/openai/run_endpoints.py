@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack
 from typing import Any
 
 from starlette.responses import Response
@@ -18,12 +17,13 @@ from turnkeep.doors.http.openai.assistant_profiles import check_resources, find_
 from turnkeep.doors.http.openai.conversation_key import thread_of
 from turnkeep.doors.http.openai.cursor_list import list_response
 from turnkeep.doors.http.openai.openai_input import allow_wishes, id_from, message_of, read_parameters
+from turnkeep.doors.http.openai.part_frames import frames_of
 from turnkeep.doors.http.openai.run_events import RunEvents
 from turnkeep.doors.http.openai.run_objects import TERMINAL, RunState, run_state, steps_of
 from turnkeep.doors.http.openai.sdk_retries import find_run
-from turnkeep.doors.http.openai.sent_events import COMMENT, SentEvents, named_frame
 from turnkeep.doors.http.openai.thread_objects import RUN, thread_form
-from turnkeep.doors.http.openai.turn_reader import Silence, TurnPart, TurnReader
+from turnkeep.doors.http.openai.turn_reader import TurnPart, TurnReader
+from turnkeep.doors.http.sent_events import SentEvents, named_frame, response_resources
 from turnkeep.errors import InvalidMessage, MessageFrozen, NotFound, NotOffered
 from turnkeep.inputs import MAX_MODEL, optional_text
 from turnkeep.messages import UserItem
@@ -32,7 +32,7 @@ from turnkeep.store.values import ThreadRecord
 POLL_AFTER = "openai-poll-after-ms"
 """Without it the helpers of OpenAI's clients look every five seconds."""
 POLL_MILLISECONDS = 300
-END_FRAME = "event: done\ndata: [DONE]\n\n"
+END_FRAME = b"event: done\ndata: [DONE]\n\n"
 BUSY = "Thread {thread} already has an active run {run}."
 
 
@@ -59,20 +59,16 @@ async def _begin(call: HttpCall, record: ThreadRecord, body: Mapping[str, Any], 
         await _check_strict(call, record)
         for message in body.get("additional_messages") or ():
             await thread_endpoints.write(call, record, message)
-    stack = AsyncExitStack()
-    stack.enter_context(call.limits.streaming(call.holder))
-    try:
-        reader = await stack.enter_async_context(TurnReader(call, record.address))
+    async with response_resources() as resources:
+        resources.enter_context(call.limits.streaming(call.holder))
+        reader = await resources.enter_async_context(TurnReader(call, record.address))
         run_id = before or await _accept(call, record, wishes)
         state = await run_state(call, record, run_id)
         if body.get("stream") is not True:
-            await stack.aclose()
+            await resources.aclose()
             return _answer(state)
-    except BaseException:
-        await stack.aclose()
-        raise
-    first = [named_frame("thread.created", thread_form(record))] if is_new else []
-    return SentEvents(_frames(reader.parts(run_id), RunEvents(state), first), stack.aclose)
+        first = [("thread.created", thread_form(record))] if is_new else []
+        return SentEvents(_frames(reader.parts(run_id), RunEvents(state, first=first)), resources.aclose)
 
 
 async def _accept(call: HttpCall, record: ThreadRecord, wishes: Mapping[str, Any]) -> str:
@@ -115,19 +111,8 @@ async def _check_strict(call: HttpCall, record: ThreadRecord) -> None:
             raise InvalidMessage(BUSY.format(thread=record.thread_id, run=run))
 
 
-async def _frames(parts: AsyncIterator[TurnPart], events: RunEvents, first: list[str]) -> AsyncIterator[str]:
-    for frame in first:
-        yield frame
-    for name, data in events.begin():
-        yield named_frame(name, data)
-    async for part in parts:
-        if isinstance(part, Silence):
-            yield COMMENT
-        for name, data in events.encode(part):
-            yield named_frame(name, data)
-        if events.is_over:
-            break
-    yield END_FRAME
+def _frames(parts: AsyncIterator[TurnPart], events: RunEvents) -> AsyncIterator[bytes]:
+    return frames_of(parts, events, lambda frame: named_frame(*frame), end=END_FRAME)
 
 
 def _answer(state: RunState, status: str | None = None) -> Response:
@@ -177,16 +162,11 @@ async def submit_outputs(call: HttpCall) -> Response:
     if body.get("stream") is not True:
         await turn_request.give(call, state.thread.address, state.calls, outputs)
         return _answer(await run_state(call, state.thread, state.run_id), "queued")
-    stack = AsyncExitStack()
-    stack.enter_context(call.limits.streaming(call.holder))
-    try:
-        answer = await turn_request.follow_outputs(call, state.thread, outputs, stack)
-    except BaseException:
-        await stack.aclose()
-        raise
-    base = answer.reader.base_length
-    events = RunEvents(state, base=base, continues=True)
-    return SentEvents(_frames(answer.reader.parts(state.run_id), events, []), stack.aclose)
+    async with response_resources() as resources:
+        resources.enter_context(call.limits.streaming(call.holder))
+        answer = await turn_request.follow_outputs(call, state.thread, outputs, resources)
+        events = RunEvents(state, base=answer.reader.base_length, continues=True)
+        return SentEvents(_frames(answer.reader.parts(state.run_id), events), resources.aclose)
 
 
 def _outputs(value: object) -> dict[str, str]:

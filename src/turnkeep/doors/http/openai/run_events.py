@@ -30,10 +30,13 @@ FAILURES = {"withdrawn": "cancelled"}
 
 
 class RunEvents:
-    """Encodes one stream. `base`: characters of the turn that an earlier stream has shown."""
+    """Encodes one stream, which begins with `first`. `base`: characters of the turn that an earlier stream
+    has shown.
+    """
 
-    def __init__(self, state: RunState, *, base: int = 0, continues: bool = False) -> None:
+    def __init__(self, state: RunState, *, first: Iterable[Frame] = (), base: int = 0, continues: bool = False) -> None:
         self._state = state
+        self._first = first
         self._base = base
         self._continues = continues
         self._has_begun = False
@@ -49,6 +52,7 @@ class RunEvents:
     def begin(self) -> Iterable[Frame]:
         queue = self._state.form("queued")
         return [
+            *self._first,
             *([] if self._continues else [("thread.run.created", queue)]),
             ("thread.run.queued", queue),
         ]

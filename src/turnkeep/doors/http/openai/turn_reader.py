@@ -15,7 +15,7 @@ from starlette.requests import ClientDisconnect
 
 from turnkeep.doors.error_answers import status_of
 from turnkeep.doors.http.endpoint import HttpCall
-from turnkeep.errors import NotAuthenticated, NotFound, StoreError, TurnkeepError
+from turnkeep.errors import NotFound, TurnkeepError
 from turnkeep.events import Answer, Event, Outcome, TurnFault
 from turnkeep.messages import Address, AssistantItem, UserItem
 from turnkeep.runs.journal import SEPARATOR, join_texts
@@ -331,13 +331,8 @@ class TurnReader:
         """Whether there is still somebody who may be told."""
         if await self._call.request.is_disconnected():
             raise CallerGone
-        try:
-            await self._call.access.revalidate(self._call.principal)
-        except NotAuthenticated as error:
-            return TurnFailure(TurnFault(error.code, error.public))
-        except StoreError:
-            return None
-        return None
+        over = await self._call.end_of_credential()
+        return None if over is None else TurnFailure(TurnFault(over.code, over.public))
 
 
 async def settled_part(

@@ -26,6 +26,7 @@ from turnkeep.doors.http.openai.turn_reader import (
     TurnReader,
     outline_of,
 )
+from turnkeep.doors.http.sent_events import response_resources
 from turnkeep.errors import Conflict, InvalidMessage, NotFound, Rejection
 from turnkeep.inputs import read_content
 from turnkeep.messages import Address, AssistantItem, CallItem, Item, Message, OutputItem, UserItem, turns_of
@@ -94,17 +95,13 @@ class TurnAnswer:
 async def ask(call: HttpCall, address: Address | None, request: TurnRequest) -> TurnAnswer:
     """Take it in durably. Raises `Rejection`. `close` what is given back."""
     allow_wishes(call, request.wishes)
-    stack = AsyncExitStack()
-    try:
+    async with response_resources() as stack:
         stack.enter_context(call.limits.streaming(call.holder))
         if outputs := outputs_of(request.messages):
             return await _give_outputs(call, address, outputs, request, stack)
         if address is None:
             return await _ask_alone(call, request, stack)
         return await _ask_in(call, address, request, stack)
-    except BaseException:
-        await stack.aclose()
-        raise
 
 
 async def ask_anew(call: HttpCall, address: Address, request: TurnRequest) -> TurnAnswer:
