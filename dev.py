@@ -182,8 +182,9 @@ def coverage(arguments: list[str]) -> int:
 HEART = ["src/turnkeep/runs/*.py", *(f"src/turnkeep/{name}.py" for name in ("hooks", "store/rules_*", "wire"))]
 """What a mistake in would cost most: every branch is taken by a test without a socket."""
 HEART_RINGS = [
-    *("tests/runs", "tests/unit/test_rules.py", "tests/unit/test_wire.py", "tests/unit/test_money.py"),
-    *("tests/contract/test_store.py", "-k", "not TestRedis and not TestValkey and not TestSqlite"),
+    *("tests/runs", *(f"tests/unit/test_{name}.py" for name in ("rules", "wire", "money", "run_context"))),
+    *("tests/contract/test_store.py", "tests/contract/test_activity.py"),
+    *("-k", "not Redis and not Valkey and not Sqlite"),
 ]
 ALL_RINGS = ["tests/unit", "tests/runs", "tests/contract", "tests/scenario", "-k", "not Redis and not Valkey"]
 

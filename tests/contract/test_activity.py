@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from turnkeep.errors import StoreUnavailable
+from turnkeep.errors import Conflict, StoreUnavailable
 from turnkeep.fleet import Heartbeat, list_processes
 from turnkeep.runs.activity import BOUNDS, HOUR_KEPT, MOST_NAMES, Activity, RunFigures, add_up, quantile
 from turnkeep.runs.activity import read_days as days_of
@@ -18,7 +18,7 @@ from turnkeep.store.contract import Store
 from turnkeep.store.memory import MemoryStore
 from turnkeep.store.redis import RedisStore
 from turnkeep.store.sqlite import SqliteStore
-from turnkeep.store.values import Document, Policies
+from turnkeep.store.values import Document, Policies, RegistryKind
 from turnkeep.testing.fake_clock import FakeClock
 from turnkeep.usage import Usage
 
@@ -88,14 +88,18 @@ async def test_a_series_has_its_minutes_in_order_and_forgets_them_in_time(store:
 
 
 class AwayStore(MemoryStore):
-    """Refuses to write while it is told so."""
+    """Refuses to write while it is told so, for some or for all tenants."""
 
     is_away = False
+    busy_for: frozenset[str] = frozenset()
+    """Tenants whose records somebody else always has written just before."""
 
-    async def put(self, *args: Any, **fields: Any) -> Document:
+    async def put(self, kind: RegistryKind, tenant: str, *args: Any, **fields: Any) -> Document:
         if self.is_away:
             raise StoreUnavailable("away")
-        return await super().put(*args, **fields)
+        if tenant in self.busy_for:
+            raise Conflict("it was written meanwhile")
+        return await super().put(kind, tenant, *args, **fields)
 
 
 async def test_what_cannot_be_written_now_is_written_later(clock: FakeClock) -> None:
@@ -111,6 +115,41 @@ async def test_what_cannot_be_written_now_is_written_later(clock: FakeClock) -> 
 
     [minute] = await series_of(store, "t", span="hour", now=clock.now())
     assert minute.cell["runs"] == 3
+
+
+async def test_records_that_others_write_all_the_time_hold_up_no_others_and_are_written_later(clock: FakeClock) -> None:
+    store = AwayStore(Policies(), clock=clock)
+    activity = Activity(store, clock)
+    store.busy_for = frozenset({"busy"})
+    for tenant in ("busy", "quiet"):
+        activity.note(answered(tenant))
+    await activity.save()
+    series = [await series_of(store, tenant, span="hour", now=clock.now()) for tenant in ("busy", "quiet")]
+    store.busy_for = frozenset()
+    await activity.save()
+
+    assert [len(one) for one in series] == [0, 1]
+    assert [len(await series_of(store, tenant, span="hour", now=clock.now())) for tenant in ("busy", "quiet")] == [1, 1]
+
+
+async def test_a_store_that_stays_away_fills_no_memory(clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is known already goes on being counted; only new records have to wait for a place."""
+    monkeypatch.setattr("turnkeep.runs.activity.MOST_TENANTS", 3)
+    store = AwayStore(Policies(), clock=clock)
+    activity = Activity(store, clock)
+    store.is_away = True
+    for tenant in range(10):
+        activity.note(answered(f"t{tenant}"))
+        await activity.save()
+    activity.note(answered("t0"))
+    store.is_away = False
+    await activity.save()
+
+    counts = [
+        [one.cell["runs"] for one in await series_of(store, f"t{tenant}", span="hour", now=clock.now())]
+        for tenant in range(10)
+    ]
+    assert counts == [[2], [1], [1], *[[]] * 7]
 
 
 def test_figures_add_up_and_names_are_bounded() -> None:

@@ -144,6 +144,34 @@ async def test_at_the_last_permitted_step_the_model_has_no_tools_left(steps: int
     assert code(verdict) == "too_many_steps"
 
 
+CHOICES = {
+    "any call": "required",
+    "a certain call": {"type": "function", "name": "look"},
+}
+
+
+@pytest.mark.parametrize("choice", CHOICES.values(), ids=CHOICES)
+async def test_a_call_that_is_demanded_is_demanded_until_it_was_made(choice: Any) -> None:
+    """Demanded again, there would never be an answer."""
+    stage = Stage(asks(LOOK), says("done"), tools=[look])
+    await stage.say("m1", parameters={"tool_choice": choice, "temperature": 0.5})
+
+    await stage.perform(await stage.lease())
+
+    first, second = (request.parameters for request in stage.model.requests)
+    assert (first, second) == ({"tool_choice": choice, "temperature": 0.5}, {"temperature": 0.5})
+
+
+@pytest.mark.parametrize("choice", ["auto", "none"])
+async def test_a_choice_that_demands_no_call_stays_for_the_whole_run(choice: str) -> None:
+    stage = Stage(asks(LOOK), says("done"), tools=[look])
+    await stage.say("m1", parameters={"tool_choice": choice})
+
+    await stage.perform(await stage.lease())
+
+    assert [request.parameters for request in stage.model.requests] == [{"tool_choice": choice}] * 2
+
+
 async def test_hosted_tools_of_the_assistant_go_along() -> None:
     stage = Stage()
     await stage.assistant(model=MODEL, tools=[{"type": "web_search"}])

@@ -11,8 +11,19 @@ import pytest
 from tests.runs.moved_time import BEGIN
 from tests.runs.stage import HERE, NotingMeter, Stage
 from turnkeep.events import TurnFault
-from turnkeep.runs.outcomes import VERDICT_LABELS, Dropping, HoldVerdict, Releasing, Verdict, measure_claim, measure_run
+from turnkeep.runs.activity import RunFigures
+from turnkeep.runs.outcomes import (
+    VERDICT_LABELS,
+    Dropping,
+    HoldVerdict,
+    Releasing,
+    Verdict,
+    figures_of,
+    measure_claim,
+    measure_run,
+)
 from turnkeep.store.values import Commit, Failure
+from turnkeep.usage import Usage
 
 FAULT = TurnFault("model_unavailable", "please try again")
 NOTHING: dict[tuple[str, str], float] = {}
@@ -94,3 +105,59 @@ async def test_times_of_a_run_count_from_its_beginning(shown_at: float | None, s
 
     assert meter.observed("run_seconds") == [pytest.approx(5.0)]
     assert meter.observed("first_token_seconds") == seconds
+
+
+USED = Usage(requests=2, input_tokens=30, output_tokens=4)
+FIRST_WAITS: dict[str, float | None] = {"window": 3.0, "queue": 0.5}
+FIGURES: dict[str, tuple[Verdict, Any, dict[str, Any]]] = {
+    "an answer": (
+        Commit("completed", "", [], USED), None,
+        {"end": "completed", "messages": 2, "usage": USED, "waits": {**FIRST_WAITS, "first": 0.7, "whole": 8.5}},
+    ),
+    "an answer that was cut off": (
+        Commit("incomplete", "", [], USED), None,
+        {"end": "incomplete", "messages": 2, "usage": USED, "waits": {**FIRST_WAITS, "first": 0.7, "whole": 8.5}},
+    ),
+    "a retry, whose usage the run tells that ends the batch": (
+        Failure(FAULT, 5.0, usage=USED), "retry", {"end": "retry", "code": "model_unavailable"},
+    ),
+    "a batch that is split": (
+        Failure(FAULT, None, usage=USED), "split", {"end": "split", "usage": USED, "code": "model_unavailable"},
+    ),
+    "a dead letter": (
+        Failure(FAULT, None, usage=USED), "dead", {"end": "dead", "usage": USED, "code": "model_unavailable"},
+    ),
+    "a failure that the store never answered": (
+        Failure(FAULT, 5.0, usage=USED), None, {"end": "lost", "usage": USED, "code": "model_unavailable"},
+    ),
+    "waiting": (Releasing(1.0), None, {"end": "waiting"}),
+    "waiting for a model": (Releasing(1.0, FAULT), None, {"end": "waiting", "code": "model_unavailable"}),
+    "waiting for somebody": (HoldVerdict(()), None, {"end": "held"}),
+    "a lost lease": (Dropping(), None, {"end": "lost", "waits": None}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("verdict", "failed", "expected"), FIGURES.values(), ids=FIGURES)
+async def test_charts_count_each_verdict_for_what_it_is(
+    verdict: Verdict, failed: Any, expected: dict[str, Any]
+) -> None:
+    claim = (await Stage().lease("m1", "m2")).claim
+    first, second = claim.messages
+    timed = (first.but(arrival=10.0), second.but(arrival=11.0))
+    claim = replace(claim, messages=timed, due_at=13.0, claimed_at=13.5)
+
+    figures = figures_of(claim, verdict, failed, first=0.7, run_seconds=5.0)
+
+    assert figures == RunFigures("default", **{"waits": FIRST_WAITS, **expected})
+
+
+async def test_charts_count_the_wait_of_a_batch_once_and_the_answer_from_its_first_message() -> None:
+    """However many attempts it took."""
+    claim = (await Stage().lease("m1")).claim
+    timed = replace(claim, messages=(claim.messages[0].but(arrival=10.0),), due_at=13.0, claimed_at=40.0, attempt=2)
+
+    answered = figures_of(timed, Commit("completed", "", []), None, first=None, run_seconds=2.0)
+    retried = figures_of(timed, Failure(FAULT, 5.0), "retry", first=None, run_seconds=2.0)
+    empty = figures_of(replace(timed, messages=()), Commit("completed", "", []), None, first=1.0, run_seconds=2.0)
+
+    assert (answered.waits, retried.waits, empty.waits) == ({"first": None, "whole": 32.0}, {}, {"first": 1.0})

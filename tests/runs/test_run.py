@@ -48,6 +48,7 @@ from turnkeep.events import TurnFault
 from turnkeep.messages import Address, AssistantItem, CallItem, OutputItem, UserItem
 from turnkeep.models.model import Began
 from turnkeep.pricing.prices import PriceBook
+from turnkeep.runs.activity import quantile, read_days
 from turnkeep.runs.budget import Budget, Budgets, Pace
 from turnkeep.runs.lease import DrainRequest, Lease, LeaseRules, StopRequest
 from turnkeep.runs.outcomes import Dropping, HoldVerdict, Releasing
@@ -949,3 +950,30 @@ async def test_a_final_answer_whose_run_is_drained_before_its_commit_is_not_aske
     assert isinstance(verdict, Commit)
     assert verdict.text == "done"
     assert len(stage.model.requests) == 1
+
+
+async def test_charts_name_the_model_and_the_assistant_that_answered_and_how_long_it_took() -> None:
+    stage = Stage([Began(None), 2.0, *says("hello")[1:-1], 3.0, says("")[-1]], has_activity=True)
+    await stage.assistant(model=MODEL, name="Olga")
+    assert stage.house.activity is not None
+
+    await stage.play("m1", "m2")
+    await stage.house.activity.save()
+
+    [day] = await read_days(stage.store, "default", days=1, now=stage.clock.now())
+    assert (list(day.models), list(day.assistants)) == ([MODEL], ["Olga"])
+    assert (day.total["ends"], day.total["messages"]) == ({"completed": 1}, 2)
+    waits = day.total["waits"]
+    assert (quantile(waits["first"], 1.0), quantile(waits["whole"], 1.0)) == (4.0, 8.0)
+
+
+async def test_charts_count_a_run_that_showed_nothing_and_has_no_first_token() -> None:
+    stage = Stage([ModelUnavailable("503")], has_activity=True)
+    assert stage.house.activity is not None
+
+    await stage.play("m1")
+    await stage.house.activity.save()
+
+    [cell] = await stage.activity()
+    assert (cell["ends"], cell["errors"]) == ({"retry": 1}, {"model_unavailable": 1})
+    assert "first" not in cell["waits"]

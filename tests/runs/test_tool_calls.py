@@ -84,6 +84,7 @@ class Play:
     started: Sequence[str] = ()
     decided: Sequence[HeldCall] = ()
     enabled: Sequence[str] | None = None
+    of_callers: Sequence[str] = ()
     catch_all: CatchAll | None = None
     rules: CallRules = RULES.calls
     stage: Stage = field(init=False)
@@ -105,7 +106,7 @@ class Play:
             toolbox=self.stage.house.toolbox, rules=self.rules, clock=self.stage.clock, meter=self.stage.meter,
         )  # fmt: skip
         self.announcer = announcer
-        return await calls.answer(self.enabled)
+        return await calls.answer(self.enabled, self.of_callers)
 
     @property
     def outputs(self) -> dict[str, tuple[str, str]]:
@@ -153,6 +154,7 @@ class Row:
     decision: Any = None
     output: str = ""
     enabled: Sequence[str] | None = None
+    of_caller: bool = False
 
 
 DENIED = "the call was denied"
@@ -175,6 +177,9 @@ ROWS = {
     "one that needs no approval for little": Row("spend", says="spent 5", ran=1, begun=1),
     "one that needs approval for much": Row("spend", '{"amount": 50}', asks="approval"),
     "one that runs at the client": Row("upload", "{}", asks="output"),
+    "a function of the caller": Row("theirs", "{}", asks="output", of_caller=True),
+    "one of the caller that has the name of ours": Row("pay", asks="output", of_caller=True),
+    "one of the caller, answered": Row("theirs", "{}", says="done", decision="output", output="done", of_caller=True),
     "approved": Row("buy", says="bought 5", ran=1, begun=1, decision="approved"),
     "approved, and had begun": Row("buy", status="unknown", says=EFFECT_UNKNOWN, started=True, decision="approved"),
     "approved, and gone since": Row("nothing", status="error", says="there is no tool", decision="approved"),
@@ -192,7 +197,8 @@ ROWS = {
 @pytest.mark.parametrize("row", ROWS.values(), ids=ROWS)
 async def test_each_call_has_one_way(row: Row) -> None:
     decided = [] if row.decision is None else [held_call(row.name, row.decision or None, row.output, row.arguments)]
-    play = Play([("c1", row.name, row.arguments)], ["c1"] if row.started else [], decided, row.enabled)
+    of_callers = [row.name] if row.of_caller else []
+    play = Play([("c1", row.name, row.arguments)], ["c1"] if row.started else [], decided, row.enabled, of_callers)
 
     waiting = await play.run()
 

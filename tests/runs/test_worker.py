@@ -16,6 +16,7 @@ from turnkeep.errors import StoreMisconfigured, StoreUnavailable
 from turnkeep.messages import Address
 from turnkeep.models.model import Began
 from turnkeep.pricing.prices import PriceBook
+from turnkeep.runs.activity import WRITTEN_EVERY
 from turnkeep.runs.budget import Budget, Budgets
 from turnkeep.runs.lease import LeaseRules
 from turnkeep.runs.worker import AT_ONCE, Worker, WorkerRules
@@ -267,6 +268,55 @@ async def test_an_error_that_no_repetition_mends_ends_the_worker() -> None:
         async with asyncio.timeout(60.0):
             await worker.run()
     assert stage.meter.watches == {}
+
+
+# ---------------------------------------------------------------- figures
+
+
+async def test_what_runs_did_is_written_down_every_few_seconds_and_once_more_at_the_end() -> None:
+    stage = Stage(has_activity=True)
+    await say_each(stage, 3)
+
+    async with working(stage) as shift:
+        await asyncio.sleep(1.0)
+        before = await stage.activity()
+        await asyncio.sleep(WRITTEN_EVERY)
+        meanwhile = [cell["runs"] for cell in await stage.activity()]
+        await stage.say("late", where=at("late"))
+        await asyncio.sleep(1.0)
+        assert await stage.status("late", at("late")) == "answered"
+        shift.worker.stop()
+        assert await shift.end() == pytest.approx(WRITTEN_EVERY + 2.0, abs=0.01)
+
+    assert (before, meanwhile) == ([], [3])
+    assert [cell["runs"] for cell in await stage.activity()] == [4]
+
+
+async def test_a_write_of_figures_that_is_on_its_way_when_the_worker_stops_is_neither_lost_nor_made_twice() -> None:
+    stage = Stage(has_activity=True)
+    await say_each(stage, 3)
+    stage.store.stumbles["put"] += [5.0]
+
+    async with working(stage) as shift:
+        await asyncio.sleep(WRITTEN_EVERY + 1.0)
+        shift.worker.stop()
+        assert await shift.end() == pytest.approx(WRITTEN_EVERY + 5.0, abs=0.01)
+
+    assert [cell["runs"] for cell in await stage.activity()] == [3]
+
+
+async def test_a_store_that_is_away_holds_up_the_end_of_a_worker_for_one_write_only(log_lines: LogLines) -> None:
+    stage = Stage(has_activity=True)
+    await say_each(stage, 3)
+    stage.store.stumbles["put"] += [AWAY] * 100
+
+    async with working(stage) as shift:
+        await asyncio.sleep(1.0)
+        shift.worker.stop()
+        await shift.end()
+
+    assert [line["records"] for line in log_lines() if line["event"] == "activity_unsaved"] == [2]
+    assert len(stage.store.about("put")) == 1
 
 
 # ---------------------------------------------------------------- upkeep

@@ -425,3 +425,73 @@ def _message(dialect: Dialect, frame: Frame) -> bytes:
         position = "" if frame.get("more") else f"id: {frame['epoch']}:{frame['offset']}\n"
         return f"{position}data: {dumps(frame)}\n\n".encode()
     return dumps(envelope(ADDRESS.channel, frame) if dialect.in_envelopes else frame).encode()
+
+
+def wire_encoder(dialect: Dialect) -> WireEncoder:
+    """One that begins before the first event."""
+    return WireEncoder(ADDRESS, "thread_1", dialect, SubscriptionStart("e", 0, 0, True, Answer()))
+
+
+@pytest.mark.parametrize("dialect", [Dialect(), Dialect(deltas=True), Dialect(deltas=True, as_stream=True)], ids=str)
+@pytest.mark.parametrize("at", range(len(EVENTS)))
+def test_a_copy_says_of_what_is_to_come_what_the_original_says(at: int, dialect: Dialect) -> None:
+    """Whoever falls behind goes on with one: nothing is said twice or missing, however far the two have gone."""
+    original, alone = wire_encoder(dialect), wire_encoder(dialect)
+    for one in EVENTS[:at]:
+        original.encode(one)
+        alone.encode(one)
+    behind = original.copy()
+
+    # one after the other: what the one says may change nothing for the other
+    said = [[m for one in EVENTS[at:] for m in (*by.encode(one), *by.flush())] for by in (original, behind, alone)]
+    assert said[0] == said[1] == said[2]
+
+
+def test_encoders_that_would_say_the_same_of_all_that_comes_are_equal_and_no_others() -> None:
+    """By it a subscriber that has caught up finds those he may share with."""
+    first, second = wire_encoder(Dialect(deltas=True)), wire_encoder(Dialect(deltas=True))
+    assert first.state == second.state
+    for one in EVENTS:
+        first.encode(one)
+        first.flush()
+        assert first.state != second.state, one.kind
+        second.encode(one)
+        second.flush()
+        assert first.state == second.state, one.kind
+
+
+def shown(text: str) -> Answer:
+    answer = Answer()
+    answer.take(event("delta", text=text))
+    return answer
+
+
+LATER = {
+    "elsewhere in the log": SubscriptionStart("e", 1, 1, True, Answer()),
+    "in another log": SubscriptionStart("other", 0, 0, True, Answer()),
+    "whose first text replaces": SubscriptionStart("e", 0, 0, False, Answer()),
+    "behind another text": SubscriptionStart("e", 0, 0, True, shown("half ")),
+}
+
+
+@pytest.mark.parametrize("start", LATER.values(), ids=LATER)
+def test_an_encoder_that_begins_elsewhere_is_another(start: SubscriptionStart) -> None:
+    assert WireEncoder(ADDRESS, "thread_1", Dialect(), start).state != wire_encoder(Dialect()).state
+
+
+@pytest.mark.parametrize(
+    ("dialect", "written"),
+    [
+        (Dialect(), "{frame}"),
+        (Dialect(in_envelopes=True), '{{"channel":"c1","payload":{frame}}}'),
+        (Dialect(as_stream=True), "id: e:7\ndata: {frame}\n\n"),
+    ],
+    ids=["bare", "enveloped", "stream"],
+)
+def test_the_first_frame_of_a_subscription_is_wrapped_as_all_others_are(dialect: Dialect, written: str) -> None:
+    start = SubscriptionStart("e", 7, 9, True, Answer())
+    frame = subscription_frame(ADDRESS, "thread_1", start, at=3.5)
+
+    first = WireEncoder(ADDRESS, "thread_1", dialect, start).first_message(frame)
+
+    assert first.decode() == written.format(frame=dumps(frame))

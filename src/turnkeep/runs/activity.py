@@ -12,6 +12,7 @@ import itertools
 import secrets
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
@@ -67,6 +68,7 @@ class Activity:
         self._pending: dict[tuple[str, str], Cell] = {}
         self._name = secrets.token_hex(6)
         self._numbers = itertools.count()
+        self._stopping = asyncio.Event()
 
     def note(self, figures: RunFigures) -> None:
         now = datetime.fromtimestamp(self._clock.now(), UTC)
@@ -84,35 +86,44 @@ class Activity:
             self._pending[key] = add_up(self._pending.get(key, {}), figures)
 
     async def run(self) -> None:
-        """Write down every few seconds, until cancelled."""
-        while True:
-            await asyncio.sleep(WRITTEN_EVERY)
+        """Write down every few seconds, until `stop`, and then once more."""
+        while not self._stopping.is_set():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(WRITTEN_EVERY):
+                    await self._stopping.wait()
             await self.save()
+
+    def stop(self) -> None:
+        # Not by cancelling: nobody would know whether the record being written has been written.
+        self._stopping.set()
 
     async def save(self) -> None:
         """Write down what was noted. What cannot be written now is tried again the next time."""
-        pending, self._pending = self._pending, {}
-        for (tenant, name), figures in pending.items():
+        for key in list(self._pending):
+            figures = self._pending.pop(key)
             try:
-                await self._save_one(tenant, name, figures)
+                await self._save_one(*key, figures)
             except (StoreError, Conflict) as error:
-                log.warning("activity_unsaved", error=str(error))
-                self._add(tenant, name, figures)
+                log.warning("activity_unsaved", error=str(error), records=len(self._pending) + 1)
+                self._add(*key, figures)
+                # Each record would wait for the same silence again, and a shutdown for all of them.
+                if isinstance(error, StoreError):
+                    return
 
     async def _save_one(self, tenant: str, name: str, figures: Cell) -> None:
-        ttl = HOUR_KEPT if "T" in name else DAY_KEPT
-        for attempt in range(1, TRIES + 1):
-            document = await self._registry.get("activity", tenant, name)
-            body = {"figures": add_up(_figures(document), figures), "writer": self._signature()}
-            try:
-                version = document.version if document else 0
-                await self._registry.put("activity", tenant, name, body, version=version, ttl=ttl)
+        for _ in range(TRIES - 1):
             # another process has added its own meanwhile
-            except Conflict:
-                if attempt == TRIES:
-                    raise
-            else:
-                return
+            with suppress(Conflict):
+                return await self._write(tenant, name, figures)
+        return await self._write(tenant, name, figures)
+
+    async def _write(self, tenant: str, name: str, figures: Cell) -> None:
+        """Add to a record, once. Raises `Conflict` when somebody else did between reading and writing."""
+        document = await self._registry.get("activity", tenant, name)
+        body = {"figures": add_up(_figures(document), figures), "writer": self._signature()}
+        ttl = HOUR_KEPT if "T" in name else DAY_KEPT
+        version = document.version if document else 0
+        await self._registry.put("activity", tenant, name, body, version=version, ttl=ttl)
 
     def _signature(self) -> str:
         """Of each write another: two processes that add equal figures to the same record would write

@@ -40,8 +40,9 @@ class Announcer:
         """What was shown beside the text, by number: few, and a log that lost its end has to get it again."""
         self._is_queued = False
         self._is_over = False
-        self._error: Exception | None = None
-        self._failure = asyncio.Event()
+        self._errors: list[Exception] = []
+        """What ends the publishing."""
+        self._has_failed = asyncio.Event()
         self._empty = asyncio.Event()
         self._empty.set()
         self.text_so_far = ""
@@ -77,9 +78,8 @@ class Announcer:
     async def run(self) -> None:
         """Publish until cancelled; raises what ends the publishing, as `LeaseLost`."""
         try:
-            await self._failure.wait()
-            if self._error is not None:
-                raise self._error
+            await self._has_failed.wait()
+            raise self._errors[0]
         finally:
             self._is_over = True
 
@@ -110,8 +110,8 @@ class Announcer:
             self._try_later()
             return
         else:
-            self._error = outcome
-            self._failure.set()
+            self._errors.append(outcome)
+            self._has_failed.set()
             return
         if not (self._batch or self._waiting):
             self._empty.set()

@@ -36,6 +36,7 @@ from turnkeep.models.model import (
     Model,
     ModelRequest,
     ReasoningDelta,
+    StreamPart,
     ToolSpec,
     open_stream,
     works_alone,
@@ -336,7 +337,7 @@ class Answering:
                 async with aclosing(open_stream(self.model, request, lambda text: show(text, partial))) as stream:
                     async for part in stream:
                         if isinstance(part, Began):
-                            await self._on_begin(part, request)
+                            await self._on_begin(part, partial, request)
                         self._show(part, partial)
             except (ContextTooLong, UnansweredCall):
                 self.announcer.text_so_far = before
@@ -351,7 +352,7 @@ class Answering:
         self._measure(request.model, step.usage, asyncio.get_running_loop().time() - begun_at)
         return step
 
-    async def _on_begin(self, began: Began, request: ModelRequest) -> None:
+    async def _on_begin(self, began: Began, partial: PartialStep, request: ModelRequest) -> None:
         """The provider has accepted: what it works out in the background is known before anything
         else is done.
         """
@@ -359,6 +360,8 @@ class Answering:
             await self.journal.write_response(OpenResponse(began.response_id, request.model))
         if self.budget is not None:
             await self.budget.take_rate_limits(began.rate, self.model.endpoint)
+        partial.began = began
+        reach("asked")
 
     def _measure(self, model: str, usage: Usage, seconds: float) -> None:
         meter = self.resources.meter
@@ -385,7 +388,7 @@ class Answering:
             self.announcer.text(new_text)
         reach("midstream")
 
-    def _show(self, part: object, partial: PartialStep) -> None:
+    def _show(self, part: StreamPart, partial: PartialStep) -> None:
         if isinstance(part, ReasoningDelta):
             self.disclosure.think(part.text)
         elif isinstance(part, ItemDone):
@@ -393,9 +396,6 @@ class Answering:
             partial.items.append(part.item)
         elif isinstance(part, Finish):
             partial.finish = part
-        elif isinstance(part, Began):
-            partial.began = part
-            reach("asked")
 
     def _respond(self, continues: bool) -> None:
         claim = self.claim

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from typing import assert_never
 
 from turnkeep.events import TurnFault
 from turnkeep.runs.activity import RunFigures
@@ -47,11 +48,21 @@ VERDICT_LABELS: dict[type[Verdict], str] = {
 def measure_claim(meter: Meter, claim: Claim) -> None:
     """How long the batch of a claim has waited, and how big it is."""
     meter.observe("run_attempt", claim.attempt)
-    # a further attempt has waited for its retry, not in the queue
-    if claim.attempt == 1 and claim.messages:
+    if waits := _waits(claim):
         meter.observe("batch_messages", len(claim.messages))
-        meter.observe("window_seconds", max(0.0, claim.due_at - claim.messages[0].arrival))
-        meter.observe("queue_wait_seconds", max(0.0, claim.claimed_at - claim.due_at))
+        meter.observe("window_seconds", waits["window"])
+        meter.observe("queue_wait_seconds", waits["queue"])
+
+
+def _waits(claim: Claim) -> dict[str, float]:
+    """Seconds that a batch was in its window, and then in the queue; empty but at its first claim."""
+    # a further attempt has waited for its retry, not in the queue
+    if claim.attempt > 1 or not claim.messages:
+        return {}
+    return {
+        "window": max(0.0, claim.due_at - claim.messages[0].arrival),
+        "queue": max(0.0, claim.claimed_at - claim.due_at),
+    }
 
 
 def measure_run(
@@ -85,10 +96,7 @@ def figures_of(
     claim: Claim, verdict: Verdict, fail_outcome: FailOutcome | None, *, first: float | None, run_seconds: float
 ) -> RunFigures:
     """The same, for the charts that people look at."""
-    tenant, waits = claim.address.tenant, dict[str, float | None]()
-    if claim.attempt == 1 and claim.messages:
-        waits["window"] = max(0.0, claim.due_at - claim.messages[0].arrival)
-        waits["queue"] = max(0.0, claim.claimed_at - claim.due_at)
+    tenant, waits = claim.address.tenant, dict[str, float | None](_waits(claim))
     match verdict:
         case Commit():
             waits["first"] = first
@@ -105,4 +113,6 @@ def figures_of(
             return RunFigures(tenant, "waiting", code=code, waits=waits)
         case HoldVerdict():
             return RunFigures(tenant, "held", waits=waits)
-    return RunFigures(tenant, "lost")
+        case Dropping():
+            return RunFigures(tenant, "lost")
+    assert_never(verdict)

@@ -70,16 +70,16 @@ class Worker:
             keeping = upkeep.create_task(self.keeper.run())
             sweeping = upkeep.create_task(self._sweep())
             activity = self.context.activity
-            noting = upkeep.create_task(activity.run()) if activity is not None else None
+            if activity is not None:
+                upkeep.create_task(activity.run())
             # inside of the other group: leases are renewed until the last run is over
             async with asyncio.TaskGroup() as runs:
                 await self._claim_until_stopped(runs)
                 await self._drain()
             keeping.cancel()
             sweeping.cancel()
-            if activity is not None and noting is not None:
-                noting.cancel()
-                await activity.save()
+            if activity is not None:
+                activity.stop()
 
     @asynccontextmanager
     async def _measuring(self) -> AsyncIterator[None]:

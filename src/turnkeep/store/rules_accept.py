@@ -72,22 +72,22 @@ def _what_counts(thread: Thread, message: Message, policy: Policy) -> dict[str, 
     queue's.
     """
     options = thread.options
-    window = _first(message.window, options.window, policy.window)
+    window = _first(message.window, options.window, default=policy.window)
     # Window 0 asks for no waiting at all, so a longer `max_wait`
     # of the thread or queue must not bring some back.
-    max_wait = _first(message.max_wait, 0.0 if window == 0 else None, options.max_wait, policy.max_wait)
+    max_wait = _first(message.max_wait, 0.0 if window == 0 else None, options.max_wait, default=policy.max_wait)
     on_busy = message.on_busy or options.on_busy or policy.on_busy
     # Fixed on arrival: a policy that is changed later
     # does not move what was promised in the receipt.
     return {"address": thread.address, "window": window, "max_wait": max_wait, "on_busy": on_busy}
 
 
-def _first(*values: float | None) -> float:
+def _first(*values: float | None, default: float) -> float:
     # A loop: a generator costs more than the rest of it, and every message comes by here twice.
     for value in values:
         if value is not None:
             return value
-    raise ValueError("the queue's policy leaves nothing open")
+    return default
 
 
 def _delay(thread: Thread, envelope: InboxMessage) -> None:

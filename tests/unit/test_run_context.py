@@ -1,0 +1,58 @@
+"""What runs share is loaded before the first of them, and stops nobody meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from turnkeep.assistants import Assistants
+from turnkeep.pricing.catalog import Catalog
+from turnkeep.pricing.prices import PriceBook
+from turnkeep.runs.run_context import RunContext
+from turnkeep.store.memory import MemoryStore
+from turnkeep.store.values import Policies
+from turnkeep.tools.toolbox import Toolbox
+
+
+class SlowPrices(PriceBook):
+    """Whose tables are read until somebody lets it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.may_end = threading.Event()
+        self.reads = 0
+
+    @property
+    def is_loaded(self) -> bool:
+        return bool(self.reads)
+
+    def read_tables(self) -> None:
+        assert self.may_end.wait(10.0)
+        self.reads += 1
+
+
+@pytest.fixture
+def context() -> Callable[[PriceBook], RunContext]:
+    def make(prices: PriceBook) -> RunContext:
+        store = MemoryStore(Policies())
+        catalog, assistants = Catalog.load(), Assistants(store, model="gpt-4o-mini")
+        return RunContext(store, lambda _: pytest.fail("no model is asked"), assistants, Toolbox(), catalog, prices)
+
+    return make
+
+
+async def test_what_runs_need_is_loaded_beside_the_loop_and_once(context: Callable[[PriceBook], RunContext]) -> None:
+    prices = SlowPrices()
+    preparing = asyncio.create_task((runs := context(prices)).prepare())
+
+    # the loop goes on: it is what lets the reading end
+    await asyncio.sleep(0)
+    prices.may_end.set()
+    async with asyncio.timeout(30.0):
+        await preparing
+        await runs.prepare()
+
+    assert prices.reads == 1
