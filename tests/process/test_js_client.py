@@ -84,6 +84,17 @@ async def test_a_page_shows_what_is_said_and_sends_what_an_earlier_page_has_left
     assert told["outbox"] == 0
 
 
+async def test_a_page_ends_with_the_same_whatever_comes_first_transcript_or_frames(node: str) -> None:
+    async with driver(node, "orders.mjs") as process:
+        told = await told_by(process)
+    assert told["count"] > 1000
+    assert told["wrong"] == []
+    assert json.loads(told["wanted"])[0] == [
+        ["user", "one", "answered"], ["assistant", "first", None], ["user", "two", "answered"],
+        ["assistant", "same", None], ["assistant", "same", "ann"], ["user", "four", "dead"],
+    ]  # fmt: skip
+
+
 async def test_a_lost_answer_is_asked_for_again_only_where_that_makes_nothing_twice(node: str) -> None:
     asked: list[str] = []
 
