@@ -78,7 +78,7 @@ def operation_scripts(publish: Publish) -> Mapping[str, Script]:
 class PartitionKeys:
     """The keys that all threads of a partition share."""
 
-    __slots__ = ("_ready", "_shared", "index", "names", "tag")
+    __slots__ = ("_common", "_ready", "index", "names", "tag")
 
     def __init__(self, prefix: str, index: int, partitions: int = PARTITIONS) -> None:
         self.index = index
@@ -88,7 +88,7 @@ class PartitionKeys:
         self.tag = f"{prefix}{{{prefix}{number}}}".encode()
         self.names = {name: self.tag + end.encode() for name, end in _OF_PARTITION.items()}
         self._ready: dict[Script, tuple[bytes, ...]] = {}
-        self._shared: dict[Script, tuple[bytes, ...]] = {}
+        self._common: dict[Script, tuple[bytes, ...]] = {}
 
     def of(self, script: Script) -> tuple[bytes, ...]:
         """The keys of a script that touches no thread, in its order."""
@@ -102,8 +102,8 @@ class PartitionKeys:
 
     def shared_keys(self, script: Script) -> tuple[bytes, ...]:
         """What the threads of a script share that live here."""
-        if (keys := self._shared.get(script)) is None:
-            keys = self._shared[script] = tuple([self.names[name] for name in script.shared_keys])
+        if (keys := self._common.get(script)) is None:
+            keys = self._common[script] = tuple([self.names[name] for name in script.shared_keys])
         return keys
 
 

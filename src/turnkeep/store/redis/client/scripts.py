@@ -96,8 +96,8 @@ def _parts(names: list[str]) -> tuple[tuple[str, ...], tuple[str, ...], tuple[st
             parts.append([])
         else:
             parts[-1].append(name)
-    own, repeated, shared = (tuple(part) for part in (*parts, [], [])[:3])
-    return own, repeated, shared
+    first, second, third = (tuple(part) for part in (*parts, [], [])[:3])
+    return first, second, third
 
 
 def _bare(source: str) -> str:
