@@ -79,8 +79,9 @@ class Vandal:
 
     def _stream(self, key: bytes) -> str:
         if self._source.random() < 0.5:
-            self._redis.xadd(key, {"k": "delta"}, id="999999-0")
-            return "an entry from the future"
+            field = self._source.choice([{"k": "delta"}, {"f": "delta"}, {"f": "999999 delta"}])
+            self._redis.xadd(key, field, id="999999-0")
+            return f"an entry from the future: {field}"
         self._redis.xtrim(key, maxlen=1)
         return "lost its beginning"
 

@@ -17,7 +17,7 @@ from turnkeep.store.transcript_version import EMPTY, TranscriptVersion
 from turnkeep.usage import Usage
 
 # A whole number without a minor part: an older program reads nothing that a newer one wrote.
-LAYOUT = 3
+LAYOUT = 4
 """Version of what engines keep. A newer one is refused with a sentence, an older one migrated."""
 
 State = Literal["idle", "waiting", "leased", "retry", "held"]

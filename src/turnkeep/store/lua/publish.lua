@@ -27,8 +27,9 @@ local function append(t, first, last)
     local kind, members, text = values(i)
     t.top = t.top + 1
     if kind == 'delta' then t.deltas = t.deltas + 1 end
-    redis.call('XADD', K.log, string.format('%d-0', t.top), 'k', kind, 'a', at, 'm', members, 'x', text)
-    frames[#frames + 1] = string.format('%d %s %s %d %d\n', t.top, kind, at, #members, #text) .. members .. text
+    local frame = string.format('%d %s %s %d %d\n', t.top, kind, at, #members, #text) .. members .. text
+    redis.call('XADD', K.log, string.format('%d-0', t.top), 'f', frame)
+    frames[#frames + 1] = frame
   end
   local count = last - first + 1
   t.published, t.untrimmed = t.published + count, t.untrimmed + count

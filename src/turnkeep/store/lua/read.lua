@@ -1,10 +1,10 @@
 -- read: the events after an offset, oldest first.
 -- KEYS: thread log finals snapshot meta
 -- ARGV: now expiry want after limit
--- USES: live record
--- RETURNS: {'page', epoch, incarnation, top, floor, live_from or '', frames of final events, {offset, kind, at, members, text},
--- …}; or {'absent'}, {'gone'}.
--- GUARANTEE: changes nothing. Entries come unsorted: rolled and final ones first.
+-- USES: live record log
+-- RETURNS: {'page', epoch, incarnation, top, floor, live_from or '', frames, and of the deltas that were rolled into one
+-- {offset, kind, at, members, text}}; or {'absent'}, {'gone'}.
+-- GUARANTEE: changes nothing. Frames come unsorted: final ones that were cut from the log first.
 
 local t = read_head()
 if t and is_over(t, {expiry = tonumber(A.expiry)}, moment()) then t = nil end
@@ -26,14 +26,14 @@ local function finals_after()
   return table.concat(finals)
 end
 
+local frames = {finals_after()}
+for _, entry in ipairs(redis.call('XRANGE', K.log, string.format('(%d-0', after), '+', 'COUNT', A.limit)) do
+  frames[#frames + 1] = frame_in(entry)
+end
 local reply = {'page', t.epoch, redis.call('HGET', K.meta, 'incarnation') or '0', t.top, t.floor, t.live_from or '',
-  finals_after()}
+  table.concat(frames)}
 if t.snapshot and t.snapshot.offset > after then
   local rolled = t.snapshot
   reply[#reply + 1] = {rolled.offset, 'snapshot', rolled.at, rolled.members, redis.call('GET', K.snapshot) or damaged('snapshot')}
-end
-for _, entry in ipairs(redis.call('XRANGE', K.log, string.format('(%.0f-0', after), '+', 'COUNT', A.limit)) do
-  local f = entry[2]
-  reply[#reply + 1] = {entry[1]:match('^%d+'), f[2], f[4], f[6], f[8]}
 end
 return reply

@@ -263,11 +263,11 @@ def _not_open(sink: str, partition: int) -> NotFound:
 
 
 def _page(reply: Sequence[Any], limit: int) -> Page:
-    _, epoch, incarnation, top, floor, live_from, finals, *entries = reply
+    _, epoch, incarnation, top, floor, live_from, frames, *snapshot = reply
     current = epoch_of(epoch, int(incarnation))
-    events_so_far = read_frames(finals, current)
+    events_so_far = read_frames(frames, current)
     events_so_far += [
-        read_event((int(offset), current), kind, at, members, text) for offset, kind, at, members, text in entries
+        read_event((int(offset), current), kind, at, members, text) for offset, kind, at, members, text in snapshot
     ]
     events = sorted(events_so_far, key=lambda event: event.offset)[:limit]
     start = number(live_from) if isinstance(live_from, bytes) else live_from

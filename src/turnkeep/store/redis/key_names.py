@@ -2,7 +2,7 @@
 
 All keys of one thread and of its partition share a hash tag, so that one script may touch them
 together, on a cluster too. Channels are hashed: any string is a safe channel, and none can leave
-its tag. Layout version 2::
+its tag. Layout version 4::
 
     cosmo:{cosmo:7}t:<hash>          a thread; beside it q inbox, d delayed, l log, f finals, k known ids, h history,
                                      s snapshot, and the channel e on which its events are told

@@ -70,7 +70,11 @@ def _from_2(connection: apsw.Connection) -> None:
     """Logs show tools, thoughts and sources, which programs of before could not read."""
 
 
-STEPS: Mapping[int, Step] = {1: _from_1, 2: _from_2}
+def _from_3(connection: apsw.Connection) -> None:
+    """The number is one for all engines, and Redis alone keeps its logs and records in another way."""
+
+
+STEPS: Mapping[int, Step] = {1: _from_1, 2: _from_2, 3: _from_3}
 """What leads from a layout to the next one, by the number of the older."""
 
 _BOOT_ID = clocks.BOOT_ID

@@ -1,5 +1,6 @@
 -- The event log of a thread: a stream with the offset as entry id, told to followers and kept for the sinks that want it.
--- Fields of an entry: k kind, a time, m JSON of the other members, x text.
+-- An entry has one field, f, which is the frame of the event: it is told as it is kept. Layout 3 had four: k kind, a time,
+-- m JSON of the other members, x text.
 
 -- Append to the log: the only place that gives offsets.
 local function emit(t, kind, members, text)
@@ -13,14 +14,29 @@ local function frame(event, at)
   return head .. event.members .. event.text
 end
 
+-- The frame that an entry of the log holds.
+local function frame_in(entry)
+  local f, offset = entry[2], entry[1]:match('^%d+')
+  if f[1] == 'f' then return f[2]:match('^%d+') == offset and f[2] or damaged('log') end
+  if not f[8] then damaged('log') end
+  return frame({offset = tonumber(offset), kind = f[2], members = f[6], text = f[8]}, f[4])
+end
+
+-- Offset, kind, time, members and text of a frame.
+local function parts_of(frame)
+  local offset, kind, at, members, text, place = frame:match('^(%d+) (%S+) (%S+) (%d+) (%d+)\n()')
+  if not place then damaged('log') end
+  local border = place + members
+  return tonumber(offset), kind, at, frame:sub(place, border - 1), frame:sub(border, border + text - 1)
+end
+
 -- At the moment of the script, as the caller has written it.
 local function write_events(t, events, now)
   local at, frames, sinks = A.now, {}, open_sinks()
   for i, event in ipairs(events) do frames[i] = frame(event, at) end
   for name, sink in pairs(sinks) do send(name, sink, t, events, frames, now) end
-  for _, event in ipairs(events) do
-    redis.call('XADD', K.log, string.format('%d-0', event.offset), 'k', event.kind, 'a', at, 'm', event.members,
-      'x', event.text)
+  for i, event in ipairs(events) do
+    redis.call('XADD', K.log, string.format('%d-0', event.offset), 'f', frames[i])
   end
   redis.pcall(PUBLISH, K.channel, t.epoch .. '\n' .. table.concat(frames))
   t.untrimmed = t.untrimmed + #events

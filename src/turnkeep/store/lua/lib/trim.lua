@@ -10,8 +10,9 @@ local function entries_of_log(from, to, use)
   while true do
     local page = redis.call('XRANGE', K.log, string.format('%.0f-0', from), to, 'COUNT', PAGE)
     for _, entry in ipairs(page) do
-      local offset, f = tonumber(entry[1]:match('^%d+')), entry[2]
-      if use(offset, f[2], f[4], f[6], f[8]) then return end
+      local event = frame_in(entry)
+      local offset = tonumber(event:match('^%d+'))
+      if use(offset, event) then return end
       from = offset + 1
     end
     if #page < PAGE then return end
@@ -21,10 +22,11 @@ end
 -- Remove what lies before `surplus` or before the moment `oldest`, up to `last`; keep the final events.
 local function cut_log(t, p, last, surplus, oldest)
   local done = t.cut
-  entries_of_log(t.cut + 1, string.format('%.0f-0', last), function(offset, kind, at, members, text)
+  entries_of_log(t.cut + 1, string.format('%.0f-0', last), function(offset, event)
+    local kind, at = event:match('^%d+ (%S+) (%S+)')
     if offset > surplus and tonumber(at) >= oldest then return true end
     if FINAL[kind] then
-      redis.call('RPUSH', K.finals, frame({offset = offset, kind = kind, members = members, text = text}, at))
+      redis.call('RPUSH', K.finals, event)
     else
       t.floor = math.max(t.floor, offset)
     end
@@ -49,7 +51,8 @@ local function roll(t, p)
   if t.snapshot and t.snapshot.offset < t.live_from then cut_log(t, p, t.live_from - 1, t.live_from - 1, 0) end
   local is_grown, parts, last = t.snapshot ~= nil, {}, nil
   local left = surplus
-  entries_of_log(is_grown and t.snapshot.offset + 1 or t.live_from, '+', function(offset, kind, at, members, text)
+  entries_of_log(is_grown and t.snapshot.offset + 1 or t.live_from, '+', function(offset, event)
+    local _, kind, at, members, text = parts_of(event)
     if kind ~= 'delta' and kind ~= 'snapshot' then return false end
     if kind == 'snapshot' then is_grown, parts = false, {} else left = left - 1 end
     parts[#parts + 1] = text
