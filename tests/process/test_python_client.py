@@ -128,7 +128,7 @@ async def test_what_was_said_and_done_is_found() -> None:
     async with served() as there, TurnkeepClient(there.url) as client:
         await client.ask("c", "where is the needle?")
         assert {passage["channel"] for passage in await client.search("needle")} == {"c"}
-        [run] = await client.list_recent_runs()
+        [run] = (await client.list_recent_runs())["runs"]
         assert (await client.get_run(run["channel"], run["run_id"]))["run"]["run_id"] == run["run_id"]
         assert await client.list_sinks() == []
 

@@ -199,6 +199,23 @@ async def test_runs_are_listed_newest_first_and_one_is_told_step_by_step(house: 
     await get(house, "channels/c/runs/run_unknown", answers=404)
 
 
+async def test_runs_of_all_threads_come_page_by_page_each_once(house: Served) -> None:
+    for n in range(5):
+        for channel in ("a", "b"):
+            await say(house, channel, f"hello {n}")
+            await transcript(house, channel, is_answered)
+    runs, after = [], None
+    while True:
+        page = await get(house, "runs", limit=3, **({"after": after} if after else {}))
+        runs += page["runs"]
+        if (after := page["next"]) is None:
+            break
+
+    assert len({run["run_id"] for run in runs}) == len(runs) == 10
+    assert [run["started_at"] for run in runs] == sorted((run["started_at"] for run in runs), reverse=True)
+    await get(house, "runs", answers=400, after="yesterday")
+
+
 async def test_what_was_said_is_found(house: Served) -> None:
     await say(house, "c", "hello from Vienna")
     await transcript(house, "c", is_answered)

@@ -231,10 +231,10 @@ class TurnkeepClient:
         passages: list[Json] = (await self._json("GET", f"/api/search?{query}"))["passages"]
         return passages
 
-    async def list_recent_runs(self, *, limit: int = 100) -> list[Json]:
-        """The newest runs of all threads."""
-        runs: list[Json] = (await self._json("GET", f"/api/runs?limit={limit:d}"))["runs"]
-        return runs
+    async def list_recent_runs(self, *, limit: int = 100, after: str = "") -> Json:
+        """The runs of all threads, newest first; `next` is what to give as `after` for those behind."""
+        query = urlencode({name: value for name, value in {"limit": limit, "after": after}.items() if value})
+        return await self._json("GET", f"/api/runs?{query}")
 
     async def list_sinks(self) -> list[Json]:
         """What waits for receivers outside."""

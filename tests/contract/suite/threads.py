@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -546,6 +548,36 @@ class ThreadPromises:
             before = (page[-1].active_at, page[-1].thread_id)
 
         assert sorted(seen) == [f"c{n}" for n in range(7)]
+
+    async def test_threads_come_by_activity_whatever_was_done_to_them(self, start: Start) -> None:
+        desk = await start()
+        source = random.Random(19)
+        channels = [f"{state}-{n}" for state in ("idle", "leased", "held", "waiting") for n in range(3)]
+        for place in channels:
+            await desk.bring(place.partition("-")[0], at(place))
+            await desk.wait(source.choice((0, 0.4, 3)))
+        acts = (
+            desk.store.pause,
+            desk.store.resume,
+            lambda where: desk.store.update(where, {"metadata": {"a": "b"}}),
+            lambda where: desk.store.append(where, spoken("assistant", "x"), author="ann"),
+            lambda where: desk.store.forget(where, force=True),
+            lambda where: desk.say(f"m{source.random()}", where=where),
+        )
+        for _ in range(24):
+            with suppress(ThreadBusy, ThreadNotFound):
+                await source.choice(acts)(at(source.choice(channels)))
+            await desk.wait(source.choice((0, 0.4, 61)))
+
+        everything = [record async for record in desk.store.scan(tenant=TENANT, queue=QUEUE)]
+        everything.sort(key=lambda record: (record.active_at, record.thread_id), reverse=True)
+        listed: list[ThreadRecord] = []
+        before = None
+        while page := await desk.store.search(ThreadSearch(TENANT, QUEUE, before=before, limit=4)):
+            listed += page
+            before = (page[-1].active_at, page[-1].thread_id)
+        assert listed == everything
+        assert len(listed) > 4  # more than a page
 
     async def test_a_search_finds_by_state_channel_and_metadata(self, start: Start) -> None:
         desk = await start()

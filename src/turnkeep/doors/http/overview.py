@@ -9,8 +9,10 @@ from typing import Any, cast, get_args
 from starlette.responses import Response
 
 from turnkeep.doors.error_answers import JsonResponse
+from turnkeep.doors.http.cursors import MAX_SEARCH, cursor_behind, read_cursor
 from turnkeep.doors.http.endpoint import HttpCall, run_json
 from turnkeep.doors.http.event_stream import closed_event
+from turnkeep.doors.http.recent_runs import RunSearch, newest_runs
 from turnkeep.doors.http.sent_events import COMMENT, SentEvents, response_resources
 from turnkeep.errors import StoreError
 from turnkeep.fleet import list_processes
@@ -92,23 +94,22 @@ async def show_usage(call: HttpCall) -> Response:
 
 
 async def list_recent_runs(call: HttpCall) -> Response:
-    """The newest runs of the threads that were active last, newest first."""
+    """Of all threads, newest first; `next` is what to give as `after` for those behind."""
     limit = call.number("limit", 100, 500)
-    statuses = {one for one in call.request.query_params.get("status", "")[:200].split(",") if one}
-    query = ThreadSearch(
+    threads = ThreadSearch(
         tenant=call.principal.tenant,
         queue=call.application.name,
-        text=call.request.query_params.get("q", "")[:200],
-        # whatever ran last has made its thread active: so many threads hold at least so many of the newest runs
-        limit=max(limit, 200),
+        text=call.request.query_params.get("q", "")[:MAX_SEARCH],
     )
-    rows = []
-    for record in await call.application.store.search(query):
-        runs = await call.application.store.runs(record.address)
-        rows += [{"channel": record.address.channel, **run_json(run)} for run in runs]
-    rows_that_fit = [row for row in rows if not statuses or row["status"] in statuses]
-    rows_that_fit.sort(key=lambda row: row["started_at"], reverse=True)
-    return JsonResponse({"runs": rows_that_fit[:limit]})
+    statuses = frozenset(one for one in call.request.query_params.get("status", "")[:MAX_SEARCH].split(",") if one)
+    # one more than is shown says whether there are more
+    search = RunSearch(threads, statuses, read_cursor(call), limit=limit + 1)
+    runs = await newest_runs(call.application.store, search)
+    page = runs[:limit]
+    last = page[-1] if page and len(runs) > limit else None
+    after = cursor_behind(last.run.started_at, last.run.run_id) if last else None
+    rows = [{"channel": one.address.channel, **run_json(one.run)} for one in page]
+    return JsonResponse({"runs": rows, "next": after})
 
 
 async def list_sinks(call: HttpCall) -> Response:

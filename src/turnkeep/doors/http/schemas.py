@@ -191,7 +191,7 @@ SCHEMAS: dict[str, Schema] = {
         "properties": {"kind": TEXT, "at": NUMBER, "until": NUMBER, "characters": COUNT},
         "required": ["kind", "at", "characters"],
     },
-    "RecentRuns": record({"runs": many("RunOfChannel")}),
+    "RecentRuns": record({"runs": many("RunOfChannel"), "next": optional(TEXT)}),
     "RunOfChannel": {
         "type": "object",
         "description": "As Run, with its channel.",

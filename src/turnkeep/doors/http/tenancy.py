@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, cast, get_args
 
 from starlette.responses import Response
 
 from turnkeep.doors.error_answers import JsonResponse
+from turnkeep.doors.http.cursors import MAX_SEARCH, cursor_behind, read_cursor
 from turnkeep.doors.http.endpoint import HttpCall, audit, dead_json, thread_json
 from turnkeep.errors import InvalidMessage, NotFound
 from turnkeep.inputs import assistant_fields, read_metadata
@@ -24,14 +24,14 @@ async def list_threads(call: HttpCall) -> Response:
         queue=call.application.name,
         place=cast("ThreadPlace | None", call.word("state", *get_args(ThreadPlace))),
         text=call.request.query_params.get("q", "")[:MAX_SEARCH],
-        before=_read_cursor(call.request.query_params.get("after", "")),
+        before=read_cursor(call),
         # one more than is shown says whether there are more
         limit=limit + 1,
     )
     records = await call.application.store.search(query)
     page = records[:limit]
     last = page[-1] if page and len(records) > limit else None
-    after = f"{last.active_at!r}:{last.thread_id}" if last else None
+    after = cursor_behind(last.active_at, last.thread_id) if last else None
     return JsonResponse({"threads": [thread_json(record) for record in page], "next": after})
 
 
@@ -53,22 +53,6 @@ def _passage_json(passage: Passage) -> dict[str, Any]:
         "kind": passage.kind,
         "excerpt": passage.excerpt,
     }
-
-
-MAX_SEARCH = 200
-
-
-def _read_cursor(text: str) -> tuple[float, str] | None:
-    at, colon, thread_id = text[:200].partition(":")
-    if not text:
-        return None
-    try:
-        moment = float(at)
-    except ValueError:
-        moment = math.nan
-    if not colon or not math.isfinite(moment):
-        raise InvalidMessage("'after' is the 'next' of an earlier answer, as it came")
-    return moment, thread_id
 
 
 async def create_thread(call: HttpCall) -> Response:

@@ -19,6 +19,7 @@ for _, entry in ipairs(redis.call('ZRANGE', K.leases, 0, -1)) do
   if entry:sub(-#who - 1) == '\0' .. who then redis.call('ZREM', K.leases, entry) end
 end
 redis.call('ZREM', K.threads, who)
+redis.pcall('ZREM', activity_of(A.space), A.channel)
 redis.call('ZREM', K.aging, who)
 redis.call('HDEL', K.quarantine, who)
 discard_all(A.space, A.channel)

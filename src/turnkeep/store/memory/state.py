@@ -96,6 +96,8 @@ class MemoryState(RevisionCount):
         self.ids = ids
         self.threads: dict[Address, StoredThread] = {}
         self.wakes: dict[Address, float] = {}
+        self.by_activity: dict[tuple[str, str], dict[Address, None]] = {}
+        """The threads of each tenant and queue, those that were active last at the end."""
         self.past: dict[Address, dict[str, AcceptedId]] = {}
         """Ids of messages of threads that were deleted, by channel."""
         self.letters: dict[str, DeadLetter] = {}
@@ -162,6 +164,10 @@ class MemoryState(RevisionCount):
         # one operation added must not be added again.
         out, thread.out = thread.out, Out()
         address = thread.address
+        if thread.active_at != slot.thread.active_at or address not in self.threads:
+            addresses = self.by_activity.setdefault((address.tenant, address.queue), {})
+            addresses.pop(address, None)
+            addresses[address] = None
         slot.thread = thread
         self.threads[address] = slot
         self._by_thread_id[Address(address.tenant, address.queue, thread.thread_id)] = address
@@ -219,6 +225,7 @@ class MemoryState(RevisionCount):
         del self.threads[address]
         del self._by_thread_id[Address(address.tenant, address.queue, slot.thread.thread_id)]
         self.wakes.pop(address, None)
+        self.by_activity[address.tenant, address.queue].pop(address, None)
 
     def living(self, tenant: str | None, queue: str | None, now: float) -> list[StoredThread]:
         return [

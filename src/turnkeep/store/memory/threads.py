@@ -15,7 +15,7 @@ from turnkeep.store.memory.once import once_only
 from turnkeep.store.memory.state import MemoryState, StoredThread, draft_of, is_from
 from turnkeep.store.passages import MOST_ENTRIES, Passage, TextSearch, passage_in
 from turnkeep.store.records import ages, current_run, is_over, message_record, slides, thread_record
-from turnkeep.store.thread_search import ThreadSearch, newest_threads
+from turnkeep.store.thread_search import ThreadSearch, fits, newest_threads
 from turnkeep.store.transcript import last_user_turn, newest
 from turnkeep.store.values import History, MessageRecord, Receipt, RunRecord, Stats, ThreadRecord, TranscriptEntry
 from turnkeep.usage import Usage
@@ -111,8 +111,20 @@ class MemoryThreads(MemoryState):
                 yield thread_record(slot.thread, slot.policy)
 
     async def search(self, query: ThreadSearch) -> list[ThreadRecord]:
-        living = self.living(query.tenant, query.queue, self.moment())
-        return newest_threads((thread_record(slot.thread, slot.policy) for slot in living), query)
+        now = self.moment()
+        if query.tenant is None or query.queue is None:
+            living = self.living(query.tenant, query.queue, now)
+            return newest_threads((thread_record(slot.thread, slot.policy) for slot in living), query)
+        result: list[ThreadRecord] = []
+        for address in reversed(self.by_activity.get((query.tenant, query.queue), {})):
+            slot = self.threads[address]
+            # those of one moment are put in order by their ids
+            if len(result) >= query.limit and slot.thread.active_at < result[-1].active_at:
+                break
+            if not is_over(slot.thread, slot.policy, now):
+                record = thread_record(slot.thread, slot.policy)
+                result += [record] if fits(record, query) else []
+        return newest_threads(result, query)
 
     async def find_passages(self, query: TextSearch) -> list[Passage]:
         living = self.living(query.tenant, query.queue, self.moment())

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator
 
 from turnkeep.errors import ThreadQuarantined
 from turnkeep.messages import Address
 from turnkeep.store.passages import MOST_THREADS, Passage, TextSearch, passage_in
 from turnkeep.store.records import ages
+from turnkeep.store.redis.activity_index import ActivityIndex, batched_by_moment
 from turnkeep.store.redis.codec import exact, flag, read_thread, read_turn
 from turnkeep.store.redis.key_names import PartitionKeys, address_of, plain
 from turnkeep.store.redis.part import RedisPart, gather, quarantining, status_word
@@ -89,9 +91,29 @@ class RedisAllThreads(RedisPart):
             return None
 
     async def search(self, query: ThreadSearch) -> list[ThreadRecord]:
-        # there is no index by activity: it would be one more write with every act of a thread, for a rare look
-        lists = await gather([self._newest_in(partition, query) for partition in self._keys.partitions])
-        return newest_threads((record for records in lists for record in records), query)
+        if query.tenant is None or query.queue is None:  # the indexes by activity are of one tenant and queue each
+            lists = await gather([self._newest_in(partition, query) for partition in self._keys.partitions])
+            return newest_threads((record for records in lists for record in records), query)
+        index = ActivityIndex(self._link, self._keys.partitions, query.tenant, query.queue)
+        await index.complete(self._record)
+        return await self._newest_by(index, query)
+
+    async def _newest_by(self, index: ActivityIndex, query: ThreadSearch) -> list[ThreadRecord]:
+        """Reads no more records than are shown, but for those that do not fit."""
+        newest: list[ThreadRecord] = []
+        looked_at = 0
+        start = math.inf if query.before is None else query.before[0]
+        async for names in index.walk(start, query.limit):
+            for some in batched_by_moment(names, query.limit):
+                records = await gather([self._record(address) for _, address in some])
+                newest = newest_threads([*newest, *(record for record in records if record is not None)], query)
+                looked_at += len(some)
+                if len(newest) == query.limit:
+                    return newest
+                if looked_at >= MOST_SEARCHED:
+                    log.warning("search_cut", looked_at=looked_at)
+                    return newest
+        return newest
 
     async def _newest_in(self, partition: PartitionKeys, query: ThreadSearch) -> list[ThreadRecord]:
         """Of a bounded number of threads of a partition those that fit; read many at once."""

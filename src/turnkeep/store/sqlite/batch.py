@@ -26,12 +26,15 @@ class Table:
 
 NEW_THREAD = Table(
     "INSERT INTO thread (state, paused, wake, owner, open, active_at, expires_at, head, id,"
-    " tenant, queue, channel, thread_id, created_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    " tenant, queue, channel, thread_id, created_at, active_minute)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 THREAD = Table(
     "UPDATE thread SET state = ?, paused = ?, wake = ?, owner = ?, open = ?, active_at = ?, expires_at = ?, head = ?"
     " WHERE id = ?"
 )
+# apart from the row's other columns: SQLite writes an index whenever a statement names its column, changed or not
+ACTIVE_MINUTE = Table("UPDATE thread SET active_minute = ? WHERE id = ?")
 # only a new row has a place in the order: a message that was edited keeps its own
 MESSAGE = Table(
     "INSERT INTO message (thread, message_id, n, body) VALUES (?, ?, ?, ?)"
@@ -53,7 +56,7 @@ TOTAL = Table(
 SHARE = Table("REPLACE INTO served (tenant, claims, floor) VALUES (?, ?, ?)")
 
 # a thread has its row before others refer to it
-_ORDER = (NEW_THREAD, THREAD, MESSAGE, MESSAGE_ID, JOURNAL, ENTRY, RUN, EVENT, TOTAL, SHARE)
+_ORDER = (NEW_THREAD, THREAD, ACTIVE_MINUTE, MESSAGE, MESSAGE_ID, JOURNAL, ENTRY, RUN, EVENT, TOTAL, SHARE)
 
 Row = tuple[Any, ...]
 Key = Any

@@ -71,7 +71,12 @@ def _from_2(connection: apsw.Connection) -> None:
 
 
 def _from_3(connection: apsw.Connection) -> None:
-    """The number is one for all engines, and Redis alone keeps its logs and records in another way."""
+    """Threads are found by their last activity. Redis keeps its logs and records in another way."""
+    connection.execute(
+        "ALTER TABLE thread ADD COLUMN active_minute INTEGER NOT NULL DEFAULT 0;"
+        "UPDATE thread SET active_minute = CAST(active_at / 60 AS INTEGER);"
+        "CREATE INDEX thread_active ON thread (tenant, queue, active_minute)"
+    )
 
 
 STEPS: Mapping[int, Step] = {1: _from_1, 2: _from_2, 3: _from_3}

@@ -18,7 +18,7 @@ from turnkeep.errors import ThreadQuarantined
 from turnkeep.events import TurnFault
 from turnkeep.messages import Address, Message
 from turnkeep.store.records import time_to_live
-from turnkeep.store.sqlite.batch import JOURNAL, MESSAGE, MESSAGE_ID, NEW_THREAD, THREAD, Batch
+from turnkeep.store.sqlite.batch import ACTIVE_MINUTE, JOURNAL, MESSAGE, MESSAGE_ID, NEW_THREAD, THREAD, Batch
 from turnkeep.store.sqlite.codec import decode, encode, restore
 from turnkeep.store.sqlite.connection import every
 from turnkeep.store.thread import AcceptedId, InboxMessage, Out, Thread, merge_known
@@ -40,7 +40,8 @@ class ThreadRow:
     epoch: str
     floor: int = 0
     wake: float | None = None
-    """As stored."""
+    """As stored, and the minute too."""
+    active_minute: int = 0
     accepted_count: int = 0
     """The highest place in the order of acceptance among open messages."""
     accepted_ids: dict[str, AcceptedId] = field(default_factory=dict)
@@ -78,7 +79,9 @@ def find(connection: apsw.Connection, address: Address) -> RowAddress | None:
 
 def load(connection: apsw.Connection, row: int, incarnation: str) -> ThreadRow:
     """Raises `ThreadQuarantined` when what is stored makes no sense."""
-    head, floor, is_open = connection.execute("SELECT head, floor, open FROM thread WHERE id = ?", (row,)).get
+    head, floor, is_open, active_minute = connection.execute(
+        "SELECT head, floor, open, active_minute FROM thread WHERE id = ?", (row,)
+    ).get
     try:
         thread = Thread.from_json(decode(head))
         # the column spares idle threads, which most of them are, a query
@@ -92,7 +95,7 @@ def load(connection: apsw.Connection, row: int, incarnation: str) -> ThreadRow:
             f"the stored state of thread row {row} cannot be read ({type(error).__name__}), look at it or forget it"
         ) from error
     _find_top(connection, row, thread)
-    thread_row = ThreadRow(row, thread, thread.epoch, floor, thread.wake, accepted_count)
+    thread_row = ThreadRow(row, thread, thread.epoch, floor, thread.wake, active_minute, accepted_count)
     thread.epoch += incarnation
     return thread_row
 
@@ -152,9 +155,17 @@ def put_head(batch: Batch, thread_row: ThreadRow, policy: Policy) -> None:
     changing = (*_search_columns(thread, policy), head, row)
     if thread_row.is_new or batch.holds(NEW_THREAD, row):
         thread_row.is_new = False
-        batch.put(NEW_THREAD, row, (*changing, *_identity(thread)))
-    else:
-        batch.put(THREAD, row, changing)
+        thread_row.active_minute = _minute(thread)
+        batch.put(NEW_THREAD, row, (*changing, *_identity(thread), thread_row.active_minute))
+        return
+    batch.put(THREAD, row, changing)
+    if thread_row.active_minute != _minute(thread):
+        thread_row.active_minute = _minute(thread)
+        batch.put(ACTIVE_MINUTE, row, (thread_row.active_minute, row))
+
+
+def _minute(thread: Thread) -> int:
+    return int(thread.active_at // 60)
 
 
 def _identity(thread: Thread) -> tuple[Any, ...]:

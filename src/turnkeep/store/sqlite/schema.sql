@@ -1,4 +1,4 @@
--- Layout 2. A thread is one row with its head as JSON; whatever grows beside it is rows by the thread's id.
+-- Layout 4. A thread is one row with its head as JSON; whatever grows beside it is rows by the thread's id.
 -- Columns beside `head` exist to be searched: what they say is in the head as well.
 
 CREATE TABLE meta (
@@ -19,6 +19,7 @@ CREATE TABLE thread (
     open INTEGER NOT NULL,
     created_at REAL NOT NULL,
     active_at REAL NOT NULL,
+    active_minute INTEGER NOT NULL, -- the same in minutes, which an act seldom changes, so that its index is seldom written
     expires_at REAL,      -- NULL while it cannot expire
     floor INTEGER NOT NULL DEFAULT 0, -- highest offset that was taken out of the log
     damaged INTEGER,      -- 1: its stored state could not be read, nobody claims it
@@ -26,6 +27,7 @@ CREATE TABLE thread (
 ) STRICT;
 CREATE UNIQUE INDEX thread_channel ON thread (tenant, queue, channel);
 CREATE UNIQUE INDEX thread_thread_id ON thread (tenant, queue, thread_id);
+CREATE INDEX thread_active ON thread (tenant, queue, active_minute);
 CREATE INDEX thread_wake ON thread (tenant, queue, wake, channel) WHERE wake IS NOT NULL;
 CREATE INDEX thread_owner ON thread (owner) WHERE owner IS NOT NULL;
 CREATE INDEX thread_paused ON thread (tenant, queue) WHERE paused = 1;

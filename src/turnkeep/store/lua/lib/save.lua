@@ -127,6 +127,11 @@ local function write_presence(t)
   if t.out.aging then redis.call('ZADD', K.aging, t.out.aging, t.space .. '\0' .. t.channel) end
 end
 
+local function write_activity(t)
+  if t.active_at == t.out.was.active_at then return end
+  redis.pcall('ZADD', activity_of(t.space), exact(t.active_at), t.channel)
+end
+
 -- ---------------------------------------------------------------- the keys of the thread
 
 -- When the janitor has to look at a thread: when its log may have aged, or it may have expired.
@@ -215,6 +220,7 @@ local function save(t, p, now)
   write_index(t, was, at)
   write_lease(t)
   write_counts(t, was)
+  write_activity(t)
   if #out.events > 0 then
     write_events(t, out.events, now)
     if t.untrimmed >= TRIM_EVERY then trim(t, p, now) end
@@ -249,6 +255,7 @@ local function erase(t, p, now)
   if t.indexed then redis.call('ZREM', index_of(t.indexed[1]), entry_at(t, t.indexed[2])) end
   if t.token then redis.call('ZREM', K.leases, lease_entry(t, t.owner, t.token)) end
   redis.call('ZREM', K.threads, t.space .. '\0' .. t.channel)
+  redis.pcall('ZREM', activity_of(t.space), t.channel)
   redis.call('HDEL', K.aliases, t.space .. '\0' .. t.thread_id)
   count(t, 'open', -t.inbox - t.delayed)
   count(t, 'listed', t.indexed and -1 or 0)

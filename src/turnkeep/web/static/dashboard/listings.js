@@ -28,6 +28,17 @@ function listing(view, title, choices, load) {
   return show({});
 }
 
+// The button behind a list that is not at its end: what it fetches takes its place.
+function older(next, fetchPage, draw) {
+  if (!next) return "";
+  const place = button("Older ones", async () => {
+    place.disabled = true;
+    const page = await fetchPage(next);
+    place.replaceWith(draw(page), older(page.next, fetchPage, draw));
+  }, { class: "more" });
+  return place;
+}
+
 const PLACES = [["", "All states"], ["said", "In what was said"], ["leased", "Being answered"], ["waiting", "Waiting"], ["retry", "Trying again"], ["held", "Wanting a decision"], ["paused", "Paused"], ["idle", "Idle"]];
 
 export function drawThreads(view) {
@@ -38,15 +49,7 @@ export function drawThreads(view) {
     if (values.state === "said") return passages(values.q);
     const page = await ask("GET", `threads?${query({ ...values, limit: 50 })}`);
     const shown = element("div", { id: "threads" }, table(heads, page.threads.map(row), values.q || values.state ? "None fits." : "No thread yet: somebody has to say something."));
-    const more = (after) => {
-      if (!after) return null;
-      const next = button("Older ones", async () => {
-        const rest = await ask("GET", `threads?${query({ ...values, limit: 50, after })}`);
-        next.replaceWith(table(heads, rest.threads.map(row), ""), more(rest.next) ?? "");
-      }, { class: "more" });
-      return next;
-    };
-    return [shown, more(page.next) ?? ""];
+    return [shown, older(page.next, (after) => ask("GET", `threads?${query({ ...values, limit: 50, after })}`), (rest) => table(heads, rest.threads.map(row), ""))];
   });
 }
 
@@ -79,8 +82,9 @@ export function runsOf(channel, runs) {
 
 export function drawRuns(view) {
   return listing(view, "Runs", STATUSES, async ({ q, state: status }) => {
-    const { runs } = await ask("GET", `runs?${query({ q, status, limit: 100 })}`);
-    return [runTable(runs, q || status ? "None fits." : "Nothing ran yet.")];
+    const page = await ask("GET", `runs?${query({ q, status, limit: 50 })}`);
+    return [runTable(page.runs, q || status ? "None fits." : "Nothing ran yet."),
+      older(page.next, (after) => ask("GET", `runs?${query({ q, status, limit: 50, after })}`), (rest) => runTable(rest.runs, ""))];
   });
 }
 

@@ -1,0 +1,95 @@
+"""A list of threads reads those that it shows, by an index that completes itself where it is not whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import apsw
+import pytest
+import redis
+
+from tests.contract.redis_desk import accepted, channel, said, store_on
+from tests.services import RedisServer
+from tests.unit.sqlite_files import opened
+from turnkeep.store.memory import MemoryStore
+from turnkeep.store.redis import RedisStore
+from turnkeep.store.sqlite import threads as sqlite_threads
+from turnkeep.store.thread_search import ThreadSearch
+from turnkeep.testing import FakeClock
+
+THREADS = 120
+LISTING = ThreadSearch("t", "q", limit=10)
+
+
+async def shown(store: RedisStore) -> list[str]:
+    return [record.address.channel for record in await store.search(LISTING)]
+
+
+async def test_redis_reads_as_many_threads_as_it_shows(redis_server: RedisServer) -> None:
+    async with store_on(redis_server.url()) as store:
+        for n in range(THREADS):
+            await accepted(store, said(channel(f"c{n}"), "m"))
+        newest = [f"c{n}" for n in reversed(range(THREADS - 10, THREADS))]
+        assert await shown(store) == newest
+        looks = 0
+        record_of = store._record
+
+        async def counting(*address: object) -> object:
+            nonlocal looks
+            looks += 1
+            return await record_of(*address)  # type: ignore[arg-type]
+
+        store._record = counting  # type: ignore[method-assign, assignment]
+        assert await shown(store) == newest
+        assert looks == 10
+
+
+@pytest.mark.parametrize("damage", ["gone", "of another type", "too short", "too long"])
+async def test_redis_completes_an_index_that_is_not_whole(redis_server: RedisServer, damage: str) -> None:
+    """As a program leaves it that knew of none, a copy, or a hand."""
+    async with store_on(redis_server.url()) as store:
+        for n in range(THREADS):
+            await accepted(store, said(channel(f"c{n}"), "m"))
+        before = await shown(store)
+        with redis.Redis(port=redis_server.port, protocol=2) as server:
+            for partition in store._keys.partitions:
+                key = partition.names["threads"] + b":t\0q"
+                if damage in ("gone", "of another type"):
+                    server.delete(key)
+                if damage == "of another type":
+                    server.set(key, "x")
+                elif damage == "too short":
+                    server.zpopmax(key)
+                elif damage == "too long":
+                    server.zadd(key, {"nobody": 1e12})
+        # an act on a thread does not fail by it, nor is it missing afterwards
+        await accepted(store, said(channel("c3"), "m2"))
+
+        assert await shown(store) == ["c3", *before[:9]]
+
+
+async def test_sqlite_looks_by_its_index(tmp_path: Path) -> None:
+    path = tmp_path / "a.db"
+    async with opened(path) as desk:
+        await desk.say("m1")
+        connection = apsw.Connection(str(path))
+        values = {"tenant": "t", "queue": "q", "place": None, "at": None, "thread_id": None, "minute": 9, "most": 9}
+        plan = str(connection.execute(f"EXPLAIN QUERY PLAN {sqlite_threads._NEWEST_OF_ONE}", values).fetchall())
+        connection.close()
+        assert "INDEX thread_active" in plan
+        assert "SCAN" not in plan
+
+
+async def test_memory_looks_at_no_more_than_it_shows() -> None:
+    clock = FakeClock()
+    store = MemoryStore(clock=clock)
+    await store.open()
+    for n in range(THREADS):
+        await store.accept([said(channel(f"c{n}"), "m")])
+        clock.advance(1.0)
+    for n in range(THREADS - 11):  # whoever looks at one of these meets nothing
+        store.threads[channel(f"c{n}")] = None  # type: ignore[assignment]
+
+    assert [record.address.channel for record in await store.search(LISTING)] == [
+        f"c{n}" for n in reversed(range(THREADS - 10, THREADS))
+    ]
