@@ -199,7 +199,9 @@ def _nothing(connection: apsw.Connection) -> None:
 def migrate(path: Path, owners: Owners, steps: dict[int, layout.Step]) -> None:
     connection = connect_to_write(path)
     try:
-        layout.prepare(connection, path, owners, layout=LAYOUT, steps=dict.fromkeys(range(1, LAYOUT), _nothing) | steps)
+        layout.prepare(
+            connection, path, owners, layout=LAYOUT, steps={**dict.fromkeys(range(1, LAYOUT), _nothing), **steps}
+        )
     finally:
         connection.close()
 

@@ -1,8 +1,9 @@
 """The threads of a tenant and queue by their last activity, newest first, out of all partitions.
 
-One sorted set in each partition for each tenant and queue, written with every act (`lib/save.lua`).
-It is a hint: where it does not hold as many threads as there are (they were stored by a program
-that knew no such index, or copied, or somebody threw it away) it is completed before it is read.
+One sorted set in each partition for each tenant and queue, with the stretch of ten seconds in which
+a thread was active last (`lib/save.lua`). It is a hint: where it does not hold as many threads as
+there are (they were stored by a program that knew no such index, or copied, or somebody threw it
+away) it is completed before it is read.
 """
 
 from __future__ import annotations
@@ -13,13 +14,14 @@ from dataclasses import dataclass
 
 from turnkeep.messages import Address
 from turnkeep.store.redis.client.link import Link
-from turnkeep.store.redis.codec import exact
 from turnkeep.store.redis.key_names import PartitionKeys, address_of, space_of
 from turnkeep.store.redis.part import gather
 from turnkeep.store.values import ThreadRecord
 
 PAGE = 100
 """Threads that are looked at together."""
+STRETCH = 10
+"""Seconds that count as one moment, as in `lib/save.lua`."""
 Look = Callable[[Address], Awaitable[ThreadRecord | None]]
 
 
@@ -45,7 +47,7 @@ class ActivityIndex:
         self._space = space_of(tenant, queue)
 
     async def walk(self, newest: float, page: int) -> AsyncIterator[list[tuple[float, Address]]]:
-        """Those with no activity after `newest`, newest first. A list ends where the moment changes."""
+        """Those active in the stretch of `newest` or before, newest first. A list ends where a stretch does."""
         stretches = [_Stretch(partition) for partition in self._partitions]
         waiting: list[tuple[float, Address]] = []
         before: set[Address] = set()  # whoever is active meanwhile pushes others to a place that is read next
@@ -64,8 +66,9 @@ class ActivityIndex:
 
     async def _read_on(self, stretch: _Stretch, newest: float, page: int) -> list[tuple[float, Address]]:
         key = self._key(stretch.partition)
+        end = b"+inf" if newest == math.inf else b"%d" % (newest // STRETCH * STRETCH)
         reply: list[bytes] = await self._link.look_up(
-            "activity", stretch.partition, "ZREVRANGEBYSCORE", key, exact(newest), b"-inf",
+            "activity", stretch.partition, "ZREVRANGEBYSCORE", key, end, b"-inf",
             "WITHSCORES", "LIMIT", stretch.read, page,
         )  # fmt: skip
         names = [
@@ -98,7 +101,8 @@ class ActivityIndex:
 
     async def _add(self, partition: PartitionKeys, channel: bytes, record_of: Look) -> None:
         record = await record_of(address_of(self._space, channel))
-        at = b"0" if record is None else exact(record.active_at)  # a damaged one has its place too
+        # a damaged one has its place too
+        at = b"%d" % (0 if record is None else record.active_at // STRETCH * STRETCH)
         # only where it has none: whoever acts on the thread meanwhile knows better
         await self._link.look_up("activity", partition, "ZADD", self._key(partition), "NX", at, channel)
 
@@ -106,8 +110,8 @@ class ActivityIndex:
         return partition.names["threads"] + b":" + self._space
 
 
-def batched_by_moment(names: Sequence[tuple[float, Address]], size: int) -> Iterator[Sequence[tuple[float, Address]]]:
-    """Some at a time, those of one moment together: their order is by more than their moment."""
+def batched_by_stretch(names: Sequence[tuple[float, Address]], size: int) -> Iterator[Sequence[tuple[float, Address]]]:
+    """Some at a time, those of one stretch together: within it their records tell the order."""
     start = 0
     while start < len(names):
         end = min(start + size, len(names))

@@ -9,7 +9,7 @@ from turnkeep.errors import ThreadQuarantined
 from turnkeep.messages import Address
 from turnkeep.store.passages import MOST_THREADS, Passage, TextSearch, passage_in
 from turnkeep.store.records import ages
-from turnkeep.store.redis.activity_index import ActivityIndex, batched_by_moment
+from turnkeep.store.redis.activity_index import ActivityIndex, batched_by_stretch
 from turnkeep.store.redis.codec import exact, flag, read_thread, read_turn
 from turnkeep.store.redis.key_names import PartitionKeys, address_of, plain
 from turnkeep.store.redis.part import RedisPart, gather, quarantining, status_word
@@ -104,7 +104,7 @@ class RedisAllThreads(RedisPart):
         looked_at = 0
         start = math.inf if query.before is None else query.before[0]
         async for names in index.walk(start, query.limit):
-            for some in batched_by_moment(names, query.limit):
+            for some in batched_by_stretch(names, query.limit):
                 records = await gather([self._record(address) for _, address in some])
                 newest = newest_threads([*newest, *(record for record in records if record is not None)], query)
                 looked_at += len(some)

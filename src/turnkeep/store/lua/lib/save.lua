@@ -127,9 +127,14 @@ local function write_presence(t)
   if t.out.aging then redis.call('ZADD', K.aging, t.out.aging, t.space .. '\0' .. t.channel) end
 end
 
+-- Once in ten seconds and not with every act, which would be a tenth of what a turn costs: a listing looks at all threads
+-- of a stretch before it orders them.
+local STRETCH = 10
+
 local function write_activity(t)
-  if t.active_at == t.out.was.active_at then return end
-  redis.pcall('ZADD', activity_of(t.space), exact(t.active_at), t.channel)
+  local was, is = t.out.was.active_at, math.floor(t.active_at / STRETCH)
+  if was and math.floor(was / STRETCH) == is then return end
+  redis.pcall('ZADD', activity_of(t.space), is * STRETCH, t.channel)
 end
 
 -- ---------------------------------------------------------------- the keys of the thread
