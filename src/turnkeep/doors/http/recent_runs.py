@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -54,7 +54,7 @@ async def newest_runs(store: Store, search: RunSearch) -> list[RunOfThread]:
     return newest
 
 
-async def _by_activity(store: Store, query: ThreadSearch) -> AsyncIterator[list[ThreadRecord]]:
+async def _by_activity(store: Store, query: ThreadSearch) -> AsyncGenerator[list[ThreadRecord]]:
     before = query.before
     for _ in range(MOST_THREADS // AT_ONCE):
         page = await store.search(
