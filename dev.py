@@ -92,6 +92,8 @@ def main(arguments: Sequence[str]) -> int:
     os.chdir(ROOT)
     if verb != "lock":
         prepare("run" if verb == "up" else "dev")
+    if verb == "up":
+        return become([*COMMANDS[verb], *rest])
     return run([*COMMANDS[verb], *rest]) if verb in COMMANDS else VERBS[verb](rest)
 
 
@@ -410,6 +412,14 @@ def run(command: Sequence[str]) -> int:
         while True:
             with suppress(KeyboardInterrupt):  # the terminal told the child too: let it end in its own way
                 return process.wait()
+
+
+def become(command: Sequence[str]) -> int:
+    """Run it in our place: who kills this process means what it has started."""
+    if os.name == "nt":
+        return run(command)
+    sys.stdout.flush()
+    os.execv(command[0], list(command))
 
 
 def must(command: Sequence[str]) -> None:

@@ -1,13 +1,14 @@
 """Try the README on a machine that nobody prepared: a Debian root with python3, pip and git, made by debootstrap.
 
     python3 scripts/bare_machine.py [--suite bookworm] [--as root|ordinary] [--without-apt] [--cut-off] [--keep FOLDER]
-                                    [-- WORDS…]
+                                    [--first-minutes] [-- WORDS…]
 
 Run as root on Debian or Ubuntu with debootstrap. Clones this repository (what is committed) into the root, measures
 how long `dev.py up` takes from the bare clone until the page answers, then runs `dev.py test WORDS…`. Prints the last
 lines of both and ends with the code of the test. `--keep` uses and leaves a root in FOLDER, so that an ordinary user
 can be tried where root has installed the programs. `--cut-off` runs the tests once more where nothing is as usual: no
 network but a loopback without IPv6, the ports of RabbitMQ, Redis and the page taken, a HOME that cannot be written.
+`--first-minutes` follows README, tutorial and the "Coming from" pages there instead (`scripts/first_minutes.py`).
 Only the network and the certificates of this machine are shared.
 """
 
@@ -92,6 +93,7 @@ def main(arguments: Sequence[str]) -> int:
     options.add_argument("--as", dest="user", choices=["root", USER], default="root", help="who works there (root)")
     options.add_argument("--without-apt", action="store_true", help="a system that can install nothing more")
     options.add_argument("--cut-off", action="store_true", help="the tests once more, where nothing is as usual")
+    options.add_argument("--first-minutes", action="store_true", help="the pages of somebody new, instead of the tests")
     options.add_argument("--keep", type=Path, help="use the root in this folder, and leave it")
     options.add_argument("words", nargs="*", help="arguments of dev.py test")
     given = options.parse_args(arguments)
@@ -103,6 +105,8 @@ def main(arguments: Sequence[str]) -> int:
         machine = Machine(root, given.user)
         machine.clone()
         say(f"{given.suite}, as {given.user}, {'without' if given.without_apt else 'with'} apt")
+        if given.first_minutes:
+            return run_first_minutes(machine, given.words)
         time_up(machine)
         code = test("dev.py test", machine.command, given.words)
         if given.cut_off:
@@ -136,6 +140,11 @@ def time_up(machine: Machine) -> None:
             time.sleep(0.1)
         say(f"dev.py up: bare clone to page in {time.monotonic() - start:.1f} s")
         process.kill()
+
+
+def run_first_minutes(machine: Machine, pages: Sequence[str]) -> int:
+    command = machine.command("python3", "scripts/first_minutes.py", *pages)
+    return subprocess.run(command, check=False).returncode
 
 
 def answers(url: str) -> bool:

@@ -71,9 +71,16 @@ def started(monkeypatch: pytest.MonkeyPatch) -> Run:
     return Run(monkeypatch)
 
 
-def test_up_is_turnkeep_dev(started: Run) -> None:
-    assert dev.main(["up", "--port", "9"]) == 0
-    assert started.commands[0][1:] == ["dev", "--port", "9"]
+def test_up_becomes_turnkeep_dev_so_that_a_signal_reaches_the_server(
+    started: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[list[str]] = []
+    monkeypatch.setattr(os, "execv", lambda program, words: told.append([program, *words]) or 0)
+    dev.main(["up", "--port", "9"])
+    assert started.commands == []
+    [[program, *words]] = told
+    assert Path(program).name == "turnkeep"
+    assert words == [program, "dev", "--port", "9"]
 
 
 def test_arguments_of_test_go_to_pytest_without_our_own(started: Run) -> None:
