@@ -416,10 +416,10 @@ def run(command: Sequence[str]) -> int:
 
 def become(command: Sequence[str]) -> int:
     """Run it in our place: who kills this process means what it has started."""
-    if os.name == "nt":
-        return run(command)
-    sys.stdout.flush()
-    os.execv(command[0], list(command))
+    if os.name == "posix":
+        sys.stdout.flush()
+        os.execv(command[0], list(command))  # noqa: S606 - a shell would be one process more
+    return run(command)
 
 
 def must(command: Sequence[str]) -> None:

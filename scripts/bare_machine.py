@@ -115,6 +115,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def make_root(root: Path, suite: str, mirror: str) -> None:
+    root.mkdir(parents=True, exist_ok=True)
     root.chmod(0o755)  # a temporary folder is its owner's alone, and nobody else could enter "/" then
     if not (root / "usr/bin/git").exists():
         say(f"debootstrap {suite} (a minute or two)")
