@@ -74,15 +74,12 @@ def started(monkeypatch: pytest.MonkeyPatch) -> Run:
 def test_up_becomes_turnkeep_dev_so_that_a_signal_reaches_the_server(
     started: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Gone(Exception):  # noqa: N818 - not an error: nothing comes after exec
-        pass
-
     def execute(program: str, words: list[str]) -> None:
         assert Path(program).name == "turnkeep"
-        raise Gone(words[1:])
+        raise InterruptedError(words[1:])  # nothing comes after exec
 
     monkeypatch.setattr(os, "execv", execute)
-    with pytest.raises(Gone, match="'dev', '--port', '9'"):
+    with pytest.raises(InterruptedError, match="'dev', '--port', '9'"):
         dev.main(["up", "--port", "9"])
     assert started.commands == []
 
