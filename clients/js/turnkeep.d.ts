@@ -41,6 +41,10 @@ export interface HeldCall {
   output?: string;
   by?: string;
   self_approval?: boolean;
+  /** What its tool lets people see who may not decide; absent: the name alone. */
+  show?: "arguments" | "all";
+  /** Something of it is kept from this credential, and empty. */
+  withheld?: true;
 }
 
 interface Place {

@@ -9,7 +9,7 @@ last say `more`; who resumes from the last frame without it misses nothing.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from typing import Any, Self
@@ -53,6 +53,20 @@ class Dialect:
     in_envelopes: bool = False
     as_stream: bool = False
     """Each frame is an event of an SSE stream."""
+    in_full: bool = False
+    """Calls that wait are told with all that is in them (`call_form`)."""
+
+
+def call_form(call: Mapping[str, Any], *, in_full: bool) -> Frame:
+    """A call that waits, or was decided: in full to who decides about such calls; to others without
+    what its tool keeps from them, empty and `withheld`.
+    """
+    show = call.get("show", "name")
+    if in_full or show == "all":
+        return dict(call)
+    # the digest goes with the arguments: few are so many that nobody could try them all
+    secrets = {"output"} if show == "arguments" else {"output", "arguments", "digest"}
+    return {name: "" if name in secrets else value for name, value in call.items()} | {"withheld": True}
 
 
 def _aside(frame: Frame) -> Frame:
@@ -190,11 +204,14 @@ class Encoder:
             case "responding":
                 return self._status(event, "responding", RESPONDING)
             case "held":
-                return self._status(event, "processing", DECIDING, calls=[dict(call) for call in event.calls])
+                return self._status(event, "processing", DECIDING, calls=self._calls(event))
             case "said":
                 frame = self._frame(event, "completed", "response", event.text, final=True)
                 return frame | {"author": event.author}
         return self._status(event, "processing", WORKING, **_cause(event))
+
+    def _calls(self, event: Event) -> list[Frame]:
+        return [call_form(call, in_full=self._dialect.in_full) for call in event.calls]
 
     def _start_frames(self, event: Event) -> list[Frame]:
         frames = [self._frame(event, "started", "status", STARTED_TEXT, message_id=one) for one in event.message_ids]
@@ -242,7 +259,7 @@ class Encoder:
             if value := getattr(event, name):
                 frame[name] = value
         if event.calls:
-            frame["calls"] = [dict(call) for call in event.calls]
+            frame["calls"] = self._calls(event)
         if event.kind in BESIDE_TEXT:
             frame["place"] = event.place
         if event.detail is not None:

@@ -315,7 +315,7 @@ def test_waiting_says_why_and_a_decision_says_on_what() -> None:
     [tools] = to.encode(event("processing", 5, tools=("pay",)))
 
     assert (waiting["reason"], "reason" in silent) == ("pace_reached", False)
-    assert (held["status"], held["calls"]) == ("processing", [{"call_id": "c1"}])
+    assert (held["status"], held["calls"]) == ("processing", [{"call_id": "c1", "withheld": True}])
     assert (tools["tools"], "reason" in tools) == (["pay"], False)
 
 

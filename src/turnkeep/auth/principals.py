@@ -84,6 +84,11 @@ class Principal:
     def may(self, scope: Scope) -> bool:
         return not self.scopes.isdisjoint(HELD_BY[scope])
 
+    @property
+    def sees_calls(self) -> bool:
+        """Whether calls that wait are told to it in full: who decides about them, and who manages."""
+        return self.may("approve") or self.may("manage")
+
     def reaches(self, channel: str) -> bool:
         return self.channels is None or any(_covers(pattern, channel) for pattern in self.channels)
 

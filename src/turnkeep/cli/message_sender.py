@@ -127,9 +127,8 @@ async def _events(application: Application, ask: Ask) -> AsyncGenerator[Frame, N
             raise outcome
         for frame in await _receipt_frames(application, ask, outcome):
             yield frame
-        encoder = Encoder(
-            address, outcome.thread_id, Dialect(deltas=True, everything=True), answer=stream.subscription_start.answer
-        )
+        dialect = Dialect(deltas=True, everything=True, in_full=True)
+        encoder = Encoder(address, outcome.thread_id, dialect, answer=stream.subscription_start.answer)
         async for event in stream:
             for frame in (*encoder.encode(event), *encoder.flush()):
                 yield frame

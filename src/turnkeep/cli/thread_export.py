@@ -68,5 +68,5 @@ async def _lines(store: Store, settings: Settings, tenant: str, *, older_than: f
 
     # Thread by thread: a store may be larger than the memory of this machine.
     async for record in store.scan(tenant=tenant, queue=settings.queue, idle_for=older_than):
-        whole = thread_json(record) | {"items": await context.transcript(store, record)}
+        whole = thread_json(record, in_full=True) | {"items": await context.transcript(store, record)}
         yield orjson.dumps(whole, option=orjson.OPT_APPEND_NEWLINE)

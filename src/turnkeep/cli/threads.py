@@ -66,7 +66,7 @@ def list_threads(
         from turnkeep.doors.http.endpoint import thread_json
 
         for record in records:
-            output.emit(thread_json(record))
+            output.emit(thread_json(record, in_full=True))
         return
     now = SystemClock().now()
     rows = [_row(record, now) for record in records]
@@ -121,7 +121,9 @@ def show(
     if as_json:
         from turnkeep.doors.http.endpoint import message_json, thread_json
 
-        output.emit(thread_json(record) | {"items": transcript, "open": [message_json(one) for one in waiting]})
+        output.emit(
+            thread_json(record, in_full=True) | {"items": transcript, "open": [message_json(one) for one in waiting]}
+        )
         return
     output.facts(_facts(record))
     for entry in transcript:

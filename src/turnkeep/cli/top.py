@@ -103,7 +103,7 @@ def _json(overview: Overview) -> dict[str, Any]:
         "circuits": [{"endpoint": one.endpoint, **one.fault.to_json()} for one in overview.circuits],
         "processes": [one.to_json() | {"silent": one.is_silent(overview.now)} for one in overview.processes],
         "activity": [{"at": one.at, **one.cell} for one in overview.hour],
-        "threads": [thread_json(record) for record in overview.threads],
+        "threads": [thread_json(record, in_full=True) for record in overview.threads],
     }
 
 

@@ -210,7 +210,7 @@ def _json(life: MessageHistory) -> dict[str, Any]:
         "thread_id": life.thread.thread_id,
         "message": message_json(life.message),
         "timeline": [{"at": m.at, "what": m.what, "detail": m.detail} for m in timeline(life)],
-        "runs": [run_json(run) for run in life.runs],
+        "runs": [run_json(run, in_full=True) for run in life.runs],
         "dead": [dead_json(letter) for letter in life.letters],
         "events": [event.to_json() for event in _without_deltas(life.events)],
     }

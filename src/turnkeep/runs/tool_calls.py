@@ -237,9 +237,8 @@ def _tool_request(item: CallItem) -> ToolRequest:
 
 def _call(item: CallItem, kind: Literal["approval", "output"], tool: Tool | None = None) -> HeldCall:
     may_approve = tool is not None and tool.self_approval
-    return HeldCall(
-        item.call_id, item.name, item.arguments, arguments_digest(item.arguments), kind, self_approval=may_approve
-    )
+    digest = arguments_digest(item.arguments)
+    return HeldCall(item.call_id, item.name, item.arguments, digest, kind, self_approval=may_approve, show=item.show)
 
 
 def _output(item: CallItem, result: Result) -> OutputItem:

@@ -120,6 +120,8 @@ class HeldCall:
     by: str = ""
     self_approval: bool = False
     """Whoever asked for the turn may approve it, too."""
+    show: Literal["name", "arguments", "all"] = "name"
+    """What its tool lets people see of it who may not decide."""
 
     def to_json(self) -> dict[str, Any]:
         data: dict[str, Any] = {
@@ -133,6 +135,8 @@ class HeldCall:
         # form, so that layouts of before read the same.
         if self.self_approval:
             data["self_approval"] = True
+        if self.show != "name":
+            data["show"] = self.show
         if self.decision:
             data |= {"decision": self.decision, "output": self.output, "by": self.by}
         return data

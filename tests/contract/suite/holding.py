@@ -130,6 +130,16 @@ class HoldPromises:
         assert [call.self_approval for call in record.calls] == [True, False]
         assert (await desk.store.decide(HERE, CALL.call_id, CALL.digest, YES)).self_approval
 
+    async def test_a_call_says_what_people_may_see_of_it(self, start: Start) -> None:
+        desk = await start()
+        await hold(desk, replace(CALL, show="arguments"), OTHER_CALL)
+
+        record = await desk.store.thread(HERE)
+        assert record is not None
+        assert [call.show for call in record.calls] == ["arguments", "name"]
+        told = next(event for event in (await desk.store.read(HERE, after=0)).events if event.kind == "held")
+        assert [call.get("show") for call in told.calls] == ["arguments", None]
+
     @pytest.mark.parametrize("state", ["idle", "waiting", "leased", "retry", "held"])
     async def test_a_decision_on_no_call_is_not_found(self, start: Start, state: str) -> None:
         desk = await start()

@@ -33,6 +33,7 @@ from turnkeep.events import Event
 from turnkeep.inputs import MAX_NAME, MAX_NAMES, checked_channel, optional_text
 from turnkeep.messages import Address, Message
 from turnkeep.store.values import Receipt, ThreadRecord
+from turnkeep.wire import call_form
 
 NEXT = "next"
 """Stands for the run of what waits, which has no id yet."""
@@ -100,7 +101,7 @@ async def _hydrate(call: HttpCall, channel: str) -> Response:
     record = await call.application.store.thread(address)
     turns = await past_turns(call.application, address)
     waiting = await call.application.store.open_messages(address)
-    pending = _pending(record) if record is not None else []
+    pending = _pending(record, in_full=call.principal.sees_calls) if record is not None else []
     run_id = None
     if record is not None and record.open_messages:
         run_id = f"{record.run_id or NEXT}.{word_of(channel)}"
@@ -113,11 +114,15 @@ async def _hydrate(call: HttpCall, channel: str) -> Response:
     )
 
 
-def _pending(record: ThreadRecord) -> list[dict[str, Any]]:
-    calls = [one for one in record.calls if not one.decision and one.kind == "approval"]
-    return (
-        [interrupt(one.call_id, one.name, one.arguments, record.due) for one in calls] if record.state == "held" else []
-    )
+def _pending(record: ThreadRecord, *, in_full: bool) -> list[dict[str, Any]]:
+    if record.state != "held":
+        return []
+    calls = [call_form(one.to_json(), in_full=in_full) for one in record.calls if not one.decision]
+    return [
+        interrupt(one["call_id"], one["name"], one["arguments"], record.due)
+        for one in calls
+        if one["kind"] == "approval"
+    ]
 
 
 def word_of(channel: str) -> str:
@@ -166,7 +171,7 @@ class AgentRun:
         raise NotFound("this run is not in progress here any more, load the conversation anew")
 
     async def _follow(self, *, only: Sequence[str] | None = None, after_calls: Sequence[str] = ()) -> None:
-        self.feed = TurnFeed(only, after_calls=after_calls)
+        self.feed = TurnFeed(only, after_calls=after_calls, sees_calls=self.call.principal.sees_calls)
         await follow(self.call, self.address, self.feed, self.resources)
 
     def _encoder(self, base: Sequence[AgUiMessage] | None, after_calls: Sequence[str]) -> RunEncoder:

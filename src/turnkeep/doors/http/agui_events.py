@@ -239,10 +239,10 @@ class RunEncoder(TurnEncoder):
         )
         if message is None:
             self._begin_part()
-            self._call(CallDetail(call["call_id"], call["name"], call["arguments"]))
+            self._call(CallDetail(call["call_id"], call["name"], call["arguments"] or None))
             return
         function = next(c["function"] for c in message["toolCalls"] if c["id"] == call["call_id"])
-        if function["arguments"] != call["arguments"]:
+        if call["arguments"] and function["arguments"] != call["arguments"]:
             function["arguments"] = call["arguments"]
             self._close_part()
             self._emit("MESSAGES_SNAPSHOT", messages=[*self._base, *self._messages])
@@ -332,6 +332,6 @@ def interrupt(call_id: str, name: str, arguments: str, expires_at: float | None 
         "message": f"May {name} be called?",
         "toolCallId": call_id,
         "responseSchema": schema,
-        "metadata": {"kind": "approval", "toolName": name, "input": value_of(arguments)},
+        "metadata": {"kind": "approval", "toolName": name, "input": value_of(arguments or "{}")},
         **expiry,
     }

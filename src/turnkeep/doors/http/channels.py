@@ -36,6 +36,7 @@ from turnkeep.remedies import remedy_of
 from turnkeep.store.clearing import forget_at_work
 from turnkeep.store.values import DeadLetter, RunRecord, ThreadRecord, TranscriptEntry
 from turnkeep.windows import thread_options
+from turnkeep.wire import call_form
 
 LETTERS_SHOWN = 200
 EVENTS_LOOKED_AT = 50
@@ -72,7 +73,7 @@ async def list_messages(call: HttpCall) -> Response:
             "complete": history.complete,
             "open": [message_json(record) for record in await store.open_messages(address)],
             "dead": [dead_json(letter) for letter in letters],
-            "thread": thread_json(record),
+            "thread": thread_json(record, in_full=call.principal.sees_calls),
             "waiting": await _cause_of(call, record),
         }
     )
@@ -251,7 +252,13 @@ async def act(call: HttpCall) -> Response:
 async def list_runs(call: HttpCall) -> Response:
     address = call.address
     await existing(call, address)
-    return JsonResponse({"runs": [run_json(run) for run in await call.application.store.runs(address)]})
+    return JsonResponse(
+        {
+            "runs": [
+                run_json(run, in_full=call.principal.sees_calls) for run in await call.application.store.runs(address)
+            ]
+        }
+    )
 
 
 async def show_run_life(call: HttpCall) -> Response:
@@ -262,7 +269,13 @@ async def show_run_life(call: HttpCall) -> Response:
     if run is None:
         raise NotFound("no such run, or it is one of those that are not kept any more")
     events = [event async for event in _log_of(call, record) if _belongs(event, run)]
-    return JsonResponse({"channel": record.address.channel, "run": run_json(run), "events": _life_json(events)})
+    return JsonResponse(
+        {
+            "channel": record.address.channel,
+            "run": run_json(run, in_full=call.principal.sees_calls),
+            "events": _life_json(events, in_full=call.principal.sees_calls),
+        }
+    )
 
 
 async def _log_of(call: HttpCall, record: ThreadRecord) -> AsyncIterator[Event]:
@@ -279,11 +292,13 @@ def _belongs(event: Event, run: RunRecord) -> bool:
     return event.kind == "accepted" and not set(event.message_ids).isdisjoint(run.message_ids)
 
 
-def _life_json(events: Sequence[Event]) -> list[dict[str, Any]]:
+def _life_json(events: Sequence[Event], *, in_full: bool) -> list[dict[str, Any]]:
     """Each with its moment; of a text only its length, and of tokens in a row the first and how many they were."""
     life: list[dict[str, Any]] = []
     for event in events:
         data = event.to_json() | {"at": event.at, "characters": len(event.text)}
+        if event.calls:
+            data["calls"] = [call_form(one, in_full=in_full) for one in event.calls]
         for name in ("text", "offset", "epoch", "run_id", "thread_id"):
             data.pop(name, None)
         if event.kind in ("delta", "reasoning") and life and life[-1]["kind"] == event.kind:
@@ -302,7 +317,7 @@ async def existing(call: HttpCall, address: Address) -> ThreadRecord:
 
 
 async def show_channel(call: HttpCall) -> Response:
-    return JsonResponse(thread_json(await existing(call, call.address)))
+    return JsonResponse(thread_json(await existing(call, call.address), in_full=call.principal.sees_calls))
 
 
 async def change_channel(call: HttpCall) -> Response:
@@ -329,7 +344,11 @@ async def change_channel(call: HttpCall) -> Response:
     if kinds := changes.keys() - {"metadata"}:
         await audit(call, "channel_changed", channel=channel_digest(address.channel), fields=kinds)
     # Who may change a thread is not shown by that what he may not read.
-    return JsonResponse(thread_json(record)) if call.principal.may("read") else Response(status_code=204)
+    return (
+        JsonResponse(thread_json(record, in_full=call.principal.sees_calls))
+        if call.principal.may("read")
+        else Response(status_code=204)
+    )
 
 
 async def forget_channel(call: HttpCall) -> Response:

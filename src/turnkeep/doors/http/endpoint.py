@@ -31,6 +31,7 @@ from turnkeep.messages import Address
 from turnkeep.remedies import remedy_of
 from turnkeep.store.values import DeadLetter, MessageRecord, RunRecord, ThreadRecord
 from turnkeep.telemetry import get_log
+from turnkeep.wire import call_form
 
 __all__ = [
     "HttpCall",
@@ -252,7 +253,7 @@ def message_json(record: MessageRecord) -> dict[str, Any]:
     return data
 
 
-def run_json(run: RunRecord) -> dict[str, Any]:
+def run_json(run: RunRecord, *, in_full: bool) -> dict[str, Any]:
     return {
         "run_id": run.run_id,
         "status": run.status,
@@ -263,11 +264,11 @@ def run_json(run: RunRecord) -> dict[str, Any]:
         "model": run.model,
         "usage": {**run.usage.to_json(), "cost": run.usage.cost},
         "error": run.fault.to_json() if run.fault else None,
-        "calls": [call.to_json() for call in run.calls],
+        "calls": [call_form(call.to_json(), in_full=in_full) for call in run.calls],
     }
 
 
-def thread_json(record: ThreadRecord) -> dict[str, Any]:
+def thread_json(record: ThreadRecord, *, in_full: bool) -> dict[str, Any]:
     data = asdict(record)
     del data["address"]
     data |= {
@@ -275,7 +276,7 @@ def thread_json(record: ThreadRecord) -> dict[str, Any]:
         "queue": record.address.queue,
         "metadata": dict(record.metadata),
         "usage": {**record.usage.to_json(), "cost": record.usage.cost},
-        "calls": [call.to_json() for call in record.calls],
+        "calls": [call_form(call.to_json(), in_full=in_full) for call in record.calls],
     }
     return data
 

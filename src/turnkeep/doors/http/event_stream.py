@@ -34,7 +34,9 @@ async def stream_events(call: HttpCall) -> Response:
     address = call.address
     epoch, after = _position(call)
     deltas, everything = call.word("text", "delta", "full"), call.word("events", "all")
-    dialect = Dialect(deltas=deltas == "delta", everything=everything == "all", as_stream=True)
+    dialect = Dialect(
+        deltas=deltas == "delta", everything=everything == "all", as_stream=True, in_full=call.principal.sees_calls
+    )
     async with response_resources() as resources:
         resources.enter_context(call.limits.streaming(call.holder))
         record = await call.application.store.thread(address)

@@ -108,7 +108,8 @@ async def list_recent_runs(call: HttpCall) -> Response:
     page = runs[:limit]
     last = page[-1] if page and len(runs) > limit else None
     after = cursor_behind(last.run.started_at, last.run.run_id) if last else None
-    rows = [{"channel": one.address.channel, **run_json(one.run)} for one in page]
+    in_full = call.principal.sees_calls
+    rows = [{"channel": one.address.channel, **run_json(one.run, in_full=in_full)} for one in page]
     return JsonResponse({"runs": rows, "next": after})
 
 

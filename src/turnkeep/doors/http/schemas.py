@@ -137,11 +137,13 @@ SCHEMAS: dict[str, Schema] = {
             "digest": TEXT,
             "kind": one_of("approval", "output"),
             "self_approval": FLAG,
+            "show": one_of("arguments", "all"),
+            "withheld": FLAG,
             "decision": one_of(*_DECISIONS),
             "output": TEXT,
             "by": TEXT,
         },
-        may_miss=("self_approval", "decision", "output", "by"),
+        may_miss=("self_approval", "show", "withheld", "decision", "output", "by"),
     ),
     "Usage": record(
         {**dict.fromkeys(_USAGE_COUNTS, COUNT), "cost": optional(NUMBER)}, may_miss=_USAGE_COUNTS

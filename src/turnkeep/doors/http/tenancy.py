@@ -32,7 +32,9 @@ async def list_threads(call: HttpCall) -> Response:
     page = records[:limit]
     last = page[-1] if page and len(records) > limit else None
     after = cursor_behind(last.active_at, last.thread_id) if last else None
-    return JsonResponse({"threads": [thread_json(record) for record in page], "next": after})
+    return JsonResponse(
+        {"threads": [thread_json(record, in_full=call.principal.sees_calls) for record in page], "next": after}
+    )
 
 
 async def search(call: HttpCall) -> Response:
@@ -61,7 +63,7 @@ async def create_thread(call: HttpCall) -> Response:
     if not await call.limits.threads.has_room(call.principal.tenant):
         raise call.limits.threads.refusal()
     record = await call.application.create_thread(metadata=metadata, tenant=call.principal.tenant)
-    return JsonResponse(thread_json(record), status_code=201)
+    return JsonResponse(thread_json(record, in_full=call.principal.sees_calls), status_code=201)
 
 
 async def list_dead(call: HttpCall) -> Response:

@@ -21,6 +21,7 @@ from turnkeep.events import Event, StepDetail, TurnFault
 from turnkeep.hub import SubscriptionStart
 from turnkeep.messages import Address
 from turnkeep.turn_growth import TurnGrowth
+from turnkeep.wire import call_form
 
 HEARTBEAT = 15.0
 EVERY = 0.05
@@ -37,13 +38,16 @@ class TurnFeed:
     one of `message_ids` (None: any run), then its pieces as `TurnGrowth` has them, and how it goes
     on: waiting, retrying, held, completed, dead; withdrawn messages; what a person said.
 
-    With `after_calls` no hold is told before the result of one of these calls: who decided about them
-    knows that they were held.
+    Calls that wait are told in full where `sees_calls`. With `after_calls` no hold is told before the
+    result of one of these calls: who decided about them knows that they were held.
     """
 
-    def __init__(self, message_ids: Collection[str] | None, *, after_calls: Collection[str] = ()) -> None:
+    def __init__(
+        self, message_ids: Collection[str] | None, *, after_calls: Collection[str] = (), sees_calls: bool = False
+    ) -> None:
         self._ids = None if message_ids is None else set(message_ids)
         self._after_calls = set(after_calls)
+        self._sees_calls = sees_calls
         self._growth = TurnGrowth()
         self._news: list[Event] = []
         self._status: Event | None = None
@@ -134,6 +138,8 @@ class TurnFeed:
     def _tell(self, event: Event) -> None:
         if event.kind == "held" and self._after_calls:
             return
+        if event.calls:
+            event = replace(event, calls=tuple(call_form(one, in_full=self._sees_calls) for one in event.calls))
         self._news.append(event)
         self.urgent.set()
 

@@ -143,7 +143,7 @@ class ChatTurn:
     feed: TurnFeed = field(default_factory=lambda: TurnFeed(None))
 
     async def follow(self, *, only: Sequence[str] | None = None, after_calls: Sequence[str] = ()) -> None:
-        self.feed = TurnFeed(only, after_calls=after_calls)
+        self.feed = TurnFeed(only, after_calls=after_calls, sees_calls=self.call.principal.sees_calls)
         await follow(self.call, self.address, self.feed, self.resources)
 
     async def respond(self, request: ChatRequest) -> Response:

@@ -141,10 +141,10 @@ class ChunkEncoder(TurnEncoder):
     def _hold(self, calls: Sequence[Mapping[str, Any]]) -> None:
         self._close_part()
         for call in calls:
-            detail = CallDetail(call["call_id"], call["name"], call["arguments"])
+            detail = CallDetail(call["call_id"], call["name"], call["arguments"] or None)
             if detail.call_id not in self._open_calls:
                 self._begin_part()
-            # with all arguments now: who has to decide, or to run it, has to see them
+            # with all arguments now, to who has to decide, or to run it
             self._out.append(_input(detail, by_us=False))
             if call["kind"] == "approval" and self._level >= 6:
                 self._out.append(chunk("tool-approval-request", approvalId=detail.call_id, toolCallId=detail.call_id))

@@ -123,7 +123,7 @@ async def _subscribe(session: SocketSession, request: Request) -> None:
     address = _address(session, request)
     after, epoch = read_position(request)
     history = _count(request, "history", LONGEST_HISTORY)
-    dialect = read_dialect(request)
+    dialect = read_dialect(request, session.principal)
     record = await session.application.store.thread(address)
     thread_id = record.thread_id if record else None
 
@@ -244,12 +244,15 @@ def _count(request: Mapping[str, Any], name: str, largest: int) -> int:
     return value
 
 
-def read_dialect(request: Mapping[str, Any]) -> Dialect:
+def read_dialect(request: Mapping[str, Any], principal: Principal) -> Dialect:
     """How frames are to be written. Raises `InvalidMessage`."""
     for name, choices in (("text", ("delta", "full", None)), ("events", ("all", None))):
         if request.get(name) not in choices:
             raise InvalidMessage(f"'{name}' must be one of {', '.join(str(a) for a in choices if a)}")
-    return Dialect(request.get("text") == "delta", request.get("events") == "all", bool(request.get("_enveloped")))
+    return Dialect(
+        deltas=request.get("text") == "delta", everything=request.get("events") == "all",
+        in_envelopes=bool(request.get("_enveloped")), in_full=principal.sees_calls,
+    )  # fmt: skip
 
 
 def _status(

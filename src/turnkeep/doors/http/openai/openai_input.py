@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from turnkeep.assistants import FUNCTION
@@ -13,6 +14,7 @@ from turnkeep.errors import InvalidMessage, NotAllowed, NotOffered
 from turnkeep.inputs import MAX_METADATA, MAX_NAMES, optional_text
 from turnkeep.messages import Address, Message
 from turnkeep.runs.budget import USER
+from turnkeep.store.values import HeldCall
 
 MAX_FUNCTION_NAME = 64
 PARAMETERS = (
@@ -154,6 +156,15 @@ def allow_wishes(call: HttpCall, wishes: Mapping[str, Any]) -> None:
     asks = any(wishes.get(name) for name in ("assistant", "client_tools", "parameters", "model"))
     if asks and not call.principal.may("manage"):
         raise NotAllowed("to choose who answers ('model'), to give 'tools' or parameters needs the scope 'manage'")
+
+
+def seen_calls(call: HttpCall, calls: Iterable[HeldCall]) -> tuple[HeldCall, ...]:
+    """Calls of the caller's functions, as he is told of them: their arguments are for who may give
+    their outputs, and for whom their tools let see them.
+    """
+    if call.principal.sees_calls:
+        return tuple(calls)
+    return tuple(one if one.show != "name" else replace(one, arguments="{}") for one in calls)
 
 
 def id_from(*texts: str) -> str:

@@ -203,8 +203,8 @@ async def _current(call: HttpCall, record: ThreadRecord, message: MessageRecord,
     if len(outline.holds) > head.name.segment:
         calls = {one.call_id: one for one in record.calls}
         hold = outline.holds[head.name.segment]
-        calls_held = [calls[one] for one in hold.calls if one in calls]
-        return _held_response(head, TurnSegment(_text_between(outline, head.name.segment), tuple(calls_held)), now=now)
+        calls_held = openai_input.seen_calls(call, (calls[one] for one in hold.calls if one in calls))
+        return _held_response(head, TurnSegment(_text_between(outline, head.name.segment), calls_held), now=now)
     return response_form(head, "in_progress")
 
 

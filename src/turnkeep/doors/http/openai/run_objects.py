@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from turnkeep.assistants import Assistant
 from turnkeep.doors.http.endpoint import HttpCall
 from turnkeep.doors.http.openai.assistant_profiles import function_form
-from turnkeep.doors.http.openai.openai_input import id_from
+from turnkeep.doors.http.openai.openai_input import id_from, seen_calls
 from turnkeep.doors.http.openai.thread_objects import RUN, said_id
 from turnkeep.doors.http.openai.turn_reader import texts_of
 from turnkeep.doors.http.openai.turn_segments import client_names
@@ -77,6 +77,7 @@ async def run_state(call: HttpCall, thread: ThreadRecord, run_id: str, history: 
         users = [(e.turn, e.item) for e in history.entries if isinstance(e.item, UserItem)]
         turn, wish = next(((t, item) for t, item in users if item.message_id == run_id), (0, None))
         entries = [entry for entry in history.entries if entry.turn == turn] if wish else []
+    thread = replace(thread, calls=seen_calls(call, thread.calls))
     assistant_id = wish.assistant if wish and wish.assistant else thread.assistant
     assistant = await call.application.assistants.answering(thread.address.tenant, assistant_id)
     return RunState(
@@ -169,23 +170,29 @@ async def steps_of(call: HttpCall, state: RunState) -> list[dict[str, Any]]:
         return [step_of_calls(state, state.calls, {}, status="in_progress")] if state.calls else []
     names = await client_names(call, state.thread, state.entries)
     ids = [e.item.message_id or "" for e in state.entries if isinstance(e.item, UserItem)]
-    outputs = {e.item.call_id: e.item.output for e in state.entries if isinstance(e.item, OutputItem)}
+    items = [entry.item for entry in state.entries]
+    open_ids = {item.call_id for item in items if isinstance(item, CallItem) and item.show == "all"}
+    outputs = {
+        item.call_id: item.output
+        for item in items
+        if isinstance(item, OutputItem) and (call.principal.sees_calls or item.call_id in open_ids)
+    }
     places = iter([said_id(ids, state.entries[-1].turn, place) for place, _ in texts_of(state.entries)])
     steps: list[dict[str, Any]] = []
     group: list[HeldCall] = []
     continues = False
-    for item in (entry.item for entry in state.entries):
+    for item in items:
         if isinstance(item, CallItem) and item.name in names:
-            group.append(HeldCall(item.call_id, item.name, item.arguments, ""))
+            group.append(HeldCall(item.call_id, item.name, item.arguments, "", show=item.show))
         elif group and not isinstance(item, OutputItem):
-            steps, group = [*steps, step_of_calls(state, group, outputs)], []
+            steps, group = [*steps, step_of_calls(state, seen_calls(call, group), outputs)], []
         if isinstance(item, AssistantItem) and item.text:
             if not continues:
                 steps.append(step_of_message(state, next(places)))
             continues = True
         elif item.kind in ("call", "output", "user"):
             continues = False
-    return [*steps, *([step_of_calls(state, group, outputs)] if group else [])]
+    return [*steps, *([step_of_calls(state, seen_calls(call, group), outputs)] if group else [])]
 
 
 def step_of_message(state: RunState, message_id: str, *, status: str = "completed") -> dict[str, Any]:

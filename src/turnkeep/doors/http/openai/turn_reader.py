@@ -15,6 +15,7 @@ from starlette.requests import ClientDisconnect
 
 from turnkeep.doors.error_answers import status_of
 from turnkeep.doors.http.endpoint import HttpCall
+from turnkeep.doors.http.openai.openai_input import seen_calls
 from turnkeep.errors import NotFound, TurnkeepError
 from turnkeep.events import Answer, Event, Outcome, TurnFault
 from turnkeep.messages import Address, AssistantItem, UserItem
@@ -325,7 +326,7 @@ class TurnReader:
         if record is None or record.state != "held":
             return None  # of the past: it was decided meanwhile
         calls = tuple(call for call in record.calls if call.kind == "output" and call.decision is None)
-        return OutputsWanted(calls) if calls else None
+        return OutputsWanted(seen_calls(self._call, calls)) if calls else None
 
     async def _look(self) -> TurnFailure | None:
         """Whether there is still somebody who may be told."""

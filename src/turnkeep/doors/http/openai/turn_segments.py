@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from turnkeep.doors.http.endpoint import HttpCall
+from turnkeep.doors.http.openai.openai_input import seen_calls
 from turnkeep.doors.http.openai.turn_reader import text_of
 from turnkeep.messages import CallItem, UserItem
 from turnkeep.store.values import HeldCall, ThreadRecord, TranscriptEntry
@@ -42,12 +43,12 @@ async def segments_of(
     for entry in entries:
         item = entry.item
         if isinstance(item, CallItem) and item.name in names:
-            calls.append(HeldCall(item.call_id, item.name, item.arguments, "", "output"))
+            calls.append(HeldCall(item.call_id, item.name, item.arguments, "", "output", show=item.show))
         elif calls and item.kind in ("assistant", "reasoning", "user"):
-            segments.append(TurnSegment(text_of(piece), tuple(calls)))
+            segments.append(TurnSegment(text_of(piece), seen_calls(call, calls)))
             piece, calls = [], []
         piece.append(entry)
     if calls:
-        segments.append(TurnSegment(text_of(piece), tuple(calls)))
+        segments.append(TurnSegment(text_of(piece), seen_calls(call, calls)))
         piece = []
     return [*segments, TurnSegment(text_of(piece))]
