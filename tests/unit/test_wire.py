@@ -265,7 +265,7 @@ QUIET_EVENTS: dict[str, tuple[Event, dict[str, Any]]] = {
     "accepted": (event("accepted", ids=("m",), text="hi", policy="steer"), {"policy": "steer"}),
     "accepted without a policy": (event("accepted", ids=("m",), text="hi"), {}),
     "steered": (event("steered", ids=("m",), outcome="applied"), {"outcome": "applied"}),
-    "decided": (event("decided", calls=({"call_id": "c1"},)), {"calls": [{"call_id": "c1"}]}),
+    "decided": (event("decided", calls=({"call_id": "c1"},)), {"calls": [{"call_id": "c1", "withheld": True}]}),
     "paused": (event("paused"), {}),
     "reasoning": (event("reasoning", text="hm", place=3), {"place": 3}),
     "tool_call": (
