@@ -114,7 +114,8 @@ class Message:
 
     `window` and `max_wait` (seconds) are None where the thread's or queue's setting counts; the
     store keeps what counted on arrival. `instructions` are the operator's, `user_instructions`
-    those of somebody who may not speak for the operator: the model is told whose they are. `model`
+    those of somebody who may not speak for the operator: the model is told whose they are;
+    `assistant_instructions` stand in place of the assistant's own. `model`
     and `parameters` (effort, format and their like, in the words of an assistant) count for the run
     that answers it; so do `assistant`, who answers instead of the thread's own, and `client_tools`,
     functions that the caller runs himself (name, description, parameters, strict). `not_before`
@@ -128,6 +129,7 @@ class Message:
     content: Content
     instructions: str | None = None
     user_instructions: str | None = None
+    assistant_instructions: str | None = None
     model: str | None = None
     parameters: Mapping[str, Any] | None = None
     assistant: str | None = None
@@ -184,7 +186,8 @@ class Message:
 
 
 _MESSAGE_WISHES = (
-    "instructions", "user_instructions", "model", "assistant", "on_busy", "window", "max_wait", "not_before",
+    "instructions", "user_instructions", "assistant_instructions", "model", "assistant", "on_busy", "window",
+    "max_wait", "not_before",
 )  # fmt: skip
 
 
@@ -209,6 +212,7 @@ class UserItem:
     """With the model: what was asked of the answer."""
     assistant: str | None = None
     client_tools: tuple[Mapping[str, Any], ...] = ()
+    assistant_instructions: str | None = None
 
     kind = "user"
 

@@ -302,7 +302,7 @@ def test_one_changed_character_does_not_open(place: int) -> None:
 
 def test_every_text_of_a_message_is_sealed_but_its_names() -> None:
     message = said("m1", text_content(WORD)).but(
-        instructions=WORD, user_instructions=WORD, metadata={WORD: WORD}, on_busy="queue"
+        instructions=WORD, user_instructions=WORD, assistant_instructions=WORD, metadata={WORD: WORD}, on_busy="queue"
     )
 
     hidden = Seal(AesCodec(FIRST), ADDRESS).whole(message)

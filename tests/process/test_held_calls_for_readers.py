@@ -14,8 +14,8 @@ from turnkeep.auth.principals import Scope
 from turnkeep.doors.http.agui import word_of
 from turnkeep.doors.http.openai.conversation_key import AnswerName
 from turnkeep.messages import Address, Message, text_content
-from turnkeep.runs.tool_calls import arguments_digest
 from turnkeep.store.values import Decision, HeldCall
+from turnkeep.tools.execution import arguments_digest
 
 CHANNEL, RUN = "c1", "run_0123456789abcdef01234567"
 
@@ -26,7 +26,7 @@ def calls() -> Iterator[HeldCall]:
         for kind in ("approval", "output"):
             arguments = json.dumps({"word": f"{show}-of-{kind}"})
             digest = arguments_digest(arguments)
-            yield HeldCall(f"call_{show}_{kind}", "pay", arguments, digest, kind, show=show)  # type: ignore[arg-type]
+            yield HeldCall(f"call_{show}_{kind}", "pay", arguments, digest, kind, show=show)
 
 
 class Door:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import openai
@@ -235,6 +236,21 @@ async def test_what_a_run_asks_for_counts_for_it_alone() -> None:
         assert "Rhyme." not in str(second["instructions"])
         assert "temperature" not in second
         assert "two" in await desk.answer(thread_id)
+
+
+async def test_instructions_of_a_run_stand_in_place_of_the_assistants_and_additional_ones_beside_them() -> None:
+    async with assistants_desk() as desk:
+        simulator = desk.house.server.simulator
+        simulator.options = replace(simulator.options, keep_bodies=True)
+        rows: list[tuple[dict[str, str], str]] = [
+            ({}, "Be kind."),
+            ({"instructions": "Rhyme."}, "Rhyme."),
+            ({"additional_instructions": "Rhyme."}, "Be kind.\n\nRhyme."),
+            ({"instructions": "Rhyme.", "additional_instructions": "Shout."}, "Rhyme.\n\nShout."),
+        ]
+        for wishes, expected in rows:
+            run = await desk.run(await desk.thread("hi"), **wishes)
+            assert (run.instructions, [*simulator.ledger][-1].body["instructions"]) == (expected, expected)
 
 
 async def test_a_past_that_was_had_elsewhere_can_be_written_into_a_thread() -> None:

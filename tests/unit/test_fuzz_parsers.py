@@ -26,7 +26,7 @@ from turnkeep.auth.api_keys import ApiKeys
 from turnkeep.auth.guard import Guard
 from turnkeep.auth.jwks import Jwks
 from turnkeep.auth.limits import Limits
-from turnkeep.auth.principals import OPERATOR, Credentials, credentials_of_request
+from turnkeep.auth.principals import OPERATOR, Credentials, Principal, credentials_of_request
 from turnkeep.auth.tickets import Tickets
 from turnkeep.auth.tokens import tokens_of
 from turnkeep.composition import policies, run_rules
@@ -93,7 +93,7 @@ def read_frame(data: bytes) -> object:
         request = read_json(data, limit=LONGEST)
         name, request = read_action(request)
         read_position(request)
-        read_dialect(request)
+        read_dialect(request, Principal())
         return name, read_channel(request), read_message(request, WHERE, limit=256_000)
     except TurnkeepError as error:
         raise refusal(error, {400, 413}) from error

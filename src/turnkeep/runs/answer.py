@@ -243,12 +243,14 @@ class Answering:
         return replace(request, parameters=with_output_limit(request.parameters, room))
 
     def _instructions(self) -> str:
-        """The assistant's, what is left of the pruned past, and what the messages of this batch ask
-        for.
+        """The assistant's, or what a message of this batch has in their place; what is left of the pruned
+        past, and what the messages ask for beside it.
         """
-        wishes = dict.fromkeys(m.instructions for m in self.claim.messages if m.instructions)
+        messages = self.claim.messages
+        base = next((m.assistant_instructions for m in reversed(messages) if m.assistant_instructions), None)
+        wishes = dict.fromkeys(m.instructions for m in messages if m.instructions)
         past = f"Summary of the conversation so far:\n{self.summary}" if self.summary else None
-        return "\n\n".join(text for text in (self.assistant.instructions, past, *wishes) if text)
+        return "\n\n".join(text for text in (base or self.assistant.instructions, past, *wishes) if text)
 
     def _wishes(self) -> list[Item]:
         """What users ask of the answer who may not speak for the operator: said by them, before

@@ -58,7 +58,7 @@ def user_item(message: Message) -> UserItem:
     arrival, metadata = message.arrival, message.metadata or None
     return UserItem(
         message.content, message.message_id, arrival, message.instructions, metadata, message.user_instructions,
-        message.model, message.parameters, message.assistant, message.client_tools,
+        message.model, message.parameters, message.assistant, message.client_tools, message.assistant_instructions,
     )  # fmt: skip
 
 

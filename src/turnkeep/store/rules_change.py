@@ -195,6 +195,7 @@ def repeat_messages(address: Address, last_turn: Sequence[TranscriptEntry], stem
             item.content,
             instructions=item.instructions,
             user_instructions=item.user_instructions,
+            assistant_instructions=item.assistant_instructions,
             model=item.model,
             parameters=item.parameters,
             assistant=item.assistant,

@@ -429,7 +429,8 @@ class ThreadPromises:
     async def test_the_last_turn_of_a_user_is_answered_again_in_its_place(self, start: Start) -> None:
         desk = await start()
         await desk.commit(await desk.lease("m1"))
-        wishes: dict[str, Any] = {"instructions": "in French", "model": "m-2", "parameters": {"n": []}}
+        wishes: dict[str, Any] = {"instructions": "in French", "assistant_instructions": "Rhyme.", "model": "m-2"}
+        wishes["parameters"] = {"n": []}
         second = await desk.lease("m2", "m3", metadata={"user": "u1"}, **wishes)
         asked = [TranscriptEntry(user_item(message)) for message in second.messages]
         await desk.store.commit(second, Commit("completed", "a", [*asked, TranscriptEntry(AssistantItem("a"))]))
@@ -440,7 +441,8 @@ class ThreadPromises:
         claim = await desk.claim()
         assert [m.text for m in claim.messages] == ["text of m2", "text of m3"]
         assert claim.message_ids == tuple(receipt.message_id for receipt in receipts)
-        assert {(m.instructions, m.metadata["user"]) for m in claim.messages} == {("in French", "u1")}
+        told = {(m.instructions, m.assistant_instructions, m.metadata["user"]) for m in claim.messages}
+        assert told == {("in French", "Rhyme.", "u1")}
         assert [(m.model, m.parameters) for m in claim.messages] == [("m-2", {"n": []})] * len(claim.messages)
         assert [receipt.due_in for receipt in receipts] == [0.0, 0.0]
         assert await desk.transcript() == [UserItem(text("text of m1"), "m1"), AssistantItem("answer")]

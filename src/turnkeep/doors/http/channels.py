@@ -177,6 +177,7 @@ NOT_SHOWN = frozenset(
     (
         "instructions",
         "user_instructions",
+        "assistant_instructions",
         "model",
         "parameters",
         "assistant",

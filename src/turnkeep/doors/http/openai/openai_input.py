@@ -135,7 +135,7 @@ def message_of(
     wishes: Mapping[str, Any],
 ) -> Message:
     """The message of a request, with what it asks of the answer: `assistant`, `client_tools`,
-    `instructions`, `model`, `parameters`, `metadata`, `user`.
+    `instructions`, `assistant_instructions`, `model`, `parameters`, `metadata`, `user`.
     """
     metadata = dict(wishes.get("metadata") or {})
     if isinstance(user := wishes.get("user"), str) and user and USER not in metadata and len(metadata) < MAX_METADATA:
@@ -146,7 +146,10 @@ def message_of(
         "flush": bool(wishes.get("flush")),
     }  # fmt: skip
     message = authority.message_of(body, address, call.limits, call.principal)
-    return message.but(assistant=wishes.get("assistant"), client_tools=tuple(wishes.get("client_tools") or ()))
+    return message.but(
+        assistant=wishes.get("assistant"), client_tools=tuple(wishes.get("client_tools") or ()),
+        assistant_instructions=wishes.get("assistant_instructions"),
+    )  # fmt: skip
 
 
 def allow_wishes(call: HttpCall, wishes: Mapping[str, Any]) -> None:

@@ -127,8 +127,10 @@ def _at(moment: float | None, status: str, at_status: str) -> int | None:
 
 
 def _instructions(state: RunState) -> str:
-    more = (state.wish.instructions or state.wish.user_instructions) if state.wish else None
-    return "\n\n".join(text for text in (state.assistant.instructions, more) if text)
+    wish = state.wish
+    own = wish.assistant_instructions if wish else None
+    more = (wish.instructions or wish.user_instructions) if wish else None
+    return "\n\n".join(text for text in (own or state.assistant.instructions, more) if text)
 
 
 def _error(fault: TurnFault | None) -> dict[str, str]:
