@@ -311,7 +311,7 @@ def told_before_it_is_kept(replaces: Replace) -> None:
             ids, claim = self.claim.message_ids, self.claim
             end = Event("completed", ids, verdict.text, claim.run_id, claim.attempt, outcome=verdict.outcome)
             await journal.retry_until_answered(
-                lambda: self.context.store.publish(claim, self.announcer._published_count, [end])
+                lambda: self.context.store.publish(claim, self.announcer.published_count, [end])
             )
         await settle(self, verdict)
 

@@ -19,6 +19,7 @@ from turnkeep.errors import ConfigurationError, OutcomeUnknown, StoreMisconfigur
 from turnkeep.events import Event
 from turnkeep.store.redis import RedisStore
 from turnkeep.store.redis.server_fitness import Durability, Server, loss_window
+from turnkeep.store.sinks import Delivery
 
 pytestmark = pytest.mark.usefixtures("redis_installed")
 
@@ -239,6 +240,37 @@ async def test_senders_share_the_wait_for_a_replica_that_does_not_answer() -> No
 
     assert {type(end) for end in ends} == {OutcomeUnknown}
     assert 1 <= sum(map(int, waits)) <= 3
+
+
+async def test_nothing_is_told_outside_that_a_failover_could_take_back() -> None:
+    async with RedisServer() as primary, RedisServer(replicaof=primary) as replica:
+        await asyncio.to_thread(eventually, lambda: has_replica(primary), 20, "the replica to connect")
+        options: dict[str, Any] = {"prefix": "outside:", "durability": "strict", "partitions": 1}
+        async with (
+            store_on(primary.url(), timeout=30.0, **options) as patient,
+            store_on(primary.url(), timeout=1.0, **options) as hasty,
+        ):
+            await patient.open_sink("s")
+            claim = await leased(patient, HERE, "m1")
+            assert [one.event.kind for one in await deliveries_of(hasty)] == ["accepted", "started"]
+
+            await asyncio.to_thread(replica.freeze)
+            committing = asyncio.ensure_future(patient.commit(claim, answer(claim)))
+            while (await hasty.read(HERE)).top < 3:
+                await asyncio.sleep(0.01)
+            assert await hasty.deliveries("s", 0, after="9" * 15 + "-0", limit=100) == []  # waits for nobody
+            with pytest.raises(OutcomeUnknown, match="not safe yet"):
+                await deliveries_of(hasty)
+
+            await asyncio.to_thread(replica.thaw)
+
+            await committing
+            assert [one.event.kind for one in await deliveries_of(hasty)] == ["accepted", "started", "completed"]
+
+
+async def deliveries_of(store: RedisStore) -> list[Delivery]:
+    """What a receiver outside is told of."""
+    return await store.deliveries("s", 0, after="", limit=100)
 
 
 async def test_no_server_vouches_for_what_another_one_was_told() -> None:

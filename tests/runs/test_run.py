@@ -44,7 +44,7 @@ from turnkeep.errors import (
     ThreadQuarantined,
     Waiting,
 )
-from turnkeep.events import TurnFault
+from turnkeep.events import Answer, Event, TurnFault
 from turnkeep.messages import Address, AssistantItem, CallItem, OutputItem, UserItem
 from turnkeep.models.model import Began
 from turnkeep.pricing.prices import PriceBook
@@ -54,7 +54,7 @@ from turnkeep.runs.lease import DrainRequest, Lease, LeaseRules, StopRequest
 from turnkeep.runs.outcomes import Dropping, HoldVerdict, Releasing
 from turnkeep.runs.run import _weightiest
 from turnkeep.runs.run_context import DETAILS
-from turnkeep.store.values import Commit, Failure, Page, Stop
+from turnkeep.store.values import Claim, Commit, Failure, Page, Remainder, Stop
 from turnkeep.tools.tool import ToolContext, tool
 from turnkeep.usage import Usage
 
@@ -827,6 +827,61 @@ async def test_everything_that_was_said_is_in_the_log_before_the_settlement() ->
     await stage.play()
 
     assert (await stage.kinds())[-4:] == ["delta", "delta", "delta", "completed"]
+
+
+LOST_WORDS: dict[str, tuple[int, list[str]]] = {
+    "all": (0, ["responding", "delta", "delta"]),
+    "the last": (2, ["delta"]),
+    "none": (3, []),
+}
+
+
+@pytest.mark.parametrize(("heard", "lost"), LOST_WORDS.values(), ids=LOST_WORDS)
+async def test_what_a_failover_took_of_an_answer_is_shown_again_before_its_end(heard: int, lost: list[str]) -> None:
+    stage = Stage(says("good day"))
+    lease = await stage.lease("m1")
+    promoted = promote_before_the_commit(stage, heard)
+
+    verdict = await stage.perform(lease)
+
+    events = await stage.events()
+    assert isinstance(verdict, Commit)
+    assert [event.kind for event in promoted] == lost
+    assert [event.kind for event in events].count("completed") == 1
+    answer = Answer()
+    for event in events[:-1]:
+        answer.take(event)
+    assert answer.text == events[-1].text == "good day"
+    assert len(stage.store.about("commit")) == (2 if lost else 1)
+
+
+async def test_who_lost_his_lease_with_the_words_of_his_answer_drops_it(log_lines: LogLines) -> None:
+    stage = Stage(says("good day"))
+    lease = await stage.lease("m1")
+    promote_before_the_commit(stage, 0)
+    stage.store.stumbles["publish"] += [None, LeaseLost("taken over")]
+
+    assert await stage.perform(lease) == Dropping()
+    assert "events_published_again" in names(log_lines)
+    assert await stage.status("m1") == "running"
+
+
+def promote_before_the_commit(stage: Stage, heard: int) -> list[Event]:
+    """A server that has heard so many events of the run takes over when the run commits; what that took."""
+    first_commit, lost = stage.store.commit, list[Event]()
+
+    async def after_the_failover(claim: Claim, commit: Commit) -> Remainder:
+        kept = stage.store.threads[HERE]
+        if not lost and kept.thread.published > heard:
+            place = len(kept.log.events) - (kept.thread.published - heard)
+            lost[:] = kept.log.events[place:]
+            del kept.log.events[place:]
+            kept.thread.top -= len(lost)
+            kept.thread.published = heard
+        return await first_commit(claim, commit)
+
+    stage.store.commit = after_the_failover  # type: ignore[method-assign]
+    return lost
 
 
 # ---------------------------------------------------------------- money and pace

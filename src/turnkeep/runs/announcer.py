@@ -34,7 +34,8 @@ class Announcer:
         self._waiting: list[Event] = []
         self._batch: list[Event] = []
         """What is being published: the same again, until the store has answered."""
-        self._published_count = 0
+        self.published_count = 0
+        """How many events of the claim are in the log, as far as the store has answered."""
         self._failures = 0
         self._parts: list[tuple[int, Event]] = []
         """What was shown beside the text, by number: few, and a log that lost its end has to get it again."""
@@ -84,9 +85,18 @@ class Announcer:
             self._is_over = True
 
     async def wait_until_published(self) -> None:
-        """Wait until all that was said is in the log."""
+        """Wait until all that was said is in the log; raises what ends the publishing."""
         self._lane.hurry()
         await self._empty.wait()
+        if self._errors:
+            raise self._errors[0]
+
+    async def publish_again(self, published_count: int) -> None:
+        """Once `run` is over: publish what came after these events once more, for a log that lost its end."""
+        self._is_over = False
+        self._go_back_to(published_count)
+        self._queue()
+        await self.wait_until_published()
 
     def take(self) -> Publication:
         self._is_queued = False
@@ -96,13 +106,13 @@ class Announcer:
             # not a longer queue
             self._batch = pending if len(pending) <= MERGE_ABOVE else merge_deltas(pending)
         # the count makes a repeat harmless: of what the store has already nothing is written twice
-        return Publication(self._claim, self._published_count, self._batch)
+        return Publication(self._claim, self.published_count, self._batch)
 
     def settle(self, outcome: int | Exception) -> None:
         if isinstance(outcome, int):
             self._failures = 0
             self._note_parts()
-            self._published_count += len(self._batch)
+            self.published_count += len(self._batch)
             self._batch = []
         elif isinstance(outcome, EventGap):  # a server that was promoted had not heard of the last ones
             self._go_back_to(outcome.published_count)
@@ -112,6 +122,7 @@ class Announcer:
         else:
             self._errors.append(outcome)
             self._has_failed.set()
+            self._empty.set()
             return
         if not (self._batch or self._waiting):
             self._empty.set()
@@ -126,11 +137,11 @@ class Announcer:
         asyncio.get_running_loop().call_later(PATIENCE.after(self._failures), self._queue)
 
     def _note_parts(self) -> None:
-        first = self._published_count
+        first = self.published_count
         self._parts += [(first + n, one) for n, one in enumerate(self._batch) if one.kind in BESIDE_TEXT]
 
     def _go_back_to(self, published_count: int) -> None:
-        self._published_count = published_count
+        self.published_count = published_count
         lost_parts = [event for number, event in self._parts if number >= published_count]
         self._parts = [one for one in self._parts if one[0] < published_count]
         self._batch = [*lost_parts, *self._shown_before(self._batch), *self._batch]

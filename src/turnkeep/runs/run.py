@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Literal, assert_never
 
 from turnkeep.assistants import Assistant
@@ -49,7 +50,18 @@ from turnkeep.runs.outcomes import (
 )
 from turnkeep.runs.run_context import RunContext
 from turnkeep.runs.tool_calls import EFFECT_UNKNOWN, Calls
-from turnkeep.store.values import Claim, Commit, FailOutcome, Failure, Page, Record, Stop, TranscriptEntry
+from turnkeep.store.contract import EventGap
+from turnkeep.store.values import (
+    Claim,
+    Commit,
+    FailOutcome,
+    Failure,
+    Page,
+    Record,
+    Remainder,
+    Stop,
+    TranscriptEntry,
+)
 from turnkeep.telemetry import get_log
 from turnkeep.telemetry.traces import span
 from turnkeep.usage import Usage
@@ -252,7 +264,8 @@ class Run:
         outcome: Literal["incomplete", "completed"] = (
             "incomplete" if result.ending in ("length", "filter") else "completed"
         )
-        return self._commit(outcome, result.text, self.journal.transcript)
+        commit = self._commit(outcome, result.text, self.journal.transcript)
+        return replace(commit, published_count=self.announcer.published_count)
 
     async def _commit_stopped_run(self, stop: Stop) -> Verdict:
         """The commit of a stopped run: what was shown stays, or is dropped (rollback), but never a
@@ -344,7 +357,7 @@ class Run:
             match verdict:
                 case Commit():
                     reach("final")
-                    remainder = await retry_until_answered(lambda: store.commit(claim, verdict))
+                    remainder = await self._commit_whole(verdict)
                     self.context.histories.extend(claim, verdict.entries, remainder.transcript)
                     reach("committed")
                 case Failure():
@@ -361,6 +374,16 @@ class Run:
         # a retry is the same run and goes on with its reservation
         if self.budget is not None and isinstance(verdict, Commit | Failure) and self.failure != "retry":
             await self.budget.settle(verdict.usage)
+
+    async def _commit_whole(self, commit: Commit) -> Remainder:
+        """Commit behind all that was shown: what a failover took of it is published again first."""
+        while True:
+            try:
+                return await retry_until_answered(partial(self.context.store.commit, self.claim, commit))
+            except EventGap as gap:
+                log.warning("events_published_again", run_id=self.claim.run_id, reason=str(gap))
+                await self.announcer.publish_again(gap.published_count)
+            commit = replace(commit, published_count=self.announcer.published_count)
 
     def _report(self, verdict: Verdict, begun_at: float) -> None:
         claim, name = self.claim, type(verdict).__name__.lower()

@@ -77,7 +77,7 @@ from turnkeep.store.worker_inbox import WorkerInbox
 
 
 class EventGap(ValueError):
-    """Events of a claim are missing before the first one: they were not published in order, or the
+    """Events of a claim are missing before the next one: they were not published in order, or the
     log has lost its end to a failover. `published_count`: how many of them it holds.
     """
 

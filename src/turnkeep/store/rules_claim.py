@@ -239,14 +239,19 @@ def _end_steering(
 
 def publish(thread: Thread, claim: Claim, n: int, events: Sequence[Event], now: float) -> int:
     check_lease(thread, claim)
-    # Raised, not filled: the announcer knows what was shown and publishes it from there again.
-    if n > thread.published:
-        raise EventGap(n, thread.published)
+    check_published(thread, n)
     # Events that are here already were sent again after a lost reply; the rest is new.
     for event in events[thread.published - n :]:
         thread.emit(event, now)
         thread.published += 1
     return thread.top
+
+
+def check_published(thread: Thread, n: int) -> None:
+    """Raises `EventGap` where the log holds fewer events of the claim."""
+    # Raised, not filled: the announcer knows what was shown and publishes it from there again.
+    if n > thread.published:
+        raise EventGap(n, thread.published)
 
 
 def no_receipt(thread: Thread, envelope: InboxMessage) -> Receipt:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from turnkeep.events import Event, TurnFault
 from turnkeep.store.rules_accept import ask_to_stop, await_next_batch
-from turnkeep.store.rules_claim import check_lease, defer_steering, end_claim, no_receipt
+from turnkeep.store.rules_claim import check_lease, check_published, defer_steering, end_claim, no_receipt
 from turnkeep.store.thread import AcceptedId, InboxMessage, Settlement, Thread
 from turnkeep.store.transcript_version import TranscriptVersion
 from turnkeep.store.values import (
@@ -53,6 +53,8 @@ def _leave(thread: Thread, settlement: Settlement) -> None:
 def commit(thread: Thread, claim: Claim, end: Commit, policy: Policy, now: float) -> Remainder:
     if last := _find_settlement(thread, claim, "commit"):
         return _remainder(*last.result)
+    # Here and not at the next publication: after the final event nothing of the run may come.
+    check_published(thread, end.published_count)
     ids = thread.batch_ids
     status: MessageStatus = "cancelled" if end.outcome == "cancelled" else "answered"
     # What failed attempts have cost is the turn's as well: the provider charges for it.

@@ -236,13 +236,17 @@ class TranscriptEntry:
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """The end of a run: what enters the transcript, and `text`, the whole answer for people."""
+    """The end of a run: what enters the transcript, and `text`, the whole answer for people.
+
+    `published_count`: how many events of the claim its log has to hold before the final one.
+    """
 
     outcome: SettledOutcome
     text: str
     entries: Sequence[TranscriptEntry]
     usage: Usage = Usage()
     model: str | None = None
+    published_count: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,7 +79,8 @@ class WorkerInbox(Protocol):
         at what is left; one act.
 
         What is left is due by its window, at once if that has passed. Offered or steering messages
-        not taken are ``deferred``.
+        not taken are ``deferred``. Raises `EventGap`, and changes nothing, where the log holds fewer
+        events of the claim than were published: it lost its end to a failover in between.
         """
         ...
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -24,6 +26,7 @@ from tests.contract.suite.desk import (
 )
 from turnkeep.errors import LeaseLost, MessageFrozen
 from turnkeep.messages import AssistantItem, UserItem, text_content
+from turnkeep.store.contract import EventGap
 from turnkeep.store.rules_settle import SETTLEMENTS
 from turnkeep.store.values import Claim, Policy, Remainder, SettledOutcome
 from turnkeep.usage import Usage
@@ -128,6 +131,38 @@ class SettlePromises:
 
         assert (event.kind, event.message_ids, event.text) == ("completed", ("m1", "m2"), "hello")
         assert (event.run_id, event.attempt, event.outcome, event.usage) == (claim.run_id, 1, "completed", COST)
+
+    async def test_a_commit_waits_for_what_its_log_has_lost(self, start: Start) -> None:
+        desk = await start()
+        claim = await desk.lease("m1")
+        await desk.store.publish(claim, 0, [delta("a")])
+        whole = replace(answer(claim), published_count=3)
+
+        for _ in range(2):
+            with pytest.raises(EventGap) as gap:
+                await desk.store.commit(claim, whole)
+            assert gap.value.published_count == 1
+        assert await desk.status("m1") == "running"
+        assert await desk.kinds(HERE) == ["accepted", "started", "delta"]
+
+        await desk.store.publish(claim, 1, [delta("b"), delta("c")])
+        left = await desk.store.commit(claim, whole)
+
+        assert await desk.store.commit(claim, replace(whole, published_count=9)) == left
+        assert await desk.kinds(HERE) == ["accepted", "started", "delta", "delta", "delta", "completed"]
+
+    async def test_runs_that_end_together_lose_nothing_by_one_that_lost_events(self, start: Start) -> None:
+        desk = await start()
+        claims = [await desk.lease("m1", where=at(f"c{n}")) for n in range(3)]
+        counts = [0, 5, 0]
+
+        ends = await asyncio.gather(
+            *(desk.store.commit(c, replace(answer(c), published_count=n)) for c, n in zip(claims, counts, strict=True)),
+            return_exceptions=True,
+        )
+
+        assert [type(end) for end in ends] == [Remainder, EventGap, Remainder]
+        assert [await desk.status("m1", at(f"c{n}")) for n in range(3)] == ["answered", "running", "answered"]
 
     async def test_a_commit_counts_what_it_used(self, start: Start) -> None:
         desk = await start()

@@ -1,9 +1,9 @@
 -- commit: end runs, each by itself: trim the batch, append the turn, add the usage, tell, and look at what is left.
 -- KEYS: | @thread | @partition
--- ARGV: now | policy thread_id token outcome text turn usage model
+-- ARGV: now | policy thread_id token outcome text turn usage model published
 -- USES: live record groups sinks log trim history save message_ids inbox calls turns claims
--- RETURNS: for each {'left', messages, due or '', version of the transcript}; {'lost'}; or {'alone'}: nothing was done, and
--- a call for it alone tells what is wrong.
+-- RETURNS: for each {'left', messages, due or '', version of the transcript}; {'gap', published}; {'lost'}; or {'alone'}:
+-- nothing was done, and a call for it alone tells what is wrong.
 -- GUARANTEE: a repeat gives the same result; frees before it appends, so that a full server lets runs end.
 
 local now = moment()
@@ -15,6 +15,7 @@ local function commit_run(i)
   local last = settled(t, 'commit')
   if last then return {'left', last[3], exact(last[4] or nil), last[5]} end
   if not is_owned(t) then return {'lost'} end
+  if tonumber(A.published) > t.published then return {'gap', t.published} end
 
   local run_id, used = t.run_id, add_usage(usage(A.usage), t.spent)
   local members = event_of_run(t, ',"outcome":"' .. A.outcome .. '","usage":' .. usage_json(used))

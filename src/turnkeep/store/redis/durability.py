@@ -33,7 +33,7 @@ from its memory.
 
 _READS = (
     "circuits", "counts", "get", "history", "message", "open", "read", "ready", "runs", "sink_list", "sink_parked",
-    "sink_read", "spend",
+    "spend",
 )  # fmt: skip
 
 NOT_DURABLE_SCRIPTS: Mapping[str, str] = {
@@ -52,6 +52,7 @@ NOT_DURABLE_SCRIPTS: Mapping[str, str] = {
     ),
     "sink_copy": "copied again by whoever goes on with the copy, and counted before it is used",
     "announce": "a hint: what is remembered is believed for a second at most",
+    "sink_read": "reads; where it finds something, `RedisEvents.deliveries` waits",
     "thread": "reads; where it creates, `RedisPart._durable_writes` waits",
 }
 """The other scripts, with the reason."""
@@ -88,9 +89,9 @@ class DurabilityWait:
         self._link = link
         self._fitness = fitness
         self._timeout = timeout
-        self._is_strict = fitness.demands.durability == "strict"
+        self.is_strict = fitness.demands.durability == "strict"
         self._rounds: dict[ServerAddress, _Round] = {}
-        self.concerns = DURABLE_SCRIPTS if self._is_strict else RECEIPTS
+        self.concerns = DURABLE_SCRIPTS if self.is_strict else RECEIPTS
         """Scripts before and after which there is something to do."""
 
     async def before(self, name: str, key: bytes) -> WriteObserver:
@@ -101,7 +102,7 @@ class DurabilityWait:
         endpoint, server = await self._link.holder(key)
         if is_receipt:
             await self._fitness.require(endpoint, self._link)
-        return WriteObserver(key, endpoint, server if self._is_strict else None, is_receipt)
+        return WriteObserver(key, endpoint, server if self.is_strict else None, is_receipt)
 
     async def after(self, witness: WriteObserver) -> None:
         """Return when what was written meanwhile is safe; raises `OutcomeUnknown`."""

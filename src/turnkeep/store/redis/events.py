@@ -140,7 +140,12 @@ class RedisEvents(RedisPart):
         return words(reply[1]) if status_word(reply) == "held" else None
 
     async def deliveries(self, sink: str, partition: int, *, after: str, limit: int) -> list[Delivery]:
+        observer = await self._observe_writes(self._partition(sink, partition).tag)
         entries = await self._of_sink("sink_read", sink, partition, after, limit)
+        # What is told outside cannot be taken back: lost in a failover, it would happen again, and be
+        # told a second time as something else.
+        if entries:
+            await self._wait_until_safe(observer)
         deliveries = [self._delivery(partition, position, _by_name(fields)) for position, fields in entries]
         return [delivery for delivery in deliveries if delivery is not None]
 

@@ -21,6 +21,7 @@ from turnkeep.errors import (
 from turnkeep.events import TurnFault
 from turnkeep.messages import Address, Content, Message
 from turnkeep.store import rules_accept
+from turnkeep.store.contract import EventGap
 from turnkeep.store.ids import new_epoch, new_run_id, new_token, partition_of
 from turnkeep.store.redis.claiming import RedisClaims
 from turnkeep.store.redis.codec import (
@@ -156,11 +157,13 @@ class RedisInbox(RedisClaims):
         keys, policy = self._keys.thread(claim.address), self._policy(claim.address.queue)
         row = (
             policy, to_bytes(claim.thread_id), claim.token.encode(), commit.outcome, to_bytes(commit.text),
-            turn_argument(commit.entries), usage_argument(commit.usage), model,
+            turn_argument(commit.entries), usage_argument(commit.usage), model, commit.published_count,
         )  # fmt: skip
         [reply] = await self._commits.do([ThreadAct(keys, (row,))])
         if isinstance(reply, Exception):
             raise reply
+        if status_word(reply) == "gap":
+            raise EventGap(commit.published_count, reply[1])
         _, messages, due, *version = _unless_lost(claim, reply)
         return Remainder(messages, number(due), read_version(version[0]) if version else None)
 

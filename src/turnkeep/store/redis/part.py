@@ -18,7 +18,7 @@ from turnkeep.store.redis.client.link import Link
 from turnkeep.store.redis.client.pipe import Argument, Reply
 from turnkeep.store.redis.client.subscriptions import Subscriptions
 from turnkeep.store.redis.codec import exact, policy_argument
-from turnkeep.store.redis.durability import DurabilityWait
+from turnkeep.store.redis.durability import DurabilityWait, WriteObserver
 from turnkeep.store.redis.key_names import KeyNames, PartitionKeys, ThreadKeys, to_bytes, to_text
 from turnkeep.store.redis.repair import PartitionRepair
 from turnkeep.store.redis.timekeeping import StoreTime
@@ -141,13 +141,20 @@ class RedisPart(RevisionCount):
     @asynccontextmanager
     async def _durable_writes(self, address: Address) -> AsyncIterator[None]:
         """What is written in here for this address is as safe as was demanded when this is left."""
-        assurance, tag = self._link.assurance, self._keys.partition(address).tag
-        if assurance is None or "commit" not in assurance.concerns:
-            yield
-            return
-        witness = await assurance.before("thread", tag)
+        observer = await self._observe_writes(self._keys.partition(address).tag)
         yield
-        await assurance.after(witness)
+        await self._wait_until_safe(observer)
+
+    async def _observe_writes(self, tag: bytes) -> WriteObserver | None:
+        """Who can vouch from here on for what was written; None where nothing of it has to be waited for."""
+        if self._assurance is None or not self._assurance.is_strict:
+            return None
+        return await self._assurance.before("thread", tag)
+
+    async def _wait_until_safe(self, observer: WriteObserver | None) -> None:
+        """Return when all that was written until now is as safe as was demanded; raises `OutcomeUnknown`."""
+        if self._assurance is not None and observer is not None:
+            await self._assurance.after(observer)
 
     @asynccontextmanager
     async def _reading(self, keys: ThreadKeys) -> AsyncIterator[None]:
