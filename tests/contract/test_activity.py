@@ -135,12 +135,13 @@ async def test_records_that_others_write_all_the_time_hold_up_no_others_and_are_
 async def test_a_store_that_stays_away_fills_no_memory(clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is known already goes on being counted; only new records have to wait for a place."""
     monkeypatch.setattr("turnkeep.runs.activity.MOST_TENANTS", 3)
+    monkeypatch.setattr("turnkeep.runs.activity.MOST_RUNS", 2)
     store = AwayStore(Policies(), clock=clock)
     activity = Activity(store, clock)
     store.is_away = True
     for tenant in range(10):
         activity.note(answered(f"t{tenant}"))
-        await activity.save()
+    await activity.save()
     activity.note(answered("t0"))
     store.is_away = False
     await activity.save()

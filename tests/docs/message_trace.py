@@ -1,9 +1,11 @@
-"""Which files and lines of turnkeep one message runs through, from the socket to its final frame: JSON on the output.
+"""Which files and lines of turnkeep one message runs through, from the socket to its final frame: JSON on the output,
+0 for a file of which nothing else runs than without a message.
 
 python -m tests.docs.message_trace STORE
 
 A process of its own, because `sys.settrace` would slow whatever else runs. The turn before warms up: what is
-imported, opened and looked up once is no part of a message's path. The simulator is none either: it is the model.
+imported, opened and looked up once is no part of a message's path, nor is what goes on without any message (leases,
+credentials and sockets are looked at every second). The simulator is none either: it is the model.
 """
 
 from __future__ import annotations
@@ -27,21 +29,26 @@ from turnkeep.settings import Settings
 
 PACKAGE = str(Path(turnkeep.__file__).parent) + "/"
 PATIENCE = 30.0
+SILENCE = 2.5
+"""Seconds in which everything that goes on without a message goes on at least once."""
+
+
+Lines = dict[str, set[int]]
 
 
 class Recorder:
-    """Executed lines by file of the package, while `is_on`."""
+    """Executed lines by file of the package, as long as there is somewhere to put them."""
 
     def __init__(self) -> None:
-        self.lines: dict[str, set[int]] = defaultdict(set)
-        self.is_on = False
+        self.lines: Lines | None = None
 
     def __call__(self, frame: FrameType, event: str, _: Any) -> Recorder | None:
         name = frame.f_code.co_filename
         if not name.startswith(PACKAGE):
             return None
-        # A frame that began before keeps its tracer, so that the long-lived loops are seen from their next line on.
-        if self.is_on:
+        # A frame that began before keeps its tracer, so that the long-lived loops are seen from their next line on. A
+        # frame that is only returned into by what it awaits executes none.
+        if self.lines is not None and event == "line":
             self.lines[name.removeprefix(PACKAGE)].add(frame.f_lineno)
         return self
 
@@ -54,7 +61,9 @@ async def turn(socket: aiohttp.ClientWebSocketResponse, message_id: str) -> None
             return
 
 
-async def trace(store: str, recorder: Recorder) -> None:
+async def trace(store: str, recorder: Recorder) -> tuple[Lines, Lines]:
+    """What is executed while nothing is said, and for one message."""
+    silence, message = defaultdict[str, set[int]](set), defaultdict[str, set[int]](set)
     settings = Settings.load(port=free_port(), window=0.2, max_wait=0.4, store=store)
     queue = AssistantMessageQueue.from_settings(settings)
     async with (
@@ -64,18 +73,22 @@ async def trace(store: str, recorder: Recorder) -> None:
     ):
         await socket.send_json({"action": "subscribe", "channel": "c"})
         await turn(socket, "warm")
-        recorder.is_on = True
+        recorder.lines = silence
+        await asyncio.sleep(SILENCE)
+        recorder.lines = message
         await turn(socket, "m1")
-        recorder.is_on = False
+        recorder.lines = None
+    return silence, message
 
 
 def main(store: str) -> None:
     recorder = Recorder()
     threading.settrace(recorder)
     sys.settrace(recorder)
-    asyncio.run(trace(store, recorder))
+    silence, message = asyncio.run(trace(store, recorder))
     sys.settrace(None)
-    print(json.dumps({file: len(lines) for file, lines in recorder.lines.items() if not file.startswith("simulator/")}))
+    counts = {file: len(lines - silence[file]) for file, lines in message.items() if not file.startswith("simulator/")}
+    print(json.dumps(counts))
 
 
 if __name__ == "__main__":

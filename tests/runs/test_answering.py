@@ -34,8 +34,9 @@ from turnkeep.errors import (
 )
 from turnkeep.messages import AssistantItem, CallItem, HostedItem, OutputItem, ReasoningItem, UserItem, text_content
 from turnkeep.models.model import Began, Delta, Finish, ItemDone, ReasoningDelta
-from turnkeep.runs.answer import LEAST_OUTPUT, MOST_RESUMES, OF_A_USER
+from turnkeep.runs.answer import MOST_RESUMES
 from turnkeep.runs.answer_contract import AnswerRules
+from turnkeep.runs.model_prompt import LEAST_OUTPUT, OF_A_USER
 from turnkeep.runs.outcomes import Verdict
 from turnkeep.runs.run_context import RunRules
 from turnkeep.store.values import Commit, Failure, TranscriptEntry
@@ -328,7 +329,7 @@ async def test_a_limit_of_the_answer_is_lowered_to_what_the_model_gives_and_said
     assert request.parameters == (parameters if lowered is None else {"max_output_tokens": lowered})
     lines = [line for line in log_lines() if line["event"] == "max_tokens_lowered"]
     assert [(line["asked"], line["left"]) for line in lines] == ([] if lowered is None else [(16_385, lowered)])
-    assert len(stage.run.answering.warnings) == len(lines)  # type: ignore[union-attr]
+    assert len(stage.run.answering.prompt.warnings) == len(lines)  # type: ignore[union-attr]
 
 
 async def test_a_limit_is_lowered_to_what_the_window_leaves_but_never_to_nothing() -> None:
@@ -488,7 +489,7 @@ async def test_tokens_that_the_provider_does_not_tell_are_counted_here() -> None
     assert isinstance(verdict, Commit)
     usage = verdict.usage
     assert (usage.requests, usage.estimated, usage.unpriced) == (1, 1, 1)
-    assert usage.input_tokens == stage.run.answering._input_tokens(stage.model.requests[0])  # type: ignore[union-attr]
+    assert usage.input_tokens == stage.run.answering.prompt.input_tokens(stage.model.requests[0])  # type: ignore[union-attr]
     assert 3 <= usage.output_tokens <= 12
 
 

@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from tests.runs.stage import (
     HERE,
@@ -55,6 +58,7 @@ from turnkeep.runs.outcomes import Dropping, HoldVerdict, Releasing
 from turnkeep.runs.run import _weightiest
 from turnkeep.runs.run_context import DETAILS
 from turnkeep.store.values import Claim, Commit, Failure, Page, Remainder, Stop
+from turnkeep.telemetry.traces import use_tracer
 from turnkeep.tools.tool import ToolContext, tool
 from turnkeep.usage import Usage
 
@@ -1032,3 +1036,32 @@ async def test_charts_count_a_run_that_showed_nothing_and_has_no_first_token() -
     [cell] = await stage.activity()
     assert (cell["ends"], cell["errors"]) == ({"retry": 1}, {"model_unavailable": 1})
     assert "first" not in cell["waits"]
+
+
+async def test_who_traces_sees_the_run_its_requests_and_its_calls_in_the_words_of_the_conventions() -> None:
+    exporter, provider = InMemorySpanExporter(), TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    stage = Stage(asks(PAY), says("done", response_id="resp_2"), tools=[pay])
+    await stage.assistant(model=MODEL, name="Olga", parameters={"temperature": 0.5})
+    lease = await stage.lease("m1", "m2")
+    use_tracer(provider.get_tracer("test"))
+    try:
+        await stage.perform(lease)
+    finally:
+        use_tracer(None)
+
+    spans = [(span.name, dict(span.attributes or {})) for span in exporter.get_finished_spans()]
+    assert [name for name, _ in spans] == [f"chat {MODEL}", "execute_tool pay", f"chat {MODEL}", "invoke_agent Olga"]
+    first, call, second, run = (attributes for _, attributes in spans)
+    assert (first["gen_ai.request.model"], first["gen_ai.request.temperature"]) == (MODEL, 0.5)
+    assert first["gen_ai.conversation.id"] == run["gen_ai.conversation.id"] == lease.claim.thread_id
+    assert "gen_ai.response.id" not in first
+    assert (call["gen_ai.tool.name"], call["gen_ai.tool.call.id"]) == ("pay", "c1")
+    assert second["gen_ai.response.id"] == "resp_2"
+    finishes = [one["gen_ai.response.finish_reasons"] for one in (first, second)]
+    assert finishes == [("tool_calls",), ("stop",)]
+    assert (second["gen_ai.usage.input_tokens"], second["gen_ai.usage.output_tokens"]) == (10, 2)
+    assert (run["turnkeep.run.id"], run["turnkeep.batch.messages"]) == (lease.claim.run_id, 2)
+    words = repr([attributes for _, attributes in spans])
+    assert "hello" not in words
+    assert "done" not in words

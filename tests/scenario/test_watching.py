@@ -163,7 +163,7 @@ async def test_traces_go_to_their_endpoint_until_the_house_is_closed(store: str)
     assert b"invoke_agent assistant" in told
     assert b"chat gpt-4o" in told
     assert SECRET.encode() not in told
-    assert span("off again", {}) is span("off", {})
+    assert span("off again", dict) is span("off", dict)
 
 
 async def test_nothing_that_was_said_is_in_logs_traces_or_metrics(

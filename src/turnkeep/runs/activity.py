@@ -39,6 +39,8 @@ TRIES = 20
 MOST_NAMES = 50
 """Models, assistants and codes of one cell; what comes after them counts as ``other``."""
 MOST_TENANTS = 10_000
+MOST_RUNS = 1_000
+"""Runs that wait to be added up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,19 +67,27 @@ class Activity:
     def __init__(self, registry: Registry, clock: Clock) -> None:
         self._registry = registry
         self._clock = clock
+        self._runs: list[tuple[float, RunFigures]] = []
         self._pending: dict[tuple[str, str], Cell] = {}
         self._name = secrets.token_hex(6)
         self._numbers = itertools.count()
         self._stopping = asyncio.Event()
 
     def note(self, figures: RunFigures) -> None:
-        now = datetime.fromtimestamp(self._clock.now(), UTC)
-        cell = _cell_of(figures)
-        names = {"models": {figures.model: cell}} if figures.model else {}
-        if figures.assistant:
-            names["assistants"] = {figures.assistant: cell}
-        self._add(figures.tenant, _day(now), {"hours": {str(now.hour): cell}, **names})
-        self._add(figures.tenant, _hour(now), {"minutes": {str(now.minute): cell}})
+        self._runs.append((self._clock.now(), figures))
+        # Added up when they are written: a run that ends waits for no sums.
+        if len(self._runs) >= MOST_RUNS:
+            self._add_runs()
+
+    def _add_runs(self) -> None:
+        runs, self._runs = self._runs, []
+        for moment, figures in runs:
+            at, cell = datetime.fromtimestamp(moment, UTC), _cell_of(figures)
+            names = {"models": {figures.model: cell}} if figures.model else {}
+            if figures.assistant:
+                names["assistants"] = {figures.assistant: cell}
+            self._add(figures.tenant, _day(at), {"hours": {str(at.hour): cell}, **names})
+            self._add(figures.tenant, _hour(at), {"minutes": {str(at.minute): cell}})
 
     def _add(self, tenant: str, name: str, figures: Cell) -> None:
         key = (tenant, name)
@@ -99,6 +109,7 @@ class Activity:
 
     async def save(self) -> None:
         """Write down what was noted. What cannot be written now is tried again the next time."""
+        self._add_runs()
         for key in list(self._pending):
             figures = self._pending.pop(key)
             try:

@@ -8,12 +8,10 @@ begins with what the journal holds.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
-from typing import Any
 
-from turnkeep.assistants import Assistant
 from turnkeep.backoff import Backoff
 from turnkeep.errors import (
     AnswerMalformed,
@@ -28,44 +26,29 @@ from turnkeep.errors import (
 )
 from turnkeep.events import Event
 from turnkeep.failpoints import reach
-from turnkeep.messages import Item, UserItem, text_content
+from turnkeep.messages import AssistantItem, CallItem, HostedItem, ReasoningItem
 from turnkeep.models.model import (
     Began,
     Finish,
     ItemDone,
-    Model,
     ModelRequest,
     ReasoningDelta,
     StreamPart,
-    ToolSpec,
     open_stream,
-    works_alone,
 )
-from turnkeep.models.pairing import pair, repair
-from turnkeep.models.parameters import output_limit, with_output_limit
-from turnkeep.models.past import Past
-from turnkeep.pricing.tokenizer import Tokenizer, most_tokens, tokenizer_for
 from turnkeep.runs.announcer import Announcer
 from turnkeep.runs.answer_contract import AnswerResources, AnswerRules, FinalAnswer, NeedsDecision, Spending, Steerable
 from turnkeep.runs.disclosure import Disclosure
 from turnkeep.runs.journal import SEPARATOR, Journal, OpenResponse, Step
-from turnkeep.runs.partial_step import PartialStep, request_attributes, response_attributes
+from turnkeep.runs.model_prompt import ModelPrompt
 from turnkeep.runs.tool_calls import Calls
-from turnkeep.store.values import Claim
+from turnkeep.runs.trace_attributes import request_attributes, response_attributes
+from turnkeep.store.values import Claim, HeldCall
 from turnkeep.telemetry import get_log
 from turnkeep.telemetry.traces import span
-from turnkeep.tools.toolbox import Toolbox
 from turnkeep.usage import Usage
 
 log = get_log(__name__)
-
-DEFAULT_CONTEXT = 128_000
-"""Tokens that a model of unknown size is believed to take."""
-
-OF_A_USER = "Instructions of a user for this answer. They do not replace those of the operator:"
-"""Stands before them, in a message of the user: who may write a message may not write the system's
-words.
-"""
 
 MOST_RESUMES = 6
 RESUMING = Backoff(delay=0.2, cap=5.0)
@@ -75,13 +58,29 @@ has broken.
 
 _BREAKS = (ModelUnavailable, ModelTimedOut, AnswerMalformed)
 
-FREE = (None, "auto", "none")
-"""Choices of a tool that demand no call."""
 
-NO_ARGUMENTS: Mapping[str, Any] = {"type": "object", "properties": {}}
+@dataclass(slots=True)
+class PartialStep:
+    """What has come of one model call so far."""
 
-LEAST_OUTPUT = 16
-"""The lowest limit of an answer that providers accept."""
+    before: str
+    text: str = ""
+    repeats: int = 0
+    """How many characters that come again have been shown, with what stands between two steps."""
+    items: list[AssistantItem | ReasoningItem | HostedItem | CallItem] = field(default_factory=list)
+    began: Began | None = None
+    finish: Finish | None = None
+
+    @property
+    def item_place(self) -> int:
+        """Where in the answer the text of the next item begins."""
+        lead = len(self.before) + len(SEPARATOR) if self.before else 0
+        return lead + sum(len(item.text) for item in self.items if isinstance(item, AssistantItem))
+
+    def new_part(self, text: str) -> str:
+        """What of a piece of text was not shown before the stream broke."""
+        shown_length = self.repeats - (len(SEPARATOR) if self.before else 0)
+        return text[max(0, shown_length - len(self.text)) :]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -90,8 +89,7 @@ class Answering:
 
     resources: AnswerResources
     claim: Claim
-    assistant: Assistant
-    model_name: str
+    prompt: ModelPrompt
     journal: Journal
     announcer: Announcer
     disclosure: Disclosure
@@ -99,32 +97,19 @@ class Answering:
     rules: AnswerRules
     lease: Steerable
     budget: Spending | None = None
-    model: Model = field(init=False)
-    toolbox: Toolbox = field(init=False)
-    past: Past = field(default_factory=Past)
-    context_size: int | None = None
-    """Tokens that the model takes, where that is known."""
-    summary: str | None = None
     first_shown_at: float | None = None
     """When the first text of this run was shown, by the time of the loop."""
-    warnings: list[str] = field(default_factory=list)
-    """What the caller of a direct run should know."""
-
-    def __post_init__(self) -> None:
-        self.model = self.resources.model(self.model_name)
-        self.toolbox = self.resources.toolbox.of(self.claim.address.tenant)
 
     async def answer(self) -> FinalAnswer | NeedsDecision:
         """Steps until the model has answered or somebody has to decide."""
-        await self._recall(self.rules.history_tokens)
+        await self.prompt.recall(self.rules.history_tokens)
         # a further attempt: subscribers may have seen text of the last one that never became a step
         if self.journal.text:
             self.announcer.replace(self.journal.text)
         self.disclosure.replay()
         while True:
             has_calls = bool(self.journal.open_calls)
-            client_names = {spec.name for spec in self._client_specs()}
-            if has_calls and (held_calls := await self.calls.answer(self.assistant.tool_names, client_names)):
+            if has_calls and (held_calls := await self._answer_calls()):
                 return NeedsDecision(held_calls)
             # between steps whatever the hint says: a late one would defer a message to a turn of
             # its own
@@ -134,32 +119,8 @@ class Answering:
                 return FinalAnswer(self.journal.text, self.journal.ending or "stop")
             await self._step()
 
-    async def _recall(self, tokens: int) -> None:
-        """The newest whole turns that fit beside the batch, and the system messages of older ones."""
-        self.context_size = await self._context_size()
-        context = self.context_size or DEFAULT_CONTEXT
-        # a quarter at most: a small model must not keep all its room free for the answer
-        room = context - min(self.rules.output_tokens, context // 4)
-        recollection = await self.resources.histories.recall(self.claim, tokens=max(0, min(tokens, room)))
-        self.summary = recollection.summary
-        self.past = recollection.past.newest(max(0, room - self._batch_tokens(room - recollection.past.tokens)))
-
-    def _batch_tokens(self, free: int) -> int:
-        """What this turn takes so far: counted only where it may not fit into what is free."""
-        items, instructions = [*self._wishes(), *self.journal.transcript], self._instructions()
-        most = most_tokens(items, instructions)
-        return most if most <= free else self.tokenizer.count_items(items, instructions=instructions)
-
-    async def _context_size(self) -> int | None:
-        """What the table says, else the server; a refusal that taught otherwise is believed before
-        both.
-        """
-        facts, learned_size = (
-            self.resources.catalog.model(self.model_name),
-            self.resources.contexts.learned_size(self.model_name),
-        )
-        stated_size = (facts.context if facts else None) or await self.resources.contexts.ask_server(self.model_name)
-        return min(learned_size or stated_size or 0, stated_size or learned_size or 0) or None
+    async def _answer_calls(self) -> list[HeldCall]:
+        return await self.calls.answer(self.prompt.assistant.tool_names, self.prompt.client_names)
 
     async def _steer(self) -> None:
         """Take in what the user has said meanwhile and wants answered in this run.
@@ -175,11 +136,12 @@ class Answering:
             raise TooManySteps(f"the model still asks for tools after {self.journal.steps} steps")
         self.disclosure.begin_step()
         try:
-            step = await self._ask(self._request())
+            step = await self._ask(self.prompt.request())
         except ContextTooLong as error:
-            step = await self._ask_for_less(error)
+            await self.prompt.shorten(error)
+            step = await self._ask(self.prompt.request())
         except UnansweredCall:
-            step = await self._ask(self._request(is_repair=True))
+            step = await self._ask(self.prompt.request(is_repair=True))
         reach("called")
         step = self.disclosure.public(step)
         # the commit of a final answer holds what its record would, and the answer is told by it: written
@@ -187,109 +149,6 @@ class Answering:
         is_last = step.ending not in ("calls", "pause") and not self.lease.wants_steering
         await self.journal.write_step(step, is_last=is_last)
         self.disclosure.end_step(step, self.journal.steps)
-
-    async def _ask_for_less(self, error: ContextTooLong) -> Step:
-        """Once more with less of the past; what the refusal taught spares the next turns this
-        detour.
-        """
-        self.resources.contexts.learn(self.model_name, window=error.window, tokens=self._input_tokens(self._request()))
-        await self._recall(self.past.tokens // 4)
-        return await self._ask(self._request())
-
-    def _request(self, *, is_repair: bool = False) -> ModelRequest:
-        """What the model is told; a repair leaves out the reasoning of others, after a provider
-        refused a pairing.
-        """
-        claim = self.claim
-        pairing = repair if is_repair else pair
-        batch = [*self._wishes(), *self.journal.transcript]
-        # a past that pairing leaves as it is: its words are remembered
-        past = self.past if not is_repair and self.past.leads_to(batch) else None
-        request = ModelRequest(
-            model=self.model_name,
-            items=[*past.items, *pair(batch)] if past else pairing([*self.past.items, *batch]),
-            past=past,
-            current=len(pairing(self.journal.transcript)),
-            instructions=self._instructions(),
-            tools=self._tools(),
-            hosted_tools=self.assistant.hosted_tools,
-            parameters=self._parameters(),
-            labels={
-                "turnkeep_run": claim.run_id,
-                "turnkeep_thread": claim.thread_id,
-                # the longest value that OpenAI takes
-                "turnkeep_tenant": claim.address.tenant[:512],
-                "turnkeep_attempt": str(claim.attempt),
-            },
-            # what repeats from request to request is the past of one thread
-            cache_key=claim.thread_id,
-            background=self.assistant.background and works_alone(self.model),
-        )
-        return self._fitting(request)
-
-    def _fitting(self, request: ModelRequest) -> ModelRequest:
-        """The request with a limit of its answer that the model and its window allow."""
-        limit, facts = output_limit(request.parameters), self.resources.catalog.model(self.model_name)
-        if limit is None or facts is None:
-            return request
-        free = self.context_size - self._input_tokens(request) if self.context_size else limit
-        room = max(LEAST_OUTPUT, min(limit, facts.output or limit, free))
-        if room == limit:
-            return request
-        self.warnings.append(
-            f"max_tokens was lowered from {limit} to {room}, which is what {request.model} leaves room for"
-        )
-        log.warning("max_tokens_lowered", run_id=self.claim.run_id, model=request.model, asked=limit, left=room)
-        return replace(request, parameters=with_output_limit(request.parameters, room))
-
-    def _instructions(self) -> str:
-        """The assistant's, or what a message of this batch has in their place; what is left of the pruned
-        past, and what the messages ask for beside it.
-        """
-        messages = self.claim.messages
-        base = next((m.assistant_instructions for m in reversed(messages) if m.assistant_instructions), None)
-        wishes = dict.fromkeys(m.instructions for m in messages if m.instructions)
-        past = f"Summary of the conversation so far:\n{self.summary}" if self.summary else None
-        return "\n\n".join(text for text in (base or self.assistant.instructions, past, *wishes) if text)
-
-    def _wishes(self) -> list[Item]:
-        """What users ask of the answer who may not speak for the operator: said by them, before
-        their messages.
-        """
-        wishes = dict.fromkeys(m.user_instructions for m in self.claim.messages if m.user_instructions)
-        return [UserItem(text_content(f"{OF_A_USER}\n{text}")) for text in wishes]
-
-    def _parameters(self) -> dict[str, Any]:
-        """The assistant's, with what messages of this run ask for: of each parameter what was said
-        last.
-        """
-        parameters = dict(self.assistant.parameters)
-        for item in self.journal.transcript:
-            if isinstance(item, UserItem) and item.parameters:
-                parameters |= item.parameters
-        # A call that was demanded has been made: demanded again, there would never be an answer.
-        if any(item.kind == "output" for item in self.journal.items) and parameters.get("tool_choice") not in FREE:
-            del parameters["tool_choice"]
-        return parameters
-
-    def _tools(self) -> list[ToolSpec]:
-        """None at the last permitted step: then the model has to answer with what it has."""
-        if self.journal.steps + 1 >= self.rules.max_steps:
-            return []
-        specs = self.toolbox.specs(self.assistant.tool_names)
-        tools = {s.name: ToolSpec(s.name, s.description, s.parameters, s.strict) for s in specs}
-        # The caller's own goes before one of the house that has its name: he says that he runs it.
-        return list((tools | {spec.name: spec for spec in self._client_specs()}).values())
-
-    def _client_specs(self) -> list[ToolSpec]:
-        """Functions that callers of this run do themselves: the assistant's, and those of its messages."""
-        items = [item for item in self.journal.transcript if isinstance(item, UserItem)]
-        functions = [*self.assistant.client_tools, *(tool for item in items for tool in item.client_tools)]
-        return [
-            ToolSpec(tool["name"], tool.get("description") or "", tool.get("parameters") or NO_ARGUMENTS,
-                     bool(tool.get("strict")))
-            for tool in functions
-        ]  # fmt: skip
 
     async def _ask(self, request: ModelRequest) -> Step:
         """One model call, repeated as the rules allow; its finished step, not yet believed to have
@@ -329,14 +188,13 @@ class Answering:
         if (running := self.journal.open_response) is not None:
             request = replace(request, response_id=running.response_id)
         elif self.budget is not None:
-            tokens = self._input_tokens(request) if self.budget.counts_tokens else 0
-            await self.budget.before_request(request, tokens, self.model.endpoint)
+            tokens = self.prompt.input_tokens(request) if self.budget.counts_tokens else 0
+            await self.budget.before_request(request, tokens, self.prompt.model.endpoint)
         partial = PartialStep(before, repeats=len(self.announcer.text_so_far) - len(before) if running else 0)
         begun_at = asyncio.get_running_loop().time()
-        with span(f"chat {request.model}", request_attributes(request), kind="client") as current:
+        with span(f"chat {request.model}", lambda: request_attributes(request), kind="client") as current:
             try:
-                show = self._show_text
-                async with aclosing(open_stream(self.model, request, lambda text: show(text, partial))) as stream:
+                async with aclosing(self._stream(request, partial)) as stream:
                     async for part in stream:
                         if isinstance(part, Began):
                             await self._on_begin(part, partial, request)
@@ -350,9 +208,13 @@ class Answering:
                 if self.journal.open_response:
                     await self.journal.write_response(None)  # it has ended, and gives nothing else the next time
                 raise
-            current.set(response_attributes(step, partial))
+            current.set(lambda: response_attributes(step, partial.began))
         self._measure(request.model, step.usage, asyncio.get_running_loop().time() - begun_at)
         return step
+
+    def _stream(self, request: ModelRequest, partial: PartialStep) -> AsyncGenerator[StreamPart, None]:
+        show = self._show_text
+        return open_stream(self.prompt.model, request, lambda text: show(text, partial))
 
     async def _on_begin(self, began: Began, partial: PartialStep, request: ModelRequest) -> None:
         """The provider has accepted: what it works out in the background is known before anything
@@ -361,7 +223,7 @@ class Answering:
         if request.background and request.response_id is None and began.response_id:
             await self.journal.write_response(OpenResponse(began.response_id, request.model))
         if self.budget is not None:
-            await self.budget.take_rate_limits(began.rate, self.model.endpoint)
+            await self.budget.take_rate_limits(began.rate, self.prompt.model.endpoint)
         partial.began = began
         reach("asked")
 
@@ -415,7 +277,7 @@ class Answering:
         name = finish.model or request.model
         usage = finish.usage
         if not usage.total_tokens:
-            usage = self._count_usage(request, partial, usage)
+            usage = self.prompt.count_usage(request, partial.items, usage)
         return Step(
             items=tuple(partial.items),
             text=partial.text,
@@ -437,18 +299,3 @@ class Answering:
         if finish.reason in ("stop", "calls"):
             has_thought = any(item.kind == "reasoning" for item in partial.items)
             raise AnswerMalformed(f"the model answered with {'a thought alone' if has_thought else 'nothing'}")
-
-    def _count_usage(self, request: ModelRequest, partial: PartialStep, usage: Usage) -> Usage:
-        """Our own count, where the provider sent none."""
-        output = sum(self.tokenizer.count_item(item) for item in partial.items)
-        return replace(usage, requests=1, input_tokens=self._input_tokens(request), output_tokens=output, estimated=1)
-
-    def _input_tokens(self, request: ModelRequest) -> int:
-        # what was stored was counted when it was written
-        past = request.past or Past()
-        batch = request.items[len(past.items) :]
-        return past.tokens + self.tokenizer.count_items(batch, instructions=request.instructions, tools=request.tools)
-
-    @property
-    def tokenizer(self) -> Tokenizer:
-        return tokenizer_for(self.model_name, self.resources.catalog)

@@ -39,6 +39,7 @@ from turnkeep.runs.disclosure import Disclosure
 from turnkeep.runs.halt import close_call, stop_response, without_text
 from turnkeep.runs.journal import Journal, retry_until_answered
 from turnkeep.runs.lease import DrainRequest, Lease, StopRequest
+from turnkeep.runs.model_prompt import ModelPrompt
 from turnkeep.runs.outcomes import (
     Dropping,
     HoldVerdict,
@@ -50,6 +51,7 @@ from turnkeep.runs.outcomes import (
 )
 from turnkeep.runs.run_context import RunContext
 from turnkeep.runs.tool_calls import EFFECT_UNKNOWN, Calls
+from turnkeep.runs.trace_attributes import run_attributes
 from turnkeep.store.contract import EventGap
 from turnkeep.store.values import (
     Claim,
@@ -197,7 +199,7 @@ class Run:
         self.answering = self._answering()
         deadline = asyncio.timeout(context.rules.deadline)
         try:
-            with span(f"invoke_agent {self.assistant.name}", _run_attributes(claim, self.assistant)):
+            with span(f"invoke_agent {self.assistant.name}", lambda: run_attributes(claim, self.assistant)):
                 async with deadline:
                     result = await self.answering.answer()
         except TimeoutError:
@@ -233,11 +235,19 @@ class Run:
             clock=context.clock,
             meter=context.meter,
         )
-        return Answering(
+        prompt = ModelPrompt(
             resources=context,
             claim=claim,
             assistant=self.assistant,
+            model=context.model(self.model_name),
             model_name=self.model_name,
+            journal=self.journal,
+            rules=context.rules.answer,
+        )
+        return Answering(
+            resources=context,
+            claim=claim,
+            prompt=prompt,
             journal=self.journal,
             announcer=self.announcer,
             disclosure=disclosure,
@@ -396,21 +406,6 @@ class Run:
             figures = figures_of(claim, verdict, self.failure, first=first, run_seconds=now - begun_at)
             assistant = self.assistant.name or self.assistant.assistant_id
             self.context.activity.note(replace(figures, model=self.model_name, assistant=assistant))
-
-
-def _run_attributes(claim: Claim, assistant: Assistant) -> dict[str, object]:
-    """A run in the words of the tracing conventions."""
-    return {
-        "gen_ai.operation.name": "invoke_agent",
-        "gen_ai.provider.name": "openai",
-        "gen_ai.agent.name": assistant.name,
-        "gen_ai.agent.id": assistant.assistant_id or None,
-        "gen_ai.request.model": assistant.model,
-        "gen_ai.conversation.id": claim.thread_id,
-        "turnkeep.run.id": claim.run_id,
-        "turnkeep.run.attempt": claim.attempt,
-        "turnkeep.batch.messages": len(claim.messages),
-    }
 
 
 def _weightiest(errors: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -17,6 +17,7 @@ from turnkeep.messages import CallItem, OutputItem
 from turnkeep.runs.announcer import Announcer
 from turnkeep.runs.disclosure import Disclosure
 from turnkeep.runs.journal import Journal
+from turnkeep.runs.trace_attributes import call_attributes
 from turnkeep.store.values import Claim, HeldCall
 from turnkeep.telemetry import SILENT, Meter
 from turnkeep.telemetry.traces import span
@@ -184,13 +185,7 @@ class Calls:
     async def _call(self, item: CallItem, tool: Tool | None) -> Result:
         name = tool.name if tool else "unknown"
         begun_at = asyncio.get_running_loop().time()
-        about = {
-            "gen_ai.operation.name": "execute_tool",
-            "gen_ai.tool.name": name,
-            "gen_ai.tool.call.id": item.call_id,
-            "gen_ai.tool.type": "function",
-        }
-        with span(f"execute_tool {name}", about) as current:
+        with span(f"execute_tool {name}", lambda: call_attributes(name, item)) as current:
             result = await call(tool, _tool_request(item), self._context(item), clock=self._clock)
             if result.status != "ok":
                 current.fail(result.code or result.status)

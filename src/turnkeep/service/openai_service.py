@@ -257,7 +257,7 @@ def _metadata(run: Run, finish: str, usage: Usage, outlet: Outlet, session_id: s
         run_id=run.claim.run_id,
         thread_id=run.claim.thread_id,
         session_id=session_id,
-        warnings=tuple(run.answering.warnings) if run.answering else (),
+        warnings=tuple(run.answering.prompt.warnings) if run.answering else (),
     )
 
 
