@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import logging
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,7 +19,11 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import StatusCode
 from prometheus_client.parser import text_string_to_metric_families
 
+from turnkeep.application import Application
+from turnkeep.backoff import Backoff
+from turnkeep.doors.amqp.consumer import AmqpDoor
 from turnkeep.errors import ModelUnavailable
+from turnkeep.settings import Settings
 from turnkeep.store.memory import MemoryStore
 from turnkeep.store.store_metrics import measure_store
 from turnkeep.telemetry import SILENT, configure_logging, get_log
@@ -183,6 +189,30 @@ def test_a_library_that_nobody_configured_prints_warnings_only() -> None:
 
 
 # ---------------------------------------------------------------- traces
+
+
+@pytest.mark.parametrize("is_there", [False, True], ids=["nobody listens", "a broker that hangs up"])
+async def test_a_broker_that_is_away_is_told_in_one_line(is_there: bool, lines: io.StringIO) -> None:
+    async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    with socket.socket() as place:
+        place.bind(("127.0.0.1", 0))
+        url = f"amqp://127.0.0.1:{place.getsockname()[1]}/"
+        server = await asyncio.start_server(hang_up, sock=place) if is_there else None
+        async with Application(Settings(store="memory:", rabbitmq_url=url)) as application:
+            taking = asyncio.create_task(AmqpDoor(application, reconnect=Backoff(delay=0.01, cap=0.01)).run())
+            while '"times": 3' not in lines.getvalue():
+                await asyncio.sleep(0.01)
+            taking.cancel()
+            await asyncio.wait([taking])
+        if server is not None:
+            server.close()
+    told = [json.loads(line) for line in lines.getvalue().splitlines()]
+    assert {line["logger"] for line in told if "amqp" in str(line) or "aio" in line["logger"]} == {
+        "turnkeep.doors.amqp.consumer"
+    }
+    assert [line["times"] for line in told if line["event"] == "amqp_interrupted"][:3] == [1, 2, 3]
 
 
 @pytest.fixture

@@ -112,9 +112,25 @@ def configure_logging(*, level: str = "info", format: str = "auto") -> None:
     for_people = format == "console" or (format == "auto" and sys.stderr.isatty())
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Lines(for_people=for_people))
+    handler.addFilter(_is_news)
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())
+
+
+DOUBLES = {
+    "aiormq.connection": (
+        *("error when creating transport", "Unexpected connection close from remote"),
+        *("Cancelling cause reader exited abnormally", "Server connection %r was stuck"),
+    )
+}
+"""Of another library, by its logger: lines about what it raises as well, so that it is told here once,
+with the broker's name and how often it has happened (`amqp_interrupted`).
+"""
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    return not str(record.msg).startswith(DOUBLES.get(record.name, ()))
 
 
 class _Lines(logging.Formatter):
