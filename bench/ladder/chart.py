@@ -9,9 +9,10 @@ from html import escape
 WIDTH, LABELS, BAR, GAP = 860, 380, 16, 8
 COLOURS = ("#4c78a8", "#f58518", "#54a24b", "#b279a2")
 MET, MISSED = "#54a24b", "#e45756"
+# the outline keeps words legible where the line of `mark` runs through them
 STYLE = (
-    "text{font:12px system-ui,sans-serif;fill:#1b1f24}line{stroke:#8c959f}"
-    "@media (prefers-color-scheme:dark){text{fill:#e6edf3}}"
+    "text{font:12px system-ui,sans-serif;fill:#1b1f24;stroke:#fff;stroke-width:3px;paint-order:stroke}"
+    "line{stroke:#8c959f}@media (prefers-color-scheme:dark){text{fill:#e6edf3;stroke:#0d1117}}"
 )
 
 
@@ -29,7 +30,7 @@ def bars(title: str, rows: Sequence[Bar], *, mark: float | None = None, mark_lab
     most = max([sum(row.parts.values()) for row in rows] + ([mark] if mark else []) + [1e-9])
     scale = (WIDTH - LABELS - 150) / most
     names = list(dict.fromkeys(name for row in rows for name in row.parts)) if not rows[0].colour else []
-    top = 50 if names else 34
+    top = 50 if names or mark is not None else 34
     height = top + len(rows) * (BAR + GAP) + 10
     out = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}" viewBox="0 0 {WIDTH} {height}" '
@@ -38,6 +39,10 @@ def bars(title: str, rows: Sequence[Bar], *, mark: float | None = None, mark_lab
         f'<text x="0" y="16" font-weight="600">{escape(title)}</text>',
         *legend(names),
     ]
+    if mark is not None:
+        x = LABELS + mark * scale
+        out.append(f'<line x1="{x:.1f}" y1="{top - 6}" x2="{x:.1f}" y2="{height - 6}" stroke-dasharray="4 3"/>')
+        out.append(f'<text x="{x + 4:.1f}" y="{top - 8}">{escape(mark_label)}</text>')
     for place, row in enumerate(rows):
         y = top + place * (BAR + GAP)
         out.append(f'<text x="{LABELS - 8}" y="{y + 12}" text-anchor="end">{escape(row.label)}</text>')
@@ -47,10 +52,6 @@ def bars(title: str, rows: Sequence[Bar], *, mark: float | None = None, mark_lab
             out.append(f'<rect x="{x:.1f}" y="{y}" width="{value * scale:.1f}" height="{BAR}" fill="{colour}"/>')
             x += value * scale
         out.append(f'<text x="{x + 6:.1f}" y="{y + 12}">{escape(row.words)}</text>')
-    if mark is not None:
-        x = LABELS + mark * scale
-        out.append(f'<line x1="{x:.1f}" y1="{top - 6}" x2="{x:.1f}" y2="{height - 6}" stroke-dasharray="4 3"/>')
-        out.append(f'<text x="{x + 4:.1f}" y="{top - 8}">{escape(mark_label)}</text>')
     return "\n".join([*out, "</svg>"]) + "\n"
 
 

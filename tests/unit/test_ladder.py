@@ -155,6 +155,8 @@ def test_the_page_tells_every_figure_its_machine_and_what_is_missed(
     assert all(one.name in page for one in FIGURES)
     assert "* row 1, added to the first token: 3 ms, must 2" in page
     assert "* row 7" not in page
+    assert "* A token from the model to its reader: **6 times** the CPU" in page
+    assert "## The life of a message" not in page
     assert str(report.machine()["Python"]) in page
     assert {path.name for path in written} == {"performance.md", "performance-rows.svg", "performance-token.svg"}
     for path in written:
@@ -162,6 +164,11 @@ def test_the_page_tells_every_figure_its_machine_and_what_is_missed(
             drawing = ElementTree.fromstring(path.read_text())
             assert drawing.tag.endswith("svg")
             assert f"images/{path.name}" in page
+
+
+def test_every_row_has_its_place_on_the_page() -> None:
+    measured = {row for program in PROGRAMS for row in program.rows}
+    assert sorted(row for group in report.GROUPS for row in group.rows) == sorted(measured)
 
 
 def test_a_page_of_one_row_draws_what_it_can() -> None:
