@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, cast, runtime_checkable
 
 from turnkeep.messages import AssistantItem, CallItem, HostedItem, Item, ReasoningItem
 from turnkeep.models.past import Past
@@ -141,7 +141,6 @@ class Model(Protocol):
         ...
 
 
-@runtime_checkable
 class PushingModel(Model, Protocol):
     """A model that hands text on at the moment it arrives, without waking its reader for each token."""
 
@@ -154,7 +153,10 @@ class PushingModel(Model, Protocol):
 
 def open_stream(model: Model, request: ModelRequest, on_text: OnText) -> AsyncGenerator[StreamPart, None]:
     """The parts of an answer, its text told to `on_text`."""
-    return model.push(request, on_text) if isinstance(model, PushingModel) else _push_parts(model, request, on_text)
+    # Asked by the name and not by the protocol, which lists its members anew for each request.
+    if hasattr(model, "push"):
+        return cast(PushingModel, model).push(request, on_text)
+    return _push_parts(model, request, on_text)
 
 
 async def _push_parts(model: Model, request: ModelRequest, on_text: OnText) -> AsyncGenerator[StreamPart, None]:

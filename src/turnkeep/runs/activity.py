@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any, Literal
 
 from turnkeep.clock import Clock
@@ -82,18 +83,19 @@ class Activity:
     def _add_runs(self) -> None:
         runs, self._runs = self._runs, []
         for moment, figures in runs:
-            at, cell = datetime.fromtimestamp(moment, UTC), _cell_of(figures)
+            day, hour, minute = _moment(int(moment) // 60)
+            cell = _cell_of(figures)
             names = {"models": {figures.model: cell}} if figures.model else {}
             if figures.assistant:
                 names["assistants"] = {figures.assistant: cell}
-            self._add(figures.tenant, _day(at), {"hours": {str(at.hour): cell}, **names})
-            self._add(figures.tenant, _hour(at), {"minutes": {str(at.minute): cell}})
+            self._add(figures.tenant, day, {"hours": {str(int(hour[-2:])): cell}, **names})
+            self._add(figures.tenant, hour, {"minutes": {minute: cell}})
 
     def _add(self, tenant: str, name: str, figures: Cell) -> None:
         key = (tenant, name)
         # a store that is away for hours must not fill the memory: what is new waits for a place
         if key in self._pending or len(self._pending) < 2 * MOST_TENANTS:
-            self._pending[key] = add_up(self._pending.get(key, {}), figures)
+            _add_to(self._pending.setdefault(key, {}), figures)
 
     async def run(self) -> None:
         """Write down every few seconds, until `stop`, and then once more."""
@@ -149,19 +151,28 @@ def _figures(document: Document | None) -> Cell:
 
 def add_up(one: Mapping[str, Any], other: Mapping[str, Any]) -> Cell:
     """The sum of two cells."""
-    total: Cell = dict(one)
-    for name, value in other.items():
-        place = name if name in total or len(total) < MOST_NAMES or not isinstance(value, dict | int) else "other"
-        before = total.get(place)
-        if before is None:
-            total[place] = value
-        elif isinstance(value, Mapping):
-            total[place] = add_up(before, value)
-        elif isinstance(value, list):
-            total[place] = [a + b for a, b in zip(before, value, strict=True)]
-        else:
-            total[place] = before + value
+    total: Cell = {}
+    _add_to(total, one)
+    _add_to(total, other)
     return total
+
+
+def _add_to(total: Cell, figures: Mapping[str, Any]) -> None:
+    """Have the total count these figures too. In place: every run adds to cells that hold those of all others."""
+    for name, value in figures.items():
+        place = name if name in total or len(total) < MOST_NAMES or not isinstance(value, dict | int) else "other"
+        # by class and not as a Mapping: what adds up is our own or was read from JSON
+        if value.__class__ is dict:
+            _add_to(total.setdefault(place, {}), value)
+        elif value.__class__ is list:
+            counts = total.setdefault(place, [0] * len(value))
+            if len(counts) != len(value):
+                raise ValueError(f"{len(value)} buckets do not add up with {len(counts)}")
+            for number, count in enumerate(value):
+                if count:
+                    counts[number] += count
+        else:
+            total[place] = total.get(place, 0) + value
 
 
 def _cell_of(figures: RunFigures) -> Cell:
@@ -190,6 +201,15 @@ def quantile(counts: list[int], part: float) -> float | None:
         if count and rest <= 0:
             return min(bound, BOUNDS[-1])
     return None
+
+
+@lru_cache(maxsize=8)
+def _moment(minutes: int) -> tuple[str, str, str]:
+    """Day, hour and minute, as records and their cells are named, of these minutes since 1970. Many runs end in
+    one minute.
+    """
+    moment = datetime.fromtimestamp(minutes * 60, UTC)
+    return _day(moment), _hour(moment), str(moment.minute)
 
 
 def _day(moment: datetime) -> str:

@@ -148,19 +148,23 @@ class _Lines(logging.Formatter):
         values = dict(getattr(record, "turnkeep", None) or {"event": record.getMessage()})
         if record.exc_info and record.exc_info[1] is not None:
             values["exception"] = _where(record.exc_info[1])
-        values |= {
+        shown_values = {name: _plain(name, value) for name, value in values.items()}
+        shown_values |= {
             "timestamp": datetime.fromtimestamp(record.created, UTC).isoformat(),
             "level": record.levelname.lower(),
             "logger": record.name,
         }
-        shown_values = {name: _plain(name, value) for name, value in values.items()}
         # At the very end, on the finished line: it does
         # not matter who put a secret into it, and where.
         return hide(self._render(shown_values))
 
 
+# `json.dumps` with a default makes an encoder for each line.
+_JSON = json.JSONEncoder(default=str)
+
+
 def _line_for_machines(values: Mapping[str, Any]) -> str:
-    return json.dumps(values, default=str)
+    return _JSON.encode(values)
 
 
 def _line_for_people() -> Callable[[dict[str, Any]], str]:

@@ -28,18 +28,21 @@ _FORMS = re.compile(
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 _CONTROL_BUT_LINES = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
-_secrets: set[str] = set()
+_secrets: tuple[str, ...] = ()
+"""The longest first: a secret that holds another one would leave its rest behind."""
 
 
 def know(secrets: Iterable[str]) -> None:
     """Look for these values too, from now on, in this process."""
-    _secrets.update(secret for secret in secrets if len(secret) >= SHORTEST)
+    global _secrets  # noqa: PLW0603 - one process has one set of secrets
+    known = {*_secrets, *(secret for secret in secrets if len(secret) >= SHORTEST)}
+    # Put in order here, for it is asked nine times for each line.
+    _secrets = tuple(sorted(known, key=len, reverse=True))
 
 
 def hide(text: str) -> str:
     """The same without anything secret."""
-    # The longest first: a secret that holds another one would leave its rest behind.
-    for secret in sorted(_secrets, key=len, reverse=True):
+    for secret in _secrets:
         text = without(text, secret)
     return _FORMS.sub(_mask, text)
 
