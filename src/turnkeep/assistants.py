@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from turnkeep.errors import Conflict, NotFound
+from turnkeep.lean_init import lean_init
 from turnkeep.store.contract import Registry
 from turnkeep.store.record_cache import RecordCache
 from turnkeep.store.values import Document
@@ -33,6 +34,7 @@ FIELDS = (
 DEFAULT_INSTRUCTIONS = "Reply to all messages logically."
 
 
+@lean_init
 @dataclass(frozen=True, slots=True)
 class Assistant:
     """A profile. `fallbacks` are asked when `model` cannot answer.

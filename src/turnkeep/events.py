@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 from operator import attrgetter
 from typing import Any, Literal
 
+from turnkeep.lean_init import lean_init
 from turnkeep.messages import Citation
 from turnkeep.usage import Usage
 
@@ -124,6 +125,7 @@ _DETAILS: dict[str, type[Detail]] = {
 }
 
 
+@lean_init
 @dataclass(frozen=True, slots=True)
 class Event:
     """One entry of a channel's log.

@@ -14,6 +14,8 @@ from json.encoder import encode_basestring_ascii
 from operator import attrgetter
 from typing import Any, Literal, Self
 
+from turnkeep.lean_init import lean_init
+
 DEFAULT_TENANT = "default"
 ALL_TENANTS = "*"
 """The tenant of records that are found before it is known whose they are: keys, tickets, revocations."""
@@ -28,6 +30,7 @@ Showing = Literal["name", "arguments", "all"]
 SHOWINGS: tuple[Showing, ...] = ("name", "arguments", "all")
 
 
+@lean_init
 @dataclass(frozen=True, slots=True, order=True)
 class Address:
     """Where a conversation is found: whose it is, in which queue, on which channel.
@@ -44,6 +47,7 @@ class Address:
         return self.channel.startswith("thread_")
 
 
+@lean_init
 @dataclass(frozen=True, slots=True)
 class Part:
     """One part of a content: text, or an image or file that is passed through to models that take
@@ -108,6 +112,7 @@ def digest(content: Content) -> str:
     return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
+@lean_init
 @dataclass(frozen=True, slots=True)
 class Message:
     """One thing a user said, on its way in or waiting.
@@ -180,9 +185,10 @@ class Message:
 
     def but(self, **changes: Any) -> Self:
         """A copy with other values."""
-        values = dict(zip(_MESSAGE_NAMES, _message_values(self), strict=True))
-        values |= changes
-        return type(self)(**values)
+        values = list(_message_values(self))
+        for name, value in changes.items():
+            values[_MESSAGE_PLACES[name]] = value
+        return type(self)(*values)
 
 
 _MESSAGE_WISHES = (
@@ -192,10 +198,12 @@ _MESSAGE_WISHES = (
 
 
 _MESSAGE_NAMES = tuple(f.name for f in fields(Message))
+_MESSAGE_PLACES = {name: place for place, name in enumerate(_MESSAGE_NAMES)}
 # By one call in C: `replace` takes each field by itself, and every message is copied when it is accepted.
 _message_values = attrgetter(*_MESSAGE_NAMES)
 
 
+@lean_init
 @dataclass(frozen=True, slots=True)
 class UserItem:
     """A user message in the transcript: exactly one per accepted message (boundaries are kept)."""
@@ -261,6 +269,7 @@ class Citation:
         return cls(**data)
 
 
+@lean_init
 @dataclass(frozen=True, slots=True)
 class AssistantItem:
     """What the assistant said. `interrupted` marks text that was cut off by a cancel or a limit.
@@ -279,6 +288,7 @@ class AssistantItem:
     kind = "assistant"
 
 
+@lean_init
 @dataclass(frozen=True, slots=True)
 class ReasoningItem:
     """A provider's reasoning item, opaque; it stays next to the call or answer that follows it.

@@ -6,11 +6,14 @@ from dataclasses import dataclass, fields
 from operator import add, attrgetter
 from typing import Any, Self
 
+from turnkeep.lean_init import lean_init
+
 NANO = 1_000_000_000
 MOST = 1_000_000_000
 """Tokens of one kind that a request can have used; a server that names more is not believed."""
 
 
+@lean_init
 @dataclass(frozen=True, slots=True)
 class Usage:
     """Tokens and money of one or more model requests; adds with `+`.

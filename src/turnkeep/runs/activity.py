@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 from turnkeep.clock import Clock
 from turnkeep.errors import Conflict, StoreError
+from turnkeep.lean_init import lean_init
 from turnkeep.store.contract import Registry
 from turnkeep.store.values import Document
 from turnkeep.telemetry import get_log
@@ -44,6 +45,7 @@ MOST_RUNS = 1_000
 """Runs that wait to be added up."""
 
 
+@lean_init
 @dataclass(frozen=True, slots=True)
 class RunFigures:
     """What is counted of one run when it is settled.

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from turnkeep.events import Event, TurnFault
+from turnkeep.lean_init import lean_init
 from turnkeep.messages import Address, BusyPolicy, Item, Message
 from turnkeep.store.transcript_version import EMPTY, TranscriptVersion
 from turnkeep.usage import Usage
@@ -68,6 +69,7 @@ class Policies:
         return self.weights.get(tenant, 1.0)
 
 
+@lean_init
 @dataclass(frozen=True, slots=True)
 class Receipt:
     """The message is durable.
@@ -173,6 +175,7 @@ def top_of(outcomes: Sequence[int | Exception]) -> int:
     return outcome
 
 
+@lean_init
 @dataclass(frozen=True, slots=True)
 class Claim:
     """The right to work on one thread for a while.
@@ -212,6 +215,7 @@ class Claim:
         return tuple(m.message_id for m in self.messages)
 
 
+@lean_init
 @dataclass(frozen=True, slots=True)
 class Directive:
     """What a renewal tells an owner. `held` False: the lease is lost, stop and write nothing."""
@@ -222,6 +226,7 @@ class Directive:
     steer: bool = False
 
 
+@lean_init
 @dataclass(frozen=True, slots=True)
 class TranscriptEntry:
     """One transcript item as stored. `tokens` is the caller's count, `turn` the store's ordinal of
@@ -234,6 +239,7 @@ class TranscriptEntry:
     at: float = 0.0
 
 
+@lean_init
 @dataclass(frozen=True, slots=True)
 class Commit:
     """The end of a run: what enters the transcript, and `text`, the whole answer for people.
@@ -249,6 +255,7 @@ class Commit:
     published_count: int = 0
 
 
+@lean_init
 @dataclass(frozen=True, slots=True)
 class Remainder:
     """What is left behind the batch, and when it is due (None: nothing to do, or paused).
@@ -330,6 +337,7 @@ class DeadLetter:
     at: float
 
 
+@lean_init
 @dataclass(frozen=True, slots=True)
 class Page:
     """A stretch of a log. `floor`: events up to this offset may be missing (rolled into snapshots
@@ -363,6 +371,7 @@ class ThreadOptions:
     on_busy: BusyPolicy | None = None
 
 
+@lean_init
 @dataclass(frozen=True, slots=True)
 class RunRecord:
     """A run, for people: the last few of a thread are kept."""

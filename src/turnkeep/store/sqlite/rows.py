@@ -16,6 +16,7 @@ import apsw
 
 from turnkeep.errors import ThreadQuarantined
 from turnkeep.events import TurnFault
+from turnkeep.lean_init import lean_init
 from turnkeep.messages import Address, Message
 from turnkeep.store.records import time_to_live
 from turnkeep.store.sqlite.batch import ACTIVE_MINUTE, JOURNAL, MESSAGE, MESSAGE_ID, NEW_THREAD, THREAD, Batch
@@ -52,6 +53,7 @@ class ThreadRow:
     """Nothing of it was put yet."""
 
 
+@lean_init
 @dataclass(frozen=True, slots=True)
 class RowAddress:
     """Where an address leads: the row, and the address that the thread was made under."""
