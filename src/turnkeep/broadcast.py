@@ -50,29 +50,6 @@ class DialectEncoder(Protocol):
         ...
 
 
-class Payload:
-    """The messages of some events, and the same as frames of a WebSocket.
-
-    Made once, however many they are written to.
-    """
-
-    __slots__ = ("_frames", "messages")
-
-    def __init__(self, messages: Sequence[bytes]) -> None:
-        self.messages = messages
-        self._frames: bytes | None = None
-
-    @property
-    def frames(self) -> bytes:
-        """Text frames, as they go over the line."""
-        if self._frames is None:
-            self._frames = b"".join([websocket_frame(message) for message in self.messages])
-        return self._frames
-
-
-NOTHING = Payload(())
-
-
 def websocket_frame(message: bytes) -> bytes:
     """One whole text frame of a server (RFC 6455, 5.2), which masks nothing."""
     size = len(message)
@@ -81,6 +58,24 @@ def websocket_frame(message: bytes) -> bytes:
     if size < 65_536:
         return b"\x81\x7e%b%b" % (size.to_bytes(2, "big"), message)
     return b"\x81\x7f%b%b" % (size.to_bytes(8, "big"), message)
+
+
+class Payload:
+    """The messages of some events, and the same as frames of a WebSocket.
+
+    Made once, however many they are written to.
+    """
+
+    __slots__ = ("frames", "messages")
+
+    def __init__(self, messages: Sequence[bytes]) -> None:
+        self.messages = messages
+        # At once and as an attribute: it is read for each member, and a property is a call.
+        self.frames = b"".join([websocket_frame(message) for message in messages])
+        """Text frames, as they go over the line."""
+
+
+NOTHING = Payload(())
 
 
 class Member(Protocol):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping
 from functools import partial
 from typing import Any
 
@@ -168,6 +168,17 @@ class HttpTransport(H11Protocol):
         super().on_response_complete()
         self._watch()
 
+    async def write_piece(self, data: bytes) -> None:
+        """A piece of an answer whose head is out, in chunks: h11 notes nothing of it between the head
+        and the end. It waits for a peer that reads slowly, and is left out where nobody is there.
+        """
+        cycle = self.cycle
+        if self.flow.write_paused and not cycle.disconnected:
+            await self.flow.drain()
+        # an empty chunk would be the end (RFC 9112, 7.1)
+        if data and not cycle.disconnected:
+            self.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+
     def _watch(self) -> None:
         """What is waited for decides how long."""
         is_answered = self.cycle is not None and self.cycle.response_complete
@@ -235,6 +246,18 @@ def stand_aside(scope: MutableMapping[str, Any]) -> asyncio.Event | None:
     """
     connection = scope.get("state", {}).get(CONNECTION)
     return connection.stand_aside() if isinstance(connection, HttpTransport) else None
+
+
+PieceWriter = Callable[[bytes], Awaitable[None]]
+
+
+def piece_writer(scope: MutableMapping[str, Any]) -> PieceWriter | None:
+    """What writes the pieces of an answer without a length, after its head. None where the server is
+    not ours, and where an answer has no chunks.
+    """
+    connection = scope.get("state", {}).get(CONNECTION)
+    is_chunked = scope.get("http_version") == "1.1" and scope.get("method") != "HEAD"
+    return connection.write_piece if is_chunked and isinstance(connection, HttpTransport) else None
 
 
 def transports(peers: Peers) -> tuple[Any, Any]:

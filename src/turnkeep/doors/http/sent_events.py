@@ -10,6 +10,8 @@ import orjson
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from turnkeep.doors.transport import PieceWriter, piece_writer
+
 COMMENT = b": still here\n\n"
 """Proxies cut what is quiet, and a peer that is gone is only noticed by writing to it; clients skip it."""
 END_FRAME = b"data: [DONE]\n\n"
@@ -18,7 +20,13 @@ CLOSING = 10.0
 
 
 class SentEvents(StreamingResponse):
-    """`close` is called once, however the stream ends."""
+    """`close` is called once, however the stream ends.
+
+    On our own server events are written straight to the connection: head and end go the way of all
+    answers, and at what lies between nobody on that way looks.
+    """
+
+    _write: PieceWriter | None = None
 
     def __init__(
         self,
@@ -32,12 +40,24 @@ class SentEvents(StreamingResponse):
         self._close = close
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._write = piece_writer(scope)
         try:
             await super().__call__(scope, receive, send)
         finally:
             # a client that goes away cancels what is in here
             with anyio.move_on_after(CLOSING, shield=True):
                 await self._close()
+
+
+    async def stream_response(self, send: Send) -> None:
+        write = self._write
+        if write is None:
+            await super().stream_response(send)
+            return
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        async for piece in self.body_iterator:
+            await write(piece)  # type: ignore[arg-type]  # bytes, as they were given
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 @asynccontextmanager
