@@ -175,8 +175,10 @@ class HttpTransport(H11Protocol):
         cycle = self.cycle
         if self.flow.write_paused and not cycle.disconnected:
             await self.flow.drain()
-        # an empty chunk would be the end (RFC 9112, 7.1)
-        if data and not cycle.disconnected:
+        if cycle.disconnected or self.transport.inner.is_closing():
+            # so that a stream which never waits is ended, instead of holding up the loop
+            await asyncio.sleep(0)
+        elif data:  # an empty chunk would be the end (RFC 9112, 7.1)
             self.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
 
     def _watch(self) -> None:

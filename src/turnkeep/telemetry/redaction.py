@@ -35,9 +35,9 @@ _secrets: tuple[str, ...] = ()
 def know(secrets: Iterable[str]) -> None:
     """Look for these values too, from now on, in this process."""
     global _secrets  # noqa: PLW0603 - one process has one set of secrets
-    known = {*_secrets, *(secret for secret in secrets if len(secret) >= SHORTEST)}
+    values = {*_secrets, *(secret for secret in secrets if len(secret) >= SHORTEST)}
     # Put in order here, for it is asked nine times for each line.
-    _secrets = tuple(sorted(known, key=len, reverse=True))
+    _secrets = tuple(sorted(values, key=len, reverse=True))
 
 
 def hide(text: str) -> str:
