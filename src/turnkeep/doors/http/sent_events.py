@@ -48,7 +48,6 @@ class SentEvents(StreamingResponse):
             with anyio.move_on_after(CLOSING, shield=True):
                 await self._close()
 
-
     async def stream_response(self, send: Send) -> None:
         write = self._write
         if write is None:
