@@ -99,7 +99,8 @@ NOT_THERE = {"show_message", "edit_message", "withdraw_message", "pause", "resum
              "refuse_message_change", "refuse_message_deletion", "begin_run", "list_thread_runs", "show_run",
              "refuse_run_change", "submit_outputs", "cancel_run", "list_run_steps", "show_run_step",
              "show_conversation", "change_conversation", "delete_conversation", "list_conversation_items",
-             "show_conversation_item", "add_conversation_items", "delete_conversation_item", "list_input_items"}  # fmt: skip
+             "show_conversation_item", "add_conversation_items", "delete_conversation_item",
+             "list_input_items"}  # fmt: skip
 """What a stranger with every right in his own tenant finds missing there."""
 
 ACTIONS: dict[str, dict[str, Any]] = {
