@@ -109,12 +109,18 @@ def test_a_release_needs_a_version_that_tree_and_changelog_say() -> None:
 
 def test_a_release_that_fails_leaves_the_tree_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     release = script("release")
-    (tmp_path / "CHANGELOG.md").write_text("before")
-    monkeypatch.setattr(release, "VERSIONED", [tmp_path / "CHANGELOG.md"])
-    with pytest.raises(SystemExit), release.unchanged_by_failure():
-        (tmp_path / "CHANGELOG.md").write_text("after")
-        raise SystemExit("could not be built")
-    assert (tmp_path / "CHANGELOG.md").read_text() == "before"
+    file = tmp_path / "CHANGELOG.md"
+    file.write_text("before")
+    monkeypatch.setattr(release, "VERSIONED", [file])
+
+    def fail() -> None:
+        with release.unchanged_by_failure():
+            file.write_text("after")
+            raise SystemExit("could not be built")
+
+    with pytest.raises(SystemExit):
+        fail()
+    assert file.read_text() == "before"
 
 
 @pytest.mark.only_in_prove  # reason: builds and installs from the package index
