@@ -357,11 +357,16 @@ class CallItem:
 
 @dataclass(frozen=True, slots=True)
 class OutputItem:
-    """What a tool call gave: exactly one per call, `status` says how it ended."""
+    """What a tool call gave: exactly one per call, `status` says how it ended; of one that waited for
+    somebody, who decided about it and when (Unix seconds). No model is told of that.
+    """
 
     call_id: str
     output: str
     status: Literal["ok", "error", "denied", "cancelled", "unknown", "expired"] = "ok"
+    decision: str = ""
+    decided_by: str = ""
+    decided_at: float | None = None
 
     kind = "output"
 

@@ -124,6 +124,7 @@ class HeldCall:
     """Whoever asked for the turn may approve it, too."""
     show: Literal["name", "arguments", "all"] = "name"
     """What its tool lets people see of it who may not decide."""
+    decided_at: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         data: dict[str, Any] = {
@@ -141,6 +142,8 @@ class HeldCall:
             data["show"] = self.show
         if self.decision:
             data |= {"decision": self.decision, "output": self.output, "by": self.by}
+        if self.decided_at is not None:
+            data["decided_at"] = self.decided_at
         return data
 
 
