@@ -208,9 +208,7 @@ async def test_a_process_that_ended_without_a_word_is_forgotten(store: Store, cl
 async def test_how_much_waited_is_kept_by_the_minute_and_the_hour_the_most_that_anybody_saw(
     store: Store, clock: FakeClock
 ) -> None:
-    gateway, worker = BacklogSeries(store, "q"), BacklogSeries(store, "q")
-    for process in (gateway, worker):
-        process.see("t")
+    gateway, worker = BacklogSeries(store, "q", {"t": None}), BacklogSeries(store, "q", {"t": None})
     await asyncio.gather(gateway.look(), worker.look())
     assert await read_backlog(store, "t", span="hour", now=clock.now()) == {}
     for number in range(3):

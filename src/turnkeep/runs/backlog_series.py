@@ -8,7 +8,6 @@ again. For people who look at charts: a lost figure is lost.
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -28,26 +27,18 @@ Sample = dict[str, int]
 EVERY = 30.0
 """Seconds between two looks."""
 MOST_TENANTS = 100
-"""Tenants that one process looks at: those that it took messages in for, the newest of them."""
+"""Tenants that one process looks at: the first that it took messages in for."""
 NAMES = ("open_messages", "waiting", "delayed", "held", "oldest_wait")
 
 
 class BacklogSeries:
     """Looks at how much waits, for the tenants of one process and queue."""
 
-    def __init__(self, store: Store, queue: str) -> None:
+    def __init__(self, store: Store, queue: str, tenants: Mapping[str, object]) -> None:
         self._store = store
         self._queue = queue
-        self._tenants: OrderedDict[str, None] = OrderedDict({DEFAULT_TENANT: None})
-
-    def see(self, tenant: str) -> None:
-        """Messages came for this tenant."""
-        if tenant == next(reversed(self._tenants)):
-            return
-        self._tenants[tenant] = None
-        self._tenants.move_to_end(tenant)
-        if len(self._tenants) > MOST_TENANTS:
-            self._tenants.popitem(last=False)
+        self._tenants = tenants
+        """Those that messages came for."""
 
     async def run(self) -> None:
         """Look every half a minute, until cancelled."""
@@ -56,7 +47,7 @@ class BacklogSeries:
             await self.look()
 
     async def look(self) -> None:
-        for tenant in list(self._tenants):
+        for tenant in [*dict.fromkeys([DEFAULT_TENANT, *self._tenants])]:
             try:
                 counts = await self._store.counts(tenant=tenant, queue=self._queue)
                 moment = datetime.fromtimestamp(await self._store.now(), UTC)

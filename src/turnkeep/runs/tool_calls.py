@@ -165,8 +165,13 @@ class Calls:
 
     async def _end(self, output: OutputItem) -> None:
         """Told only when it is in the journal: what was shown must not happen again otherwise."""
-        if (held := self._decisions.get(output.call_id)) is not None:
-            output = replace(output, decision=held.decision or "", decided_by=held.by, decided_at=held.decided_at)
+        if (decision := self._decisions.get(output.call_id)) is not None:
+            output = replace(
+                output,
+                decision=decision.decision or "",
+                decided_by=decision.by,
+                decided_at=decision.decided_at,
+            )
         await self._journal.write_output(output)
         self._disclosure.result(output)
 
