@@ -17,7 +17,7 @@ import aio_pika
 import pytest
 
 from tests.clients.node import driver, python_driver
-from tests.process.fleet import Fleet, fleet
+from tests.process.fleet import Fleet, Worker, fleet
 from tests.process.openai_desk import NESTED
 from tests.process.test_roles import until_taken_over
 from tests.scenario.house import eventually
@@ -52,13 +52,17 @@ class House:
         """Kill each worker once, with runs under way."""
         for worker in self.many.workers:
             await eventually(lambda: len(self.simulator.ledger.open()) >= busy, patience=60.0)
-            speaking = asyncio.ensure_future(self._speak())
+            speaking = asyncio.ensure_future(self._speak_after(worker, worker.lives))
             self.taken += await until_taken_over(worker, self.simulator)
             speaking.cancel()
             await asyncio.wait([speaking])
 
-    async def _speak(self) -> None:
-        """One word after the other, on a channel of its own each: nothing holds it but the machine."""
+    async def _speak_after(self, worker: Worker, lives: int) -> None:
+        """One word after the other once this worker is dead, each on a channel of its own: nothing holds it
+        but the machine.
+        """
+        while worker.lives == lives:
+            await asyncio.sleep(0.01)
         for number in itertools.count(len(self.beside)):
             began = time.time()
             await self.many.send(f"beside-{number}", "m", f"beside {number}.")
