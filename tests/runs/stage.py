@@ -31,8 +31,8 @@ from turnkeep.runs.run import Run
 from turnkeep.runs.run_context import RunContext, RunRules
 from turnkeep.store.contract import EventGap
 from turnkeep.store.memory import MemoryStore
+from turnkeep.store.shared_ledger import Circuit
 from turnkeep.store.values import (
-    Circuit,
     Claim,
     Commit,
     Directive,

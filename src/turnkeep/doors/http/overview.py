@@ -20,8 +20,8 @@ from turnkeep.messages import DEFAULT_TENANT
 from turnkeep.remedies import remedy_of
 from turnkeep.runs.activity import BOUNDS, Span, read_days, read_series
 from turnkeep.runs.backlog_series import read_backlog
+from turnkeep.store.shared_ledger import Circuit
 from turnkeep.store.thread_search import ThreadSearch
-from turnkeep.store.values import Circuit
 from turnkeep.wire import dumps
 
 EVERY = 2.0
