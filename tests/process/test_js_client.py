@@ -118,30 +118,36 @@ async def test_what_a_closed_page_has_left_is_answered_once_and_each_stream_is_w
     node: str, tmp_path: Path, size: Callable[[int, int], int], proof: Callable[[str, str], None]
 ) -> None:
     kills, channels, each = size(1, 50), size(4, 100), size(6, 100)
-    source, port = random.Random(6), free_port()
+    source, port, meanwhile = random.Random(6), free_port(), 0
     arguments = (f"http://127.0.0.1:{port}", str(tmp_path / "storage"), str(channels), str(each))
     async with driver(node, "burst.mjs", "write", *arguments) as process:
         assert await process.wait() == 0
 
     quick = {f"TURNKEEP_{name}_RATE": "0" for name in ("CHANNEL", "USER", "TENANT", "REQUEST", "TENANT_REQUEST")}
-    async with serve(Simulator(pace=StreamPace(first=0.05, token=0.02))) as model, aiohttp.ClientSession() as http:
+    async with (
+        serve(Simulator(pace=StreamPace(first=0.05, token=size(20, 100) / 1000))) as model,
+        aiohttp.ClientSession() as http,
+    ):
         environment = {**quick, "TURNKEEP_WINDOW": "0.2", "TURNKEEP_MAX_BATCH": "2", "OPENAI_BASE_URL": model,
                        "OPENAI_API_KEY": "sk-test", "TURNKEEP_MODEL_API": "responses"}  # fmt: skip
         server = Server(["dev"], tmp_path, environment, port=port)
         try:
             async with driver(node, "burst.mjs", "read", *arguments) as process, asyncio.timeout(size(110, 2900)):
+                telling = asyncio.ensure_future(told_by(process))
                 for number in range(kills + 1):
                     server.start()
                     await server.answers(http)
                     if number < kills:
-                        await asyncio.sleep(source.uniform(0.5, size(1, 10)))
+                        await asyncio.sleep(source.uniform(0.5, size(1, 6)))
+                        meanwhile += not telling.done()
                         await asyncio.to_thread(server.kill9)
-                told = await told_by(process)
+                told = await telling
         finally:
             server.kill9()
     proof(
         "js client",
-        f"kills {kills} | sent {channels * each} | settled {told['settled']} | twice {told['twice']} | "
+        f"kills {kills}, {meanwhile} of them before the end | "
+        f"sent {channels * each} | settled {told['settled']} | twice {told['twice']} | "
         f"streams torn {told['torn']} | frames twice {told['repeats']} | left in the outbox {told['left']}",
     )
     wanted = {"settled": channels * each, "twice": 0, "torn": 0, "repeats": 0, "left": 0, "refused": 0}

@@ -6,9 +6,12 @@ import asyncio
 import inspect
 import random
 import secrets
+import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -239,31 +242,90 @@ async def _until(frames: Any, holds: Callable[[dict[str, Any]], Any]) -> Any:
 # ---------------------------------------------------------------- a server that is killed
 
 
-class Listener:
-    """Follows one channel, and knows of each message how often it was settled and what was shown."""
+class Channel:
+    """What one channel was told: how often each message was settled, and which answers were shown otherwise."""
 
-    def __init__(self, client: TurnkeepClient, channel: str) -> None:
-        self._client = client
-        self._channel = channel
+    def __init__(self, name: str) -> None:
+        self.name = name
         self.settled = Counter[str]()
         self.torn = 0
+        self._text, self._position = "", ""
 
-    async def listen(self, count: int) -> None:
-        text, position = "", None
-        async with aclosing(self._client.stream(self._channel, after=":0", deltas=True)) as frames:
+    def take(self, frame: dict[str, Any]) -> None:
+        if "offset" in frame and not frame.get("more"):
+            assert position_of(frame) != self._position, "told twice"
+            self._position = position_of(frame)
+        if frame["status"] in ("started", "subscribed"):
+            self._text = ""
+        elif frame["status"] == "in_progress":
+            self._text = frame["delta"] if frame.get("snapshot") else self._text + frame["delta"]
+        elif frame["status"] == "completed":
+            self.settled[frame["message_id"]] += 1
+            self.torn += frame["type"] == "response" and self._text not in ("", frame["message"])
+
+
+@dataclass
+class Crowd:
+    """Who writes on so many channels, in bursts, spread over all kills; by either face of the client."""
+
+    kills: int
+    bursts: int
+    channels: list[Channel]
+    kill_count: int = 0
+    source: random.Random = field(default_factory=lambda: random.Random(5))
+
+    def messages(self, channel: Channel) -> Iterator[tuple[int, float, str, str]]:
+        """The kill that each waits for, a pause, text and id."""
+        for burst in range(self.bursts):
+            for place in range(BURST):
+                pause = self.source.uniform(0, 0.05 if place else 3)
+                yield self.kills * burst // self.bursts, pause, f"{burst}.{place} [[words:20]]", f"m{burst}-{place}"
+
+    @property
+    def each(self) -> int:
+        return self.bursts * BURST
+
+    async def use(self, client: TurnkeepClient) -> None:
+        async with asyncio.TaskGroup() as group:
+            for channel in self.channels:
+                group.create_task(self._write(client, channel))
+                group.create_task(self._read(client, channel))
+
+    async def _write(self, client: TurnkeepClient, channel: Channel) -> None:
+        for kill, pause, text, message_id in self.messages(channel):
+            while self.kill_count < kill:
+                await asyncio.sleep(0.05)
+            await asyncio.sleep(pause)
+            await client.send(channel.name, text, message_id=message_id)
+
+    async def _read(self, client: TurnkeepClient, channel: Channel) -> None:
+        async with aclosing(client.stream(channel.name, after=":0", deltas=True)) as frames:
             async for frame in frames:
-                if "offset" in frame and not frame.get("more"):
-                    assert position_of(frame) != position, "told twice"
-                    position = position_of(frame)
-                if frame["status"] in ("started", "subscribed"):
-                    text = ""
-                elif frame["status"] == "in_progress":
-                    text = frame["delta"] if frame.get("snapshot") else text + frame["delta"]
-                elif frame["status"] == "completed":
-                    self.settled[frame["message_id"]] += 1
-                    self.torn += frame["type"] == "response" and text not in ("", frame["message"])
-                if len(self.settled) == count:
+                channel.take(frame)
+                if len(channel.settled) == self.each:
                     return
+
+    def use_sync(self, client: SyncTurnkeepClient) -> None:
+        with ThreadPoolExecutor(2 * len(self.channels)) as threads:
+            acts = [threads.submit(act, client, one) for one in self.channels for act in (self._post, self._follow)]
+            for act in acts:
+                act.result()
+
+    def _post(self, client: SyncTurnkeepClient, channel: Channel) -> None:
+        for kill, pause, text, message_id in self.messages(channel):
+            while self.kill_count < kill:
+                time.sleep(0.05)
+            time.sleep(pause)
+            client.send(channel.name, text, message_id=message_id)
+
+    def _follow(self, client: SyncTurnkeepClient, channel: Channel) -> None:
+        for frame in client.stream(channel.name, after=":0", deltas=True):
+            channel.take(frame)
+            if len(channel.settled) == self.each:
+                return
+
+
+BURST = 5
 
 
 @pytest.mark.prove
@@ -271,44 +333,44 @@ class Listener:
 async def test_each_message_is_answered_once_and_each_stream_is_whole_through_every_kill(
     tmp_path: Path, size: Callable[[int, int], int], proof: Callable[[str, str], None]
 ) -> None:
-    kills, channels, each = size(1, 50), size(4, 100), size(6, 100)
-    source = random.Random(5)
+    kills, count, bursts = size(1, 50), size(2, 100), size(2, 20)
+    crowds = {
+        name: Crowd(kills, bursts, [Channel(f"{name}{number}") for number in range(count)])
+        for name in ("async", "sync")
+    }
     quick = {f"TURNKEEP_{name}_RATE": "0" for name in ("CHANNEL", "USER", "TENANT", "REQUEST", "TENANT_REQUEST")}
-    async with serve(Simulator(pace=StreamPace(first=0.02, token=0.005))) as model, aiohttp.ClientSession() as http:
+    async with serve(Simulator(pace=StreamPace(first=0.02, token=0.02))) as model, aiohttp.ClientSession() as http:
         environment = {**quick, "TURNKEEP_WINDOW": "0.2", "OPENAI_BASE_URL": model, "OPENAI_API_KEY": "sk-test",
                        "TURNKEEP_MODEL_API": "responses", "TURNKEEP_SOCKETS_PER_USER": "2000"}  # fmt: skip
         server = Server(["dev"], tmp_path, environment)
         server.start()
+
+        async def kill() -> None:
+            for _ in range(kills):
+                await asyncio.sleep(random.uniform(1, size(2, 5)))
+                await asyncio.to_thread(server.kill9)
+                server.start()
+                await server.answers(http)
+                for crowd in crowds.values():
+                    crowd.kill_count += 1
+
         try:
             await server.answers(http)
-            async with TurnkeepClient(server.url, patience=300.0) as client:
-                listeners = [Listener(client, f"c{number}") for number in range(channels)]
-
-                async def talk(number: int) -> None:
-                    for place in range(each):
-                        await asyncio.sleep(source.uniform(0, size(1, 8)))
-                        await client.send(f"c{number}", f"number {place} [[words:20]]", message_id=f"m{place}")
-
-                async def kill() -> None:
-                    for _ in range(kills):
-                        await asyncio.sleep(source.uniform(1, size(2, 10)))
-                        await asyncio.to_thread(server.kill9)
-                        server.start()
-                        await server.answers(http)
-
-                async with asyncio.timeout(size(110, 2900)), asyncio.TaskGroup() as group:
-                    for number, listener in enumerate(listeners):
-                        group.create_task(talk(number))
-                        group.create_task(listener.listen(each))
-                    group.create_task(kill())
+            async with TurnkeepClient(server.url, patience=300.0) as client, asyncio.timeout(size(110, 2900)):
+                with SyncTurnkeepClient(server.url, patience=300.0) as sync_client:
+                    async with asyncio.TaskGroup() as group:
+                        group.create_task(crowds["async"].use(client))
+                        group.create_task(asyncio.to_thread(crowds["sync"].use_sync, sync_client))
+                        group.create_task(kill())
         finally:
             server.kill9()
 
-    counts = [count for listener in listeners for count in listener.settled.values()]
-    torn, lost = sum(listener.torn for listener in listeners), channels * each - len(counts)
-    proof(
-        "python client",
-        f"kills {kills} | sent {channels * each} | settled once {counts.count(1)} | lost {lost} "
-        f"| twice {sum(count > 1 for count in counts)} | streams torn {torn}",
-    )
-    assert (len(counts), set(counts), torn) == (channels * each, {1}, 0)
+    for name, crowd in crowds.items():
+        counts = [count for channel in crowd.channels for count in channel.settled.values()]
+        sent, torn = len(crowd.channels) * crowd.each, sum(channel.torn for channel in crowd.channels)
+        proof(
+            f"python client, {name}",
+            f"kills {kills} | sent {sent} | settled once {counts.count(1)} | lost {sent - len(counts)} "
+            f"| twice {sum(count > 1 for count in counts)} | streams torn {torn}",
+        )
+        assert (len(counts), set(counts), torn) == (sent, {1}, 0)
