@@ -12,7 +12,15 @@ if TYPE_CHECKING:
     from turnkeep.messages import Message
     from turnkeep.pricing import PriceBook, cost_of
     from turnkeep.queue import AssistantMessageQueue, QueueStatus, SyncAssistantMessageQueue
-    from turnkeep.service import Completion, OpenAIConfig, OpenAIService, RetryConfig, ToolCall, create_openai_config
+    from turnkeep.service import (
+        Chunk,
+        Completion,
+        OpenAIConfig,
+        OpenAIService,
+        RetryConfig,
+        ToolCall,
+        create_openai_config,
+    )
     from turnkeep.settings import Settings
     from turnkeep.store.values import DeadLetter, HeldCall, MessageRecord, Receipt, RunRecord, ThreadRecord
     from turnkeep.tools import Tool, Toolbox, tool
@@ -22,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AssistantMessageQueue",
+    "Chunk",
     "Completion",
     "Conversation",
     "ConversationManager",
@@ -56,6 +65,7 @@ __all__ = [
 # imported on demand: a program that needs a message type does not pay for a server
 _PLACES = {
     "AssistantMessageQueue": "turnkeep.queue",
+    "Chunk": "turnkeep.service",
     "Completion": "turnkeep.service",
     "Conversation": "turnkeep.conversation",
     "ConversationManager": "turnkeep.conversation",

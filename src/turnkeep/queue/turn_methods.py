@@ -95,7 +95,8 @@ class TurnMethods(Application):
         """
         for one in outputs:
             if not {"tool_call_id", "output"} <= one.keys():
-                raise InvalidMessage(f"an output has 'tool_call_id' and 'output', not {', '.join(map(str, one))[:200]}")
+                names = ", ".join(map(str, one))[:200] or "nothing"
+                raise InvalidMessage(f"an output has 'tool_call_id' and 'output', not {names}")
         call_ids = [str(one["tool_call_id"]) for one in outputs]
         # with the digest of the arguments: an id alone could name a call that somebody has
         # changed meanwhile
