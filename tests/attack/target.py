@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
+from tests.patience import PATIENCE
 from tests.process.served import Served, served
 
-PATIENCE = 10.0
 """Seconds in which a service that is well answers."""
 QUIET = 0.5
 """Seconds without a byte after which an attempt gets nothing any more."""

@@ -14,6 +14,7 @@ import pytest
 
 from tests.attack.conftest import Tried
 from tests.attack.target import Attempt, Target
+from tests.patience import PATIENCE
 from tests.process.callers import CHANNEL, MESSAGE_ID, TENANT, Guarded, guarded, token
 from tests.process.served import ask
 from turnkeep.auth.principals import Scope
@@ -104,7 +105,7 @@ def over_http(kind: str, name: str, who: Credential, method: str, path: str, bod
 
 def over_socket(kind: str, name: str, who: Credential, frame: Body) -> Attempt:
     async def act(target: Target) -> str | None:
-        async with asyncio.timeout(20), target.server.socket(additional_headers=dict(who.headers)) as socket:
+        async with asyncio.timeout(PATIENCE), target.server.socket(additional_headers=dict(who.headers)) as socket:
             said = await ask(socket, json.dumps(frame))
             return None if said["type"] == "error" else repr(said)
 

@@ -13,7 +13,8 @@ import pytest
 
 from tests.attack.conftest import Tried
 from tests.attack.flooder import frame
-from tests.attack.target import PATIENCE, Attempt, Target, opened
+from tests.attack.target import Attempt, Target, opened
+from tests.patience import PATIENCE
 from tests.process.callers import guarded
 
 MESSAGE = b'{"channel": "c", "message": "planted"}'

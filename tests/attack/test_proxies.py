@@ -16,6 +16,7 @@ from websockets.exceptions import InvalidStatus
 
 from tests.attack.conftest import Tried
 from tests.attack.target import Attempt, Target, opened
+from tests.patience import PATIENCE
 from tests.process.callers import guarded
 from tests.process.served import ask
 from tests.services.nginx import NginxServer
@@ -58,7 +59,7 @@ def asked(proxy: str, method: str, path: str, name: str) -> Attempt:
     async def act(target: Target) -> str | None:
         body = {"message": "planted"} if method == "POST" else None
         request = target.server.http.request(method, f"{proxy}{path}", headers={"Host": name}, json=body)
-        async with asyncio.timeout(10), request as told:
+        async with asyncio.timeout(PATIENCE), request as told:
             return None if told.status == 403 else f"{told.status} {await told.content.read(200)!r}"
 
     return Attempt("proxy", f"{method} {path} as {name}", act)
@@ -133,7 +134,7 @@ async def on_a_socket(socket: ClientConnection) -> None:
 async def first_event(stream: aiohttp.ClientResponse) -> bytes:
     """Up to the next blank line after some data."""
     heard = b""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while not heard.rstrip(b"\r\n ").rpartition(b"\n")[2].startswith(b"data:"):
             heard += await stream.content.readline()
     return heard
@@ -149,7 +150,7 @@ def unknown(proxy: str, method: str, path: str) -> Attempt:
     async def act(target: Target) -> str | None:
         body = {"message": "planted"} if method == "POST" else None
         request = target.server.http.request(method, f"{proxy}{path}", headers={"Host": HOST}, json=body)
-        async with asyncio.timeout(10), request as told:
+        async with asyncio.timeout(PATIENCE), request as told:
             return None if told.status == 401 else f"{told.status}"
 
     return Attempt("no credential", f"{method} {path}", act)

@@ -15,6 +15,7 @@ from websockets.typing import Subprotocol
 
 from tests.attack.conftest import Tried
 from tests.attack.target import Attempt, Target
+from tests.patience import PATIENCE
 from tests.process.callers import CANARY, CHANNEL, MESSAGE_ID, TENANT, Guarded, guarded, token
 from tests.process.served import heard
 from turnkeep.doors.http.routes import ENDPOINTS
@@ -221,7 +222,7 @@ def opened(name: str, headers: Headers, query: str) -> Attempt:
         offered = [Subprotocol(one) for one in sent.pop("Sec-WebSocket-Protocol", "turnkeep").split(", ")]
         try:
             async with (
-                asyncio.timeout(10),
+                asyncio.timeout(PATIENCE),
                 websockets.connect(url, additional_headers=sent, subprotocols=offered) as socket,
             ):
                 await socket.send(json.dumps({"action": "ping"}))

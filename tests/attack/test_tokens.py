@@ -22,6 +22,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from tests.attack.conftest import Tried
 from tests.attack.target import Attempt, Target
+from tests.patience import PATIENCE
 from tests.process.callers import CANARY, CHANNEL, SECRET, TENANT, guarded
 from tests.process.served import heard
 from turnkeep.auth.audit_trail import events_of
@@ -277,7 +278,7 @@ def at_socket(name: str, headers: Mapping[str, str], query: str = "") -> Attempt
     async def act(target: Target) -> str | None:
         url = target.server.url.replace("http", "ws") + "/ws" + query
         try:
-            async with asyncio.timeout(20), websockets.connect(url, additional_headers=dict(headers)) as socket:
+            async with asyncio.timeout(PATIENCE), websockets.connect(url, additional_headers=dict(headers)) as socket:
                 return repr(await heard(socket))
         except InvalidStatus as refusal:
             status = refusal.response.status_code

@@ -11,10 +11,10 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tests.patience import PATIENCE
 from tests.services.programs import older_packages, packages, program
 
 HERE = Path(__file__).parent
-PATIENCE = 60.0
 
 
 class Driver:

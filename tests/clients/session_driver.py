@@ -1,4 +1,4 @@
-"""A program of Node for all tests of a session, whatever their loops: starting one takes longer than a test."""
+"""A program of Node or Python for a session, whatever the loops of its tests: to start one takes longer than a test."""
 
 from __future__ import annotations
 
@@ -6,14 +6,18 @@ import asyncio
 import contextlib
 import itertools
 import json
+import os
 import subprocess
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Any
 
-from tests.clients.node import HERE, PATIENCE, Driver
-from tests.services.programs import packages, program
+from tests.clients.node import HERE, Driver
+from tests.patience import PATIENCE
+from tests.services.programs import older_packages, packages, program
 
 
 class SessionDriver(Driver):
@@ -47,16 +51,30 @@ class SessionDriver(Driver):
                 answer.set_result(told.get("answer"))
         for answer in self._futures.values():
             if answer.set_running_or_notify_cancel():
-                answer.set_exception(RuntimeError("the program of Node has ended"))
+                answer.set_exception(RuntimeError("the program has ended"))
 
 
 @contextlib.contextmanager
 def session_driver(dialect: str, script: str) -> Iterator[Driver]:
     """`script` of the folder of a dialect, running beside its packages."""
     packages(HERE / dialect)
-    command = [program("node"), script]
-    folder = HERE / dialect
-    with subprocess.Popen(command, cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with _driving([program("node"), script], HERE / dialect) as told:
+        yield told
+
+
+@contextlib.contextmanager
+def session_python_driver(dialect: str, script: str, *, older: bool) -> Iterator[Driver]:
+    """The same in Python: beside the packages of the tests, or with the older ones of the folder before them."""
+    places = [str(older_packages(HERE / dialect))] if older else []
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(places)}
+    with _driving([sys.executable, script], HERE / dialect, environment) as told:
+        yield told
+
+
+@contextlib.contextmanager
+def _driving(command: Sequence[str], folder: Path, environment: Mapping[str, str] | None = None) -> Iterator[Driver]:
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=folder, env=environment, stdin=pipe, stdout=pipe, text=True) as process:
         try:
             yield SessionDriver(process)
         finally:

@@ -12,11 +12,12 @@ import aiohttp
 import pytest
 
 from tests.clients.node import Driver
+from tests.patience import PATIENCE
 from tests.process.programs import Server
 from turnkeep.simulator import Simulator, StreamPace, serve
 
 MAJORS = [5, 6, 7]
-WORDS = 60
+WORDS = 120
 QUICK = {
     "TURNKEEP_WINDOW": "0.1", "TURNKEEP_MAX_WAIT": "0.5", "TURNKEEP_CHANNEL_RATE": "0", "TURNKEEP_USER_RATE": "0",
     "OPENAI_API_KEY": "sk-test", "TURNKEEP_MODEL_API": "responses",
@@ -48,7 +49,7 @@ def text_of(message: dict[str, Any]) -> str:
 
 async def until_shown(chats: Driver, key: str, length: int) -> None:
     """Until the message was taken in, and so much of its answer is shown."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE):
         while True:
             told = await chats.ask("look", key=key)
             answers = [message for message in told["messages"] if message["role"] == "assistant"]
@@ -64,6 +65,7 @@ async def loaded(server: Server, http: aiohttp.ClientSession, chat_id: str) -> l
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.xdist_group("chats")
 async def test_chats_end_with_what_the_transcript_has_wherever_the_server_was_killed(
     chats: Driver, tmp_path: Path, size: Callable[[int, int], int], proof: Callable[[str, str], None]
 ) -> None:
@@ -79,7 +81,7 @@ async def test_chats_end_with_what_the_transcript_has_wherever_the_server_was_ki
             ]
             # from before the first word to near the last one
             for key in keys.values():
-                await until_shown(chats, key, number * 300 // kills)
+                await until_shown(chats, key, number * WORDS * 5 // kills)
             await restarted(server, http)
             assert [(await one)["status"] for one in sending] == ["error"] * 3
             # at once: who comes back when the answer has ended loads it with the page
@@ -115,6 +117,7 @@ async def seen(agents: Driver, key: str) -> str:
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.xdist_group("agents")
 async def test_agents_end_with_what_the_transcript_has_wherever_the_server_was_killed(
     agents: Driver, tmp_path: Path, size: Callable[[int, int], int], proof: Callable[[str, str], None]
 ) -> None:
@@ -125,8 +128,8 @@ async def test_agents_end_with_what_the_transcript_has_wherever_the_server_was_k
             key = f"k{number}"
             await agents.ask("chat", key=key, url=server.url, thread=key)
             sending = asyncio.ensure_future(agents.ask("send", key=key, text=f"[[words:{WORDS}]]"))
-            async with asyncio.timeout(30):
-                while len(await seen(agents, key)) < 1 + number * 300 // kills:
+            async with asyncio.timeout(PATIENCE):
+                while len(await seen(agents, key)) < 1 + number * WORDS * 5 // kills:
                     await asyncio.sleep(0.01)
             await restarted(server, http)
             told = await sending

@@ -6,17 +6,20 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
 
-from tests.clients.node import Driver, driver, python_driver
+from tests.clients.node import Driver
+from tests.patience import PATIENCE
 from tests.process.openai_desk import FLAT, NESTED, WANTS_LOOKUP
 from tests.process.served import Served, served
 from turnkeep.messages import AssistantItem, UserItem, content_text
 from turnkeep.simulator import Fault
 from turnkeep.tools.tool import Tool, tool
+
+pytestmark = pytest.mark.xdist_group("openai clients")  # they share programs
 
 KEYS = itertools.count()
 CLIENTS = ["node-4", "node-7", "python-1", "python-3"]
@@ -82,7 +85,7 @@ class Client:
     async def approve(self, channel: str) -> None:
         """Somebody else decides, at another door, what the turn waits for."""
         address = self.house.queue.address(channel)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE):
             while (record := await self.house.queue.store.thread(address)) is None or record.state != "held":
                 await asyncio.sleep(0.02)
         (call,) = record.calls
@@ -93,13 +96,10 @@ class Client:
 
 
 @pytest.fixture(params=CLIENTS)
-async def client(request: pytest.FixtureRequest) -> AsyncIterator[Client]:
+async def client(request: pytest.FixtureRequest, openai_programs: Callable[[str], Driver]) -> AsyncIterator[Client]:
     language, _, major = request.param.partition("-")
-    program = (
-        driver("openai", "doors.mjs") if language == "node" else
-        python_driver("openai", "doors.py", older=major == "1")
-    )  # fmt: skip
-    async with program as running, served(tools=TOOLS) as house:
+    running = openai_programs(f"older {language}" if major == "1" else language)
+    async with served(tools=TOOLS) as house:
         assistants = house.queue.assistants
         profile = await assistants.default("default")
         assert profile is not None
@@ -175,7 +175,7 @@ async def test_a_turn_that_is_stopped_ends_with_what_was_shown(client: Client) -
     for door in ("chat", "respond"):
         mark = f"{door}-{next(KEYS)}"
         asking = asyncio.ensure_future(
-            getattr(client, door)("[[words:400]] [[pace:20]]", key=mark, stream=True, mark=mark)
+            getattr(client, door)("[[words:4000]] [[pace:20]]", key=mark, stream=True, mark=mark)
         )
         while await client.ask("progress", mark=mark) < 2:
             await asyncio.sleep(0.02)
@@ -186,7 +186,7 @@ async def test_a_turn_that_is_stopped_ends_with_what_was_shown(client: Client) -
 
 @newest_daily
 async def test_a_burst_of_three_is_one_turn(client: Client) -> None:
-    options = {"window": 0.4, "max_wait": 5.0}
+    options = {"window": 1.5, "max_wait": 10.0}
     await client.house.queue.create_thread("burst")
     async with client.house.http.patch(f"{client.house.url}/api/channels/burst", json={"options": options}) as told:
         assert told.status == 200

@@ -9,10 +9,13 @@ from typing import Any
 import pytest
 
 from tests.clients.node import Driver
+from tests.patience import PATIENCE
 from tests.process.served import Served, served
 from turnkeep.messages import AssistantItem, UserItem, content_text
 from turnkeep.simulator import Fault
 from turnkeep.tools.tool import Tool, tool
+
+pytestmark = pytest.mark.xdist_group("chats")  # they share a program
 
 EARLIER = pytest.mark.only_in_prove  # the conversation with everything in it shows every major daily
 MAJORS = [pytest.param(5, marks=EARLIER), pytest.param(6, marks=EARLIER), 7]
@@ -115,7 +118,7 @@ async def test_a_message_is_answered_and_a_page_that_is_loaded_anew_shows_the_sa
 
 @pytest.mark.parametrize("major", [5, 6, 7])
 async def test_a_burst_of_a_stock_chat_is_one_turn_behind_all_its_messages(chats: Driver, major: int) -> None:
-    async with served(window=0.3, max_wait=2.0) as house:
+    async with served(window=1.5, max_wait=10.0) as house:
         chat = await opened(chats, house, major)
         told = await chats.ask("burst", key=chat, texts=["one", "two", "three [[say:all three]]"])
         assert (told["status"], told["errors"]) == ("ready", [])
@@ -221,7 +224,7 @@ async def test_an_edited_message_that_waits_is_answered_as_it_reads_now_and_one_
 
 
 async def _until_waiting(house: Served, text: str) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while True:
             records = await house.queue.store.open_messages(house.queue.address("c"))
             if any(record.message and record.message.text == text for record in records):
@@ -245,7 +248,7 @@ async def test_an_error_is_a_sentence_and_the_message_can_be_tried_again(chats: 
 async def test_a_stop_ends_the_answer_with_what_was_said(chats: Driver, major: int) -> None:
     async with served() as house:
         chat = await opened(chats, house, major)
-        sending = asyncio.ensure_future(chats.ask("send", key=chat, id="u1", text="[[words:400]] [[pace:10]]"))
+        sending = asyncio.ensure_future(chats.ask("send", key=chat, id="u1", text="[[words:4000]] [[pace:10]]"))
         await _until_said(chats, chat)
         async with house.http.post(f"{house.url}/api/chat/c/stop") as answer:
             assert await answer.json() == {"cancelled": True}
@@ -256,11 +259,12 @@ async def test_a_stop_ends_the_answer_with_what_was_said(chats: Driver, major: i
         assert (await transcript(house, "c"))[-1].startswith(answer.strip()[:20])
 
 
-async def _until_said(chats: Driver, chat: str) -> None:
-    async with asyncio.timeout(20):
+async def _until_said(chats: Driver, chat: str, *, answers: int = 1) -> None:
+    """A word of this answer is shown, not a thought alone: of that nothing is kept by a stop."""
+    async with asyncio.timeout(PATIENCE):
         while True:
-            told = await chats.ask("look", key=chat)
-            if told["messages"] and told["messages"][-1]["role"] == "assistant" and shown(told["messages"][-1]):
+            said = [m for m in (await chats.ask("look", key=chat))["messages"] if m["role"] == "assistant"]
+            if len(said) >= answers and any(isinstance(part, str) for part in shown(said[-1])):
                 return
             await asyncio.sleep(0.02)
 
@@ -279,19 +283,6 @@ async def test_an_attempt_that_fails_midway_is_followed_by_the_whole_answer(chat
         assert whole.startswith("".join(half))
         if major < 7:
             assert "restarted" in [data["state"] for data in told["data"]]
-
-
-@pytest.mark.parametrize("major", [5, pytest.param(6, marks=EARLIER), pytest.param(7, marks=EARLIER)])
-async def test_a_page_that_waits_for_whole_steps_never_shows_half_an_answer(chats: Driver, major: int) -> None:
-    async with served(tools=TOOLS, max_attempts=3) as house:
-        house.simulator.faults.append(Fault("cut", after=5, times=1, step=1))
-        chat = await opened(chats, house, major, query="&text=steps")
-        text = '[[comment:Let me see.]] [[call:look {"amount": 5}]] [[words:30]] [[pace:5]]'
-        told = await chats.ask("send", key=chat, id="u1", text=text)
-        assert (told["status"], told["errors"]) == ("ready", [])
-        assert [shown(m) for m in told["messages"]] == [shown(m) for m in await loaded(house, "c", major)]
-        assert [data["state"] for data in told["data"]].count("restarted") == 0
-        assert shown(told["messages"][-1])[-1] == (await transcript(house, "c"))[-1]
 
 
 GOLDEN = (
@@ -323,12 +314,17 @@ async def test_a_conversation_with_everything_in_it_is_shown_alike_live_and_load
         ]
         assert parts[-1] == (await transcript(house, "c"))[-1]
 
-        sending = asyncio.ensure_future(chats.ask("send", key=chat, id="u2", text="[[words:400]] [[pace:10]]"))
-        await _until_said(chats, chat)
+        sending = asyncio.ensure_future(chats.ask("send", key=chat, id="u2", text="[[words:4000]] [[pace:10]]"))
+        await _until_said(chats, chat, answers=2)
         async with house.http.post(f"{house.url}/api/chat/c/stop"):
             told = await sending
         assert told["errors"] == []
-        assert [shown(m) for m in told["messages"]] == [shown(m) for m in await loaded(house, "c", major)]
+        assert [spoken(m) for m in told["messages"]] == [spoken(m) for m in await loaded(house, "c", major)]
+
+
+def spoken(message: dict[str, Any]) -> list[Any]:
+    """What is shown, without thoughts: a stop keeps nothing of those."""
+    return [part for part in shown(message) if not (isinstance(part, tuple) and part[0] == "thought")]
 
 
 async def _approved_elsewhere(chats: Driver, house: Served, chat: str) -> dict[str, Any]:
@@ -346,7 +342,7 @@ async def _approved_elsewhere(chats: Driver, house: Served, chat: str) -> dict[s
 
 @pytest.mark.parametrize("major", MAJORS)
 async def test_messages_sent_while_an_answer_streams_have_the_next_one(chats: Driver, major: int) -> None:
-    async with served(window=0.2, max_wait=1.0) as house:
+    async with served(window=1.0, max_wait=5.0) as house:
         chat = await opened(chats, house, major)
         first = asyncio.ensure_future(chats.ask("send", key=chat, id="u0", text="[[words:60]] [[pace:15]]"))
         await _until_said(chats, chat)

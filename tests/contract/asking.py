@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.contract.canned import Canned, Visit, canned
+from tests.patience import PATIENCE
 from turnkeep.messages import Item, UserItem, text_content
 from turnkeep.models import Provider, open_model
 from turnkeep.models.model import Delta, Finish, ItemDone, Model, ModelRequest, StreamPart, open_stream
@@ -55,7 +56,7 @@ async def stream_of(model: Model, request: ModelRequest = HELLO) -> AsyncGenerat
 
 async def ask(model: Model, request: ModelRequest = HELLO) -> list[StreamPart]:
     try:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE):
             return [part async for part in stream_of(model, request)]
     finally:
         await model.close()

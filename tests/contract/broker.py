@@ -12,6 +12,7 @@ from typing import Any
 import aio_pika
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage
 
+from tests.patience import PATIENCE
 from tests.scenario.house import QUICK
 from turnkeep.backoff import Backoff
 from turnkeep.doors.amqp.consumer import AmqpDoor
@@ -133,13 +134,13 @@ async def amqp_house(
         async with queue, asyncio.TaskGroup() as group:
             door = AmqpDoor(queue, reconnect=SOON, hold=hold)
             running = group.create_task(door.run())
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(PATIENCE):
                 await door.consuming.wait()
             yield AmqpHouse(queue, door, simulator)
             running.cancel()
 
 
-async def eventually(holds: Any, *, patience: float = 30.0) -> None:
+async def eventually(holds: Any, *, patience: float = PATIENCE) -> None:
     """Wait until this coroutine function gives something true."""
     async with asyncio.timeout(patience):
         while not await holds():

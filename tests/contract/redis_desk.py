@@ -12,7 +12,6 @@ from turnkeep.errors import Rejection
 from turnkeep.events import Event, TurnFault
 from turnkeep.messages import Address, AssistantItem, Message, UserItem, text_content
 from turnkeep.store.redis import RedisStore
-from turnkeep.store.shared_ledger import Limit
 from turnkeep.store.values import (
     Claim,
     Commit,
@@ -20,6 +19,7 @@ from turnkeep.store.values import (
     Directive,
     Failure,
     HeldCall,
+    Limit,
     Policies,
     Policy,
     Receipt,
@@ -31,7 +31,7 @@ T = TypeVar("T")
 Step = Callable[[Awaitable[T]], Awaitable[T]]
 
 POLICIES = Policies(Policy(window=0.0, max_inbox=1000))
-LEASE = 30.0
+LEASE = 300.0
 FAULT = TurnFault("model_unavailable", "try again", "503")
 COST = Usage(requests=1, input_tokens=3, cost_nano=5)
 

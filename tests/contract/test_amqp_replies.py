@@ -12,6 +12,7 @@ import pytest
 from aio_pika.abc import AbstractIncomingMessage, AbstractQueue
 
 from tests.contract.broker import Broker, broker
+from tests.patience import PATIENCE
 from tests.scenario.house import TestHouse, opened
 from tests.scenario.hubs import QUICKLY
 from tests.services import RabbitServer
@@ -36,7 +37,7 @@ async def bound(rabbit: Broker, kind: str = "topic") -> AbstractQueue:
 
 async def replies(queue: AbstractQueue, count: int) -> list[AbstractIncomingMessage]:
     found: list[AbstractIncomingMessage] = []
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE):
         while len(found) < count:
             message = await queue.get(no_ack=True, fail=False)
             if message is None:
@@ -110,7 +111,7 @@ async def test_a_reply_whose_confirm_is_lost_comes_again_with_the_same_id(
 
 
 async def _until_there(rabbit: Broker) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE):
         while True:
             try:
                 async with rabbit.connection.channel() as asking:

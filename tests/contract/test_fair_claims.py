@@ -13,6 +13,7 @@ import pytest_asyncio
 
 from tests.contract.redis_desk import POLICIES, channel, said
 from tests.contract.suite.desk import answer
+from tests.patience import PATIENCE
 from tests.services import RedisServer
 from turnkeep.messages import Address
 from turnkeep.store.contract import Store
@@ -64,7 +65,7 @@ async def test_a_worker_rests_while_only_others_have_work(store: Store) -> None:
     assert not is_over
     await store.accept([said(channel("mine", "t", "assistant"), "m1")])
 
-    await asyncio.wait_for(waiting, 10.0)
+    await asyncio.wait_for(waiting, PATIENCE)
 
 
 async def test_a_backlog_of_many_tenants_hides_no_tenant_for_good(store: Store) -> None:

@@ -26,6 +26,7 @@ from tests.contract.asking import (
     told_by,
 )
 from tests.contract.canned import Visit, canned
+from tests.patience import PATIENCE
 from turnkeep.errors import (
     AnswerMalformed,
     ModelError,
@@ -124,7 +125,7 @@ async def test_an_error_of_whoever_is_told_text_ends_the_stream_and_the_connecti
         with pytest.raises(_NoRoom):
             async for _ in open_stream(model, HELLO, refuse):
                 pass
-        await asyncio.wait_for(server.last.left.wait(), 20)
+        await asyncio.wait_for(server.last.left.wait(), PATIENCE)
         await model.close()
 
 
@@ -209,7 +210,7 @@ async def test_a_server_that_keeps_the_connection_open_after_the_end_holds_nobod
 
     async with canned(answer) as server:
         parts = await ask(opened(server, kind))
-        await asyncio.wait_for(server.last.left.wait(), 20)
+        await asyncio.wait_for(server.last.left.wait(), PATIENCE)
     assert finish_of(parts).reason == "stop"
 
 
@@ -226,7 +227,7 @@ async def test_closing_the_iterator_closes_the_connection(kind: str) -> None:
             async for part in stream:
                 if isinstance(part, Delta):
                     break
-        await asyncio.wait_for(server.last.left.wait(), 20)
+        await asyncio.wait_for(server.last.left.wait(), PATIENCE)
         await model.close()
 
 
@@ -254,7 +255,7 @@ async def test_cancelling_the_reader_closes_the_connection(kind: str, moment: st
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        await asyncio.wait_for(server.last.left.wait(), 20)
+        await asyncio.wait_for(server.last.left.wait(), PATIENCE)
         await model.close()
 
 
@@ -310,7 +311,7 @@ async def test_an_error_page_that_never_ends_does_not_hold_up_the_error(
     async with canned(answer) as server:
         with pytest.raises(ModelUnavailable):
             await ask(opened(server, kind))
-        await asyncio.wait_for(server.last.left.wait(), 20)
+        await asyncio.wait_for(server.last.left.wait(), PATIENCE)
 
 
 @PROTOCOLS
@@ -427,7 +428,7 @@ async def test_a_server_that_never_answers_is_given_up(kind: str, head: bool) ->
     async with canned(answer) as server:
         with pytest.raises(ModelTimedOut, match="no answer from"):
             await ask(opened(server, kind, first_event_timeout=0.2))
-        await asyncio.wait_for(server.last.left.wait(), 20)
+        await asyncio.wait_for(server.last.left.wait(), PATIENCE)
 
 
 @PROTOCOLS
@@ -440,7 +441,7 @@ async def test_a_server_that_falls_silent_is_given_up(kind: str) -> None:
     async with canned(answer) as server:
         with pytest.raises(ModelTimedOut, match=r"fell silent for 0\.2 s"):
             await ask(opened(server, kind, idle_timeout=0.2))
-        await asyncio.wait_for(server.last.left.wait(), 20)
+        await asyncio.wait_for(server.last.left.wait(), PATIENCE)
 
 
 @PROTOCOLS

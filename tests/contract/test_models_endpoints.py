@@ -23,6 +23,7 @@ from tests.contract.asking import (
     recorded,
 )
 from tests.contract.canned import Visit, canned
+from tests.patience import PATIENCE
 from turnkeep.errors import (
     ConfigurationError,
     EndpointBlocked,
@@ -116,7 +117,7 @@ async def test_a_pool_opens_one_model_for_each_endpoint_and_closes_them() -> Non
         assert pool.get(endpoint, "responses") is not model
         finish_of([part async for part in model.stream(HELLO)])
         await pool.close()
-        await asyncio.wait_for(server.last.left.wait(), 20)
+        await asyncio.wait_for(server.last.left.wait(), PATIENCE)
         assert pool.get(endpoint) is not model
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.contract.asking import PROTOCOLS, ask, finish_of, items_of, text_of
+from tests.patience import PATIENCE
 from turnkeep.errors import (
     AnswerMalformed,
     ContextTooLong,
@@ -240,7 +241,7 @@ async def test_the_other_side_sees_at_once_that_the_reader_left(house: House, ki
         async for part in stream:
             if isinstance(part, Delta):
                 break
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE):
         while not house.simulator.ledger.closed_by_client:
             await asyncio.sleep(0.01)
     await model.close()

@@ -13,6 +13,7 @@ import pytest
 
 from tests.contract.asking import GOOD, HELLO, TEXT, opened, recorded, text_of
 from tests.contract.canned import Canned, Visit, canned
+from tests.patience import PATIENCE
 from turnkeep.errors import ModelError, ModelRefused
 from turnkeep.messages import AssistantItem, CallItem, Item, OutputItem, Part, UserItem, text_content
 from turnkeep.models.model import Model, ModelRequest, StreamPart
@@ -26,7 +27,7 @@ Refuses = Callable[[dict[str, Any]], str | bytes | None]
 
 
 async def parts_of(model: Model, request: ModelRequest = HELLO) -> list[StreamPart]:
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE):
         return [part async for part in model.stream(request)]
 
 

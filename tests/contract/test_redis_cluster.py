@@ -17,6 +17,7 @@ from tests.contract.store_suite import StoreSuite
 from tests.contract.suite.claiming import ClaimPromises
 from tests.contract.suite.delivering import DeliveryPromises
 from tests.contract.suite.engine import EnginePromises
+from tests.patience import PATIENCE
 from tests.services import RedisCluster
 from turnkeep.errors import OutcomeUnknown, Rejection, StoreUnavailable
 from turnkeep.events import Event
@@ -118,7 +119,7 @@ async def test_a_slot_on_the_move_waits_for_its_end_and_others_do_not(store: Red
     new = other_node(cluster, slot)
     await asyncio.to_thread(cluster.open_slot, slot, new)
 
-    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+    async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as group:
         waits = group.create_task(accepted(store, said(here, "m2")))
         await accepted(store, said(elsewhere, "m1"))
         [claim] = await store.claim(owner="w", limit=10, lease=LEASE)
@@ -133,7 +134,7 @@ async def test_a_slot_on_the_move_waits_for_its_end_and_others_do_not(store: Red
 
 async def test_followers_hear_from_the_node_that_has_the_slot(store: RedisStore, cluster: RedisCluster) -> None:
     here = channel("here")
-    async with asyncio.timeout(60), store.follow() as follower:
+    async with asyncio.timeout(PATIENCE), store.follow() as follower:
         await follower.add(here)
         slot = slot_of(store, here)
         await asyncio.to_thread(cluster.move_slot, slot, other_node(cluster, slot))

@@ -11,6 +11,7 @@ import pytest
 
 from tests.contract.redis_desk import accepted, channel, said, store_on
 from tests.contract.test_redis_servers import has_replica, sentinel_url
+from tests.patience import PATIENCE
 from tests.services import RedisSentinel, RedisServer, eventually
 from turnkeep.errors import OutcomeUnknown, StoreUnavailable
 from turnkeep.store.redis import RedisStore
@@ -49,7 +50,7 @@ async def fail_over(durability: Durability, source: random.Random, more: int) ->
     options: dict[str, Any] = {"durability": durability, "timeout": 1.0, "policies": WIDE}
     async with RedisSentinel() as group:
         old = group.primary()
-        await asyncio.to_thread(eventually, lambda: has_replica(old), 20, "the replica to connect")
+        await asyncio.to_thread(eventually, lambda: has_replica(old), PATIENCE, "the replica to connect")
         async with store_on(sentinel_url(group), **options) as store, asyncio.timeout(120):
             async with asyncio.TaskGroup() as senders:
                 for number in range(SENDERS):

@@ -23,14 +23,14 @@ from tests.contract.redis_desk import (
     seen,
     store_on,
 )
+from tests.patience import PATIENCE
 from tests.services import HOST, RedisServer
 from tests.services.tcp_proxy import TcpProxy
 from turnkeep.errors import LeaseLost, OutcomeUnknown, StoreFull, StoreUnavailable
 from turnkeep.events import Event
 from turnkeep.store.redis import RedisStore
-from turnkeep.store.shared_ledger import Limit
 from turnkeep.store.sinks import Delivery
-from turnkeep.store.values import Policies, Policy
+from turnkeep.store.values import Limit, Policies, Policy
 from turnkeep.testing import FakeClock, counting_ids
 
 T = TypeVar("T")
@@ -114,7 +114,7 @@ async def test_a_silent_server_leaves_the_outcome_unknown(proxy: TcpProxy) -> No
         await accepted(store, said(HERE, "m1"))
         proxy.blackhole()
         with pytest.raises(OutcomeUnknown, match="silent"):
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(PATIENCE):
                 await store.accept([said(HERE, "m2")])
 
         proxy.forward()
@@ -350,7 +350,7 @@ async def test_a_stale_claim_is_refused_by_another_process_too(redis_server: Red
 
 async def test_a_worker_in_another_process_hears_what_becomes_due(redis_server: RedisServer) -> None:
     url = redis_server.url()
-    async with pair(url, url) as (one, other), asyncio.timeout(60), asyncio.TaskGroup() as group:
+    async with pair(url, url) as (one, other), asyncio.timeout(PATIENCE), asyncio.TaskGroup() as group:
         waits = group.create_task(other.ready(queues=["q"], timeout=3600.0))
         await hears(other)
         await accepted(one, said(HERE, "m1"))
@@ -363,7 +363,7 @@ async def test_a_worker_in_another_process_is_nudged(redis_server: RedisServer) 
 
         await one.cancel(HERE)
 
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE):
             assert await other.wait_nudge("two", timeout=3600.0) == {HERE}
 
 
@@ -378,7 +378,7 @@ async def hears(store: Any) -> None:
 
 async def test_events_come_with_their_notice(redis_server: RedisServer) -> None:
     url = redis_server.url()
-    async with pair(url, url) as (one, other), asyncio.timeout(60), other.follow() as follower:
+    async with pair(url, url) as (one, other), asyncio.timeout(PATIENCE), other.follow() as follower:
         await follower.add(HERE)
         claim = await leased(one, HERE, "m1")
         await one.publish(claim, 0, [told("a"), told("b")])
@@ -402,7 +402,7 @@ async def first(follower: Any, count: int) -> AsyncIterator[Event]:
 
 async def test_after_a_lost_connection_followers_are_asked_to_read(redis_server: RedisServer, proxy: TcpProxy) -> None:
     url = redis_server.url()
-    async with pair(url, through(proxy)) as (one, other), asyncio.timeout(60), other.follow() as follower:
+    async with pair(url, through(proxy)) as (one, other), asyncio.timeout(PATIENCE), other.follow() as follower:
         for name in ("a", "b"):
             await follower.add(channel(name))
         proxy.cut_all()
@@ -428,7 +428,7 @@ async def test_followers_poll_while_nothing_can_be_heard(redis_server: RedisServ
     async with store_on(through(proxy)) as store:
         await accepted(store, said(HERE, "m1"))
         await proxy.refuse()
-        async with asyncio.timeout(60), store.follow() as follower:
+        async with asyncio.timeout(PATIENCE), store.follow() as follower:
             await follower.add(HERE)
 
             async for notice in follower:
@@ -440,7 +440,7 @@ async def test_a_thread_id_is_followed_by_its_own_name(redis_server: RedisServer
     async with store_on(redis_server.url()) as store:
         receipt = await accepted(store, said(HERE, "m1"))
         named = channel(receipt.thread_id)
-        async with asyncio.timeout(60), store.follow() as follower:
+        async with asyncio.timeout(PATIENCE), store.follow() as follower:
             await follower.add(named)
             await accepted(store, said(HERE, "m2"))
 

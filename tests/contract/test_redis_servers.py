@@ -12,6 +12,7 @@ import pytest
 import redis
 
 from tests.contract.redis_desk import LEASE, accepted, answer, channel, leased, said, store_on
+from tests.patience import PATIENCE
 from tests.services import HOST, RedisSentinel, RedisServer, eventually, free_port
 from tests.services.programs import program
 from tests.services.tcp_proxy import TcpProxy
@@ -212,7 +213,7 @@ async def test_strict_waits_for_the_log_of_a_server_that_can_be_waited_for(valke
 
 async def test_strict_waits_for_a_replica() -> None:
     async with RedisServer() as primary, RedisServer(replicaof=primary) as replica:
-        await asyncio.to_thread(eventually, lambda: has_replica(primary), 20, "the replica to connect")
+        await asyncio.to_thread(eventually, lambda: has_replica(primary), PATIENCE, "the replica to connect")
         strict: dict[str, Any] = {"prefix": "strict:", "durability": "strict"}
         async with (
             store_on(primary.url(), timeout=30.0, **strict) as patient,
@@ -230,7 +231,7 @@ async def test_strict_waits_for_a_replica() -> None:
 
 async def test_senders_share_the_wait_for_a_replica_that_does_not_answer() -> None:
     async with RedisServer() as primary, RedisServer(replicaof=primary) as replica:
-        await asyncio.to_thread(eventually, lambda: has_replica(primary), 20, "the replica to connect")
+        await asyncio.to_thread(eventually, lambda: has_replica(primary), PATIENCE, "the replica to connect")
         async with store_on(primary.url(), timeout=1.0, durability="strict") as store:
             await asyncio.to_thread(replica.freeze)
             sends = [store.accept([said(channel(f"c{n}"), "m")]) for n in range(30)]
@@ -276,7 +277,7 @@ async def deliveries_of(store: RedisStore) -> list[Delivery]:
 async def test_no_server_vouches_for_what_another_one_was_told() -> None:
     """The receipt of a write that went down with its server is not given because the next one is well."""
     async with RedisServer(appendonly="no") as primary, RedisServer(replicaof=primary) as replica:
-        await asyncio.to_thread(eventually, lambda: has_replica(primary), 20, "the replica to connect")
+        await asyncio.to_thread(eventually, lambda: has_replica(primary), PATIENCE, "the replica to connect")
         options: dict[str, Any] = {"prefix": "vouched:", "allow_unsafe": True, "timeout": 20.0}
         async with (
             TcpProxy(HOST, primary.port) as proxy,
@@ -293,7 +294,7 @@ async def test_no_server_vouches_for_what_another_one_was_told() -> None:
             primary.kill9()
             await asyncio.to_thread(primary.start)
             await asyncio.to_thread(replica.thaw)
-            await asyncio.to_thread(eventually, lambda: has_replica(primary), 20, "the replica to connect")
+            await asyncio.to_thread(eventually, lambda: has_replica(primary), PATIENCE, "the replica to connect")
             proxy.forward()
             ends = await asyncio.gather(*sends, return_exceptions=True)
 
@@ -303,7 +304,7 @@ async def test_no_server_vouches_for_what_another_one_was_told() -> None:
 
 async def test_a_full_primary_vouches_for_runs_that_end() -> None:
     async with RedisServer() as primary, RedisServer(replicaof=primary):
-        await asyncio.to_thread(eventually, lambda: has_replica(primary), 20, "the replica to connect")
+        await asyncio.to_thread(eventually, lambda: has_replica(primary), PATIENCE, "the replica to connect")
         async with store_on(primary.url(), timeout=30.0, durability="strict") as store:
             claim = await leased(store, HERE, "m1")
             primary.cli("CONFIG", "SET", "maxmemory", "1mb")
@@ -323,7 +324,7 @@ async def test_after_a_failover_the_new_primary_is_found() -> None:
         claim = await leased(store, HERE, "m1")
         await store.publish(claim, 0, [Event("delta", text="a")])
         before = await store.read(HERE)
-        await asyncio.to_thread(eventually, lambda: is_copied(group), 20, "the replica to catch up")
+        await asyncio.to_thread(eventually, lambda: is_copied(group), PATIENCE, "the replica to catch up")
 
         await asyncio.to_thread(group.fail_over)
 
@@ -366,13 +367,13 @@ async def test_a_demoted_primary_is_left() -> None:
     """Both servers live on: the old one refuses writes, and the sentinels name the new one."""
     async with RedisSentinel() as group, store_on(sentinel_url(group), timeout=1.0) as store:
         await accepted(store, said(HERE, "m1"))
-        await asyncio.to_thread(eventually, lambda: is_copied(group), 20, "the replica to catch up")
+        await asyncio.to_thread(eventually, lambda: is_copied(group), PATIENCE, "the replica to catch up")
         old = group.primary()
         group.sentinels[0].cli("SENTINEL", "FAILOVER", group.service)
-        await asyncio.to_thread(eventually, lambda: group.primary() is not old, 30, "the sentinels to agree")
-        await asyncio.to_thread(eventually, lambda: is_replica(old), 30, "the old primary to follow")
+        await asyncio.to_thread(eventually, lambda: group.primary() is not old, PATIENCE, "the sentinels to agree")
+        await asyncio.to_thread(eventually, lambda: is_replica(old), PATIENCE, "the old primary to follow")
 
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE):
             await until_back(store)
             assert (await accepted(store, said(HERE, "m2"))).position == 2
 
@@ -443,7 +444,7 @@ async def test_calls_to_a_server_that_knows_no_script_are_taken_in_their_order()
 async def test_a_server_is_reached_by_its_socket() -> None:
     async with RedisServer(config={"unixsocket": "redis.sock"}) as server:
         path = server.directory / "redis.sock"
-        async with store_on(f"unix://{path}?db=2") as store, asyncio.timeout(60), store.follow() as follower:
+        async with store_on(f"unix://{path}?db=2") as store, asyncio.timeout(PATIENCE), store.follow() as follower:
             await follower.add(HERE)
             await accepted(store, said(HERE, "m1"))
 
@@ -472,7 +473,7 @@ async def test_a_server_is_reached_by_tls(tmp_path: Path) -> None:
     url = f"rediss://{HOST}:{port}/0?ssl_ca_certs={certificate}"
     # the Valkey of the test tools is built without TLS
     server = RedisServer(program=program("redis-server"), config=tls)
-    async with server, store_on(url) as store, asyncio.timeout(60), store.follow() as follower:
+    async with server, store_on(url) as store, asyncio.timeout(PATIENCE), store.follow() as follower:
         await follower.add(HERE)
         claim = await leased(store, HERE, "m1")
         await store.publish(claim, 0, [Event("delta", text="x" * 100_000)])

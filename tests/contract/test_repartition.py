@@ -49,7 +49,7 @@ async def fill(store: RedisStore, threads: int) -> list[Claim]:
         await store.hold(claim, [CALL], expires_in=1000.0)
     claims = [await leased(store, channel(f"leased{n}")) for n in range(threads)]
     for n in range(threads):
-        await accepted(store, said(channel(f"waiting{n}"), "m1", window=900.0))
+        await accepted(store, said(channel(f"waiting{n}"), "m1", window=900.0, max_wait=1800.0))
         await accepted(store, said(channel(f"delayed{n}"), "m1", not_before=await store.now() + 900))
         await store.pause(channel(f"paused{n}"))
         await accepted(store, said(channel(f"paused{n}"), "m1"))

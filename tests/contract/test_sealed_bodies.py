@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.contract.suite.desk import HERE, POLICY, Desk, at, delta, said
+from tests.patience import PATIENCE
 from tests.process.served import served
 from tests.services import RedisServer
 from tests.unit.talk import talk
@@ -331,7 +332,7 @@ async def test_what_is_forgotten_is_in_no_key_any_more(place: Place) -> None:
         await talk(desk, "KEPT-AS-IT-IS", "c2", size=20)
         await desk.store.forget(at("c1"), force=True)
 
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE):
             while place.content().count(WORD.encode()):
                 await asyncio.sleep(0.05)
         assert place.content().count(b"KEPT-AS-IT-IS")

@@ -12,6 +12,7 @@ import pytest
 from openai import AsyncOpenAI
 from openai.types.responses import ResponseFunctionToolCall
 
+from tests.patience import PATIENCE
 from turnkeep.simulator import Fault, Options, Simulator, StreamPace, serve
 from turnkeep.testing.fake_clock import FakeClock
 
@@ -558,7 +559,7 @@ async def _collect(stream: Any, seen: list[Any]) -> None:
 
 
 async def _quiet(bench: Bench) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE):
         await bench.simulator.ledger.quiet()
 
 

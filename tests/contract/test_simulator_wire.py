@@ -21,6 +21,7 @@ from openai.types.responses import ResponseItemList, ResponseStreamEvent
 from openai.types.responses.input_token_count_response import InputTokenCountResponse
 from pydantic import TypeAdapter
 
+from tests.patience import PATIENCE
 from turnkeep.clock import SystemClock
 from turnkeep.simulator import ExchangeLedger, Options, Simulator, StreamPace, serve
 
@@ -250,7 +251,7 @@ async def test_connections_are_refused_for_a_while(caller: Caller) -> None:
             await asyncio.sleep(0.01)
             return False
 
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE):
         while await answers():
             pass
         while not await answers():
@@ -396,7 +397,7 @@ async def test_a_killed_simulator_leaves_its_ledger(tmp_path: Path) -> None:
     )
     try:
         assert process.stdout is not None
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE):
             line = await process.stdout.readline()
         base = line.decode().split()[-1].removesuffix("/v1")
         async with (
@@ -425,7 +426,7 @@ async def test_clients_that_leave_all_at_once_are_told_apart_and_nothing_breaks(
         )
     assert process.stdout is not None
     try:
-        async with asyncio.timeout(60), aiohttp.ClientSession(headers=BEARER) as session:
+        async with asyncio.timeout(PATIENCE), aiohttp.ClientSession(headers=BEARER) as session:
             caller = Caller(session, (await process.stdout.readline()).decode().split()[-1].removesuffix("/v1"))
 
             async def leave(n: int) -> None:
@@ -456,7 +457,7 @@ async def test_it_stops_on_sigterm() -> None:
     )
     assert process.stdout is not None
     try:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE):
             assert b"http://127.0.0.1:" in await process.stdout.readline()
             process.terminate()
             assert await process.wait() == 0
@@ -479,7 +480,7 @@ async def test_what_memory_forgets_the_file_keeps(tmp_path: Path) -> None:
 
 
 async def _quiet(simulator: Simulator) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE):
         await simulator.ledger.quiet()
 
 

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from tests.contract.bookkeeping import Books
 from tests.contract.comparing import Names, differences
+from tests.patience import PATIENCE
 from turnkeep.errors import LeaseLost, MessageConflict, Rejection, TurnkeepError
 from turnkeep.events import Event
 from turnkeep.messages import Address, Message
@@ -21,8 +22,6 @@ T = TypeVar("T")
 
 Make = Callable[[Policies, FakeClock], Awaitable[Store]]
 """Gives an empty, open store whose time is this clock's."""
-
-PATIENCE = 60.0
 
 
 @dataclass(slots=True)

@@ -22,13 +22,13 @@ from typing import Any
 import aiohttp
 
 import turnkeep
+from tests.patience import PATIENCE
 from tests.services import free_port
 from turnkeep import AssistantMessageQueue
 from turnkeep.doors.server import listening
 from turnkeep.settings import Settings
 
 PACKAGE = str(Path(turnkeep.__file__).parent) + "/"
-PATIENCE = 30.0
 SILENCE = 2.5
 """Seconds in which everything that goes on without a message goes on at least once."""
 

@@ -21,6 +21,7 @@ import pytest
 import websockets
 from aiohttp import web
 
+from tests.patience import PATIENCE
 from tests.services import free_port
 from turnkeep.simulator import Simulator, serve
 
@@ -41,7 +42,7 @@ class Outside:
         return web.json_response({"ok": True})
 
     async def until(self, count: int) -> None:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE):
             while len(self.posted) < count:
                 self.news.clear()
                 await self.news.wait()
@@ -92,7 +93,7 @@ def launched(arguments: list[str], folder: Path, environment: dict[str, str]) ->
 
 
 async def listening(port: int, program: subprocess.Popen[bytes]) -> None:
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE):
         while True:
             with contextlib.suppress(OSError):
                 _, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -136,7 +137,7 @@ async def test_the_chat_backend_keeps_rooms_apart_and_streams_answers(
 
 
 async def final(socket: Any, message_id: str) -> dict[str, Any]:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE):
         while True:
             frame: dict[str, Any] = json.loads(await socket.recv())
             if frame["status"] == "completed" and frame["type"] == "response" and frame["message_id"] == message_id:
@@ -175,7 +176,7 @@ async def test_who_writes_again_interrupts_the_bot_and_only_the_whole_answer_is_
         assert (await slacked(http, url, {"type": "url_verification"}, secret="other"))[0] == 403
         first = {"type": "message", "channel": "C1", "ts": "1.5", "text": "tell me all [[words:400]] [[pace:20]]"}
         await slacked(http, url, {"type": "event_callback", "event": first})
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE):
             while not simulator[0].ledger:
                 await asyncio.sleep(0.02)
         second = {"type": "message", "channel": "C1", "ts": "2.5", "thread_ts": "1.5", "text": "no [[say:in short]]"}
@@ -206,7 +207,7 @@ async def test_functions_are_called_and_unknown_ones_come_to_the_handler(
         *(sys.executable, str(EXAMPLES / "function_calling.py"), text),
         cwd=tmp_path, env=simulator[1], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE):
         out, errors = await program.communicate()
 
     assert program.returncode == 0, errors.decode()

@@ -14,6 +14,7 @@ from aiohttp import web
 from playwright.async_api import async_playwright, expect
 
 from tests.clients.node import HERE
+from tests.patience import PATIENCE
 from tests.process.served import Served, served
 from tests.services import free_port
 from tests.services.programs import packages, program
@@ -51,7 +52,7 @@ def _node(source: str) -> str:
     with tempfile.NamedTemporaryFile("w", suffix=".mjs", dir=HERE / "agui" / "node_modules") as file:
         file.write(f"{source}\nprocess.exit(0);\n")
         file.flush()
-        done = subprocess.run([program("node"), file.name], capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run([program("node"), file.name], capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -71,7 +72,7 @@ def _bundle(house: Served, folder: Path) -> str:
     binary = HERE / "vercel" / "node_modules" / ".bin" / "esbuild"
     command = [program("node"), str(binary.resolve()), "entry.jsx", "--bundle", "--format=iife", "--jsx=automatic"]
     command += ["--outfile=out.js", '--define:process.env.NODE_ENV="production"', "--log-level=error"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stderr
     return (folder / "out.js").read_text()
 
@@ -106,6 +107,6 @@ async def test_the_page_with_usechat_works_in_a_browser(chromium_path: Path, sit
             for words in said:
                 await page.fill("input", words)
                 await page.press("input", "Enter")
-            await expect(page.locator("p")).to_have_text([*said, "one answer for three"], timeout=20_000)
+            await expect(page.locator("p")).to_have_text([*said, "one answer for three"], timeout=PATIENCE * 1000)
         finally:
             await browser.close()

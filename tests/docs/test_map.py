@@ -13,6 +13,8 @@ import pytest
 from tests.services import CHECKOUT
 from turnkeep.cli import VERBS
 
+pytestmark = pytest.mark.xdist_group("map")  # they share a trace
+
 MAP = (CHECKOUT / "ARCHITECTURE.md").read_text()
 PATH = MAP.split("# The path of a message")[1].split("And what else")[0]
 PROMISES_ONLY = {"store/contract.py"}
@@ -28,7 +30,7 @@ def executed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, int]:
     done = subprocess.run(
         [sys.executable, "-m", "tests.docs.message_trace", f"sqlite:{folder / 'turnkeep.db'}"],
         cwd=CHECKOUT, env={"PATH": "/usr/bin:/bin", "HOME": str(folder)},
-        capture_output=True, text=True, timeout=120, check=False,
+        capture_output=True, text=True, timeout=280, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     lines: dict[str, int] = json.loads(done.stdout)

@@ -15,7 +15,7 @@ def test_the_site_is_built_without_a_warning_and_fetches_nothing(tmp_path: Path)
     # No proxy and no name server would help: what asked for the network would fail here.
     nowhere = "http://127.0.0.1:9"
     environment = {"PATH": "/usr/bin:/bin", "http_proxy": nowhere, "https_proxy": nowhere, "NO_MKDOCS_2_WARNING": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=110, check=False)
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stderr
     assert "WARNING" not in done.stderr
 

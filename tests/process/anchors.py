@@ -13,6 +13,7 @@ import websockets
 from websockets.asyncio.client import ClientConnection
 
 from tests.contract.broker import Broker
+from tests.patience import PATIENCE
 from tests.scenario.house import QUICK
 from turnkeep.doors.server import listening
 from turnkeep.messages import UserItem, content_text
@@ -56,10 +57,10 @@ class Listener:
         ended = [*self.answers(channel), *self.errors(channel)]
         return {message_id for frame in ended for message_id in frame["message_ids"]}
 
-    async def until_settled(self, channel: str, *message_ids: str, patience: float = 60.0) -> None:
+    async def until_settled(self, channel: str, *message_ids: str, patience: float = PATIENCE) -> None:
         await self.until(lambda: set(message_ids) <= self.settled(channel), patience=patience)
 
-    async def until(self, holds: Any, *, patience: float = 60.0) -> None:
+    async def until(self, holds: Any, *, patience: float = PATIENCE) -> None:
         async with asyncio.timeout(patience):
             while not holds():
                 await asyncio.sleep(0.01)

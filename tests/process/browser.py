@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 from playwright.async_api import Browser, Page, async_playwright, expect
 
+from tests.patience import PATIENCE
 from turnkeep.doors.server import listening
 from turnkeep.queue import AssistantMessageQueue
 from turnkeep.settings import Settings
@@ -16,7 +19,7 @@ from turnkeep.simulator import Simulator, StreamPace, serve
 from turnkeep.tools.tool import tool
 from turnkeep.tools.toolbox import Toolbox
 
-expect.set_options(timeout=20_000)  # states are waited for; how long a busy machine takes for one says nothing
+expect.set_options(timeout=PATIENCE * 1000)  # states are waited for; how long a busy machine takes for one says nothing
 
 FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
@@ -52,14 +55,35 @@ async def served(
             yield url, simulator
 
 
+SHARED: dict[asyncio.AbstractEventLoop, Browser] = {}
+"""By the loop of a module; the fixture `shared_browser` fills it."""
+
+
 @contextlib.asynccontextmanager
 async def browsing(program: Path) -> AsyncIterator[Browser]:
+    """A browser without a page: the one that the tests of this module share, or one of its own."""
+    if (shared := SHARED.get(asyncio.get_running_loop())) is not None:
+        try:
+            yield shared
+        finally:
+            for context in shared.contexts:
+                await context.close()
+        return
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=str(program), args=FLAGS)
         try:
             yield browser
         finally:
             await browser.close()
+
+
+SHARES_BROWSER = [
+    pytest.mark.browser,
+    pytest.mark.asyncio(loop_scope="module"),
+    pytest.mark.usefixtures("shared_browser"),
+    pytest.mark.xdist_group("browser"),
+]
+"""Marks of a module whose tests share a browser and its loop: starting one takes longer than most of them."""
 
 
 async def write(page: Page, *texts: str) -> None:

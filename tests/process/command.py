@@ -20,12 +20,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+from tests.patience import PATIENCE
 from tests.services import free_port
 from tests.services.process import end_process, eventually, spawn
 from turnkeep.cli import server_note
 
 PROGRAM = (sys.executable, "-m", "turnkeep")
-PATIENCE = 60.0
 QUICK = {"TURNKEEP_WINDOW": "0.1", "TURNKEEP_MAX_WAIT": "1", "TURNKEEP_DRAIN": "5"}
 
 
@@ -247,5 +247,7 @@ def _heard(terminal: int, until: bytes | None = None) -> bytes:
     return said
 
 
+BUSY = "[processing] Assistant is still working on your request..."
+"""Said while nothing comes for a while, as on a busy machine."""
 UUID = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}")
 THREAD = re.compile(r"thread_[0-9a-f]{24}")

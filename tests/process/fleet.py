@@ -12,6 +12,7 @@ from pathlib import Path
 
 import aiohttp
 
+from tests.patience import PATIENCE
 from tests.process.listener import Listener
 from tests.process.programs import Program, Server
 
@@ -28,7 +29,7 @@ class Worker(Program):
         self.lives += 1
         super().start()
 
-    async def works(self, patience: float = 60.0) -> None:
+    async def works(self, patience: float = PATIENCE) -> None:
         """Wait until it claims."""
         async with asyncio.timeout(patience):
             while self.log.count("waiting for work") < self.lives:

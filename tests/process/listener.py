@@ -55,7 +55,9 @@ class Listener:
         return self._waited_for.setdefault(key, asyncio.get_running_loop().create_future())
 
     async def _listen(self, url: str) -> None:
-        async with websockets.connect(url.replace("http", "ws", 1) + "/ws", max_size=None, open_timeout=10) as socket:
+        async with websockets.connect(
+            url.replace("http", "ws", 1) + "/ws", max_size=None, open_timeout=PATIENCE
+        ) as socket:
             for channel in self.channels:
                 await self._subscribe(socket, channel)
             async for text in socket:

@@ -10,6 +10,8 @@ from typing import Any
 import aiohttp
 from playwright.async_api import Page, expect
 
+from tests.patience import PATIENCE
+
 MARKDOWN = """[[say:# A plan for Paris
 
 Three days are enough for **the essentials**; take `line 1` of the metro.
@@ -52,7 +54,7 @@ class Talk:
             return await answer.json() if answer.status == 200 else None
 
     async def until(self, holds: Callable[[Any], Any]) -> Any:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE):
             while not ((body := await self.look()) and holds(body)):
                 await asyncio.sleep(0.05)
         return body

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import aiohttp
 
+from tests.patience import PATIENCE
 from tests.services import CHECKOUT, free_port
 
 
@@ -47,7 +48,7 @@ class Program:
         self.send(signal.SIGKILL)
         self.wait()
 
-    def wait(self, patience: float = 60.0) -> int:
+    def wait(self, patience: float = PATIENCE) -> int:
         assert self.process is not None
         return self.process.wait(patience)
 
@@ -70,7 +71,7 @@ class Server(Program):
         self.environment = {"TURNKEEP_PORT": str(self.port), **self.environment}
         super().start()
 
-    async def answers(self, http: aiohttp.ClientSession, patience: float = 60.0) -> None:
+    async def answers(self, http: aiohttp.ClientSession, patience: float = PATIENCE) -> None:
         """Wait until it is ready. Raises when it has ended instead."""
         async with asyncio.timeout(patience):
             while True:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tests.patience import PATIENCE
 from tests.process.served import Served, ask, frames_until_final, served
 from turnkeep.auth.api_keys import ApiKeys
 from turnkeep.doors.server import secrets_in
@@ -82,7 +83,7 @@ async def beginning_of_stream(server: Served, headers: dict[str, str]) -> str:
     page = await server.queue.store.read(server.queue.address("c"), after=0)
     url = f"{server.url}/api/channels/c/events?events=all&after={page.epoch}:0"
     text = ""
-    async with asyncio.timeout(20), server.http.get(url, headers=headers) as stream:
+    async with asyncio.timeout(PATIENCE), server.http.get(url, headers=headers) as stream:
         while '"error_details"' not in text:
             text += (await stream.content.readany()).decode()
     return text
@@ -95,6 +96,6 @@ async def said_by_doctor(directory: Path) -> str:
         sys.executable, "-m", "turnkeep", "doctor", "--offline",
         cwd=directory, env={**os.environ, **secrets}, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE):
         said, _ = await process.communicate()
     return said.decode()

@@ -9,8 +9,6 @@ import asyncio
 import contextlib
 import json
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
@@ -24,6 +22,7 @@ import websockets
 from aiohttp import web
 from pydantic import SecretStr
 
+from tests.process.command import Desk
 from tests.process.programs import Server
 from tests.process.served import heard
 from tests.services import free_port
@@ -204,9 +203,6 @@ def said_by_verbs(folder: Path, settings: dict[str, str]) -> dict[str, str]:
     out = {}
     proxied = {**settings, "TURNKEEP_MODEL_PROXY": f"http://user:{secret('proxy')}@127.0.0.1:9"}
     for verb in VERBS:
-        done = subprocess.run(
-            [sys.executable, "-m", "turnkeep", *verb.split()], cwd=folder, env={"PATH": "/usr/bin:/bin", **proxied},
-            capture_output=True, text=True, timeout=60, check=False,
-        )  # fmt: skip
-        out[verb] = f"{done.returncode} {done.stdout} {done.stderr}"
+        said = Desk(folder, proxied).run(*verb.split())
+        out[verb] = f"{said.code} {said.out} {said.err}"
     return out

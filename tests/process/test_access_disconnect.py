@@ -15,6 +15,7 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 from yarl import URL
 
+from tests.patience import PATIENCE
 from tests.process.callers import SECRET, token
 from tests.process.served import Served, ask, heard, served
 from turnkeep.auth.api_keys import ApiKeys
@@ -28,9 +29,6 @@ from turnkeep.errors import InvalidMessage, NotAuthenticated
 from turnkeep.settings import Settings
 from turnkeep.store.memory import MemoryStore
 from turnkeep.testing.fake_clock import FakeClock
-
-SOON = 5.0
-"""Seconds in which everything of somebody who is sent away has to end; it takes one or two."""
 
 
 def bearer(**claims: Any) -> dict[str, str]:
@@ -57,7 +55,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Any) -> str:
 
 
 async def closed(socket: ClientConnection) -> int | None:
-    async with asyncio.timeout(SOON):
+    async with asyncio.timeout(PATIENCE):
         with contextlib.suppress(ConnectionClosed):
             while True:
                 await heard(socket)
@@ -65,7 +63,7 @@ async def closed(socket: ClientConnection) -> int | None:
 
 
 async def rest_of(stream: aiohttp.ClientResponse) -> bytes:
-    async with asyncio.timeout(SOON):
+    async with asyncio.timeout(PATIENCE):
         return await stream.content.read()
 
 
@@ -124,7 +122,7 @@ async def test_a_token_of_a_clock_that_is_ahead_does_not_outlive_its_user(ahead:
 
 async def test_a_token_that_lies_further_ahead_than_clocks_may_is_refused() -> None:
     async with served(role="gateway", auth="on", jwt_secret=SECRET, jwt_leeway=30) as server:
-        for ahead, status in ((28, 200), (33, 401), (1e6, 401)):
+        for ahead, status in ((20, 200), (300, 401), (1e6, 401)):
             headers = bearer(iat=time.time() + ahead, exp=time.time() + 1e7)
             async with server.http.get(f"{server.url}/api/session", headers=headers) as told:
                 assert told.status == status, ahead
@@ -176,5 +174,6 @@ async def test_it_is_asked_for_at_most_twice_a_second() -> None:
     store = Counted()
     guard = await access_of(Settings.load(jwt_secret=SECRET), store)
     value = token()
+    begun_at = time.monotonic()
     await asyncio.gather(*(guard.authenticate(Credentials(bearer=value)) for _ in range(200)))
-    assert store.looks <= 3
+    assert store.looks <= 3 + 2 * (time.monotonic() - begun_at)

@@ -12,12 +12,11 @@ import pytest
 import websockets
 from websockets.exceptions import ConnectionClosed
 
+from tests.patience import PATIENCE
 from tests.process.callers import CHANNEL, TENANT, Guarded, guarded, token
 from tests.process.served import ask, served
 from turnkeep.doors.socket_transport import UNKNOWN_READ_LIMIT
 from turnkeep.errors import ConfigurationError
-
-PATIENCE = 20.0
 
 
 async def ticket(house: Guarded) -> str:

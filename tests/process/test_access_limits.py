@@ -14,6 +14,7 @@ import aiohttp
 import pytest
 import websockets
 
+from tests.patience import PATIENCE
 from tests.process.callers import CHANNEL, Guarded, guarded, token
 from tests.process.served import Served, ask, served
 from turnkeep.auth import limits
@@ -266,16 +267,17 @@ async def test_whoever_errs_is_told_more_slowly(monkeypatch: pytest.MonkeyPatch)
     assert waits == [0.0, 5.0, 5.0, 0.0, 5.0]
 
 
-async def test_nobody_waits_to_refuse_somebody_who_is_gone() -> None:
+async def test_nobody_waits_to_refuse_somebody_who_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who is dropped while he waits for a refusal comes back: what was done for him must not pile up."""
-    kept = limits.Limits(Settings.load(error_rate="1/600"))
+    monkeypatch.setattr(limits, "LONGEST_WAIT", 3600.0)
+    kept = limits.Limits(Settings.load(error_rate="1/3600"))
     await kept.hold_back("eve")
     lost = asyncio.Event()
     waiting = asyncio.create_task(kept.hold_back("eve", lost))
     await asyncio.sleep(0)
     assert not waiting.done()
     lost.set()
-    async with asyncio.timeout(limits.LONGEST_WAIT / 2):
+    async with asyncio.timeout(PATIENCE):
         await waiting
 
 
@@ -299,7 +301,7 @@ async def test_a_user_has_so_many_sockets_and_others_have_theirs() -> None:
         for socket in (first, second):
             assert (await ask(socket, {"action": "ping"}))["status"] == "pong"
         third = await opened("olga")
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE):
             await third.wait_closed()
         assert third.close_code == 4408
         assert (await ask(await opened("bob"), {"action": "ping"}))["status"] == "pong"
@@ -316,7 +318,7 @@ async def test_streams_of_events_count_among_the_sockets_of_a_credential() -> No
         async with house.server.http.get(url, headers=bearer) as told:
             assert (told.status, (await told.json())["error"]["code"]) == (429, "too_many_requests")
         stream.close()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE):
             while (again := await house.server.http.get(url, headers=bearer)).status == 429:
                 again.close()
         again.close()
@@ -342,7 +344,7 @@ async def test_where_nobody_is_asked_each_address_has_so_many_sockets_and_stream
         assert (await ask(await socket_of(many), {"action": "ping"}))["status"] == "pong"
         assert [await stream_of(many), await stream_of(many)] == [200, 429]
         third = await socket_of(many)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE):
             await third.wait_closed()
         assert third.close_code == 4408
         assert (await ask(await socket_of(other), {"action": "ping"}))["status"] == "pong"
@@ -363,7 +365,7 @@ async def test_where_nobody_is_asked_each_address_has_so_many_unfinished_bodies(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(http, "SOON", 0.05)
-    async with served(**STILL, bodies_per_user=2) as server, asyncio.timeout(20):
+    async with served(**STILL, bodies_per_user=2) as server, asyncio.timeout(PATIENCE):
         first, second = ADDRESSES
         half = b'POST /api/channels/c/messages HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n\r\n{"message":'
         connections = []
@@ -391,7 +393,7 @@ async def test_an_address_has_so_many_sockets_without_a_credential_and_others_ha
             await stack.enter_async_context(house.server.socket(local_addr=(address, 0)))
             for address in (first, first, second, first)
         ]
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE):
             await opened[3].wait_closed()
         assert opened[3].close_code == 4408
         for socket in opened[:3]:
@@ -408,7 +410,7 @@ def posting(house: Guarded, user: str) -> bytes:
 
 async def test_a_user_has_so_many_unfinished_bodies_and_others_have_theirs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http, "SOON", 0.05)
-    async with guarded(bodies_per_user=2) as house, asyncio.timeout(20):
+    async with guarded(bodies_per_user=2) as house, asyncio.timeout(PATIENCE):
         port = urlsplit(house.server.url).port
         olga: list[Any] = []
         bob: list[Any] = []
@@ -434,7 +436,7 @@ async def test_whoever_asks_finds_room_however_many_ask_for_nothing() -> None:
         for number in range(5):
             assert (await post(server, "c", "hello", f"m{number}"))[0] == 202
         assert (await ask(socket, {"action": "ping"}))["status"] == "pong", "whoever was at work stays"
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE):
             assert await idle[0][0].read() == b"", "whoever has waited longest goes"
         for _, writer in idle:
             writer.close()
@@ -443,7 +445,7 @@ async def test_whoever_asks_finds_room_however_many_ask_for_nothing() -> None:
 @contextlib.asynccontextmanager
 async def filled(**settings: Any) -> AsyncIterator[tuple[Served, list[Any]]]:
     """A server whose two places are taken by streams of events, for which something is done."""
-    async with served(**STILL, max_connections=2, **settings) as server, asyncio.timeout(20):
+    async with served(**STILL, max_connections=2, **settings) as server, asyncio.timeout(PATIENCE):
         streams = [await opened(server, EVENTS) for _ in range(2)]
         for reader, _ in streams:
             await reader.readuntil(b"retry")
@@ -492,7 +494,7 @@ async def test_those_whom_a_trusted_proxy_names_make_room_each_for_himself() -> 
     def asking(whom: str) -> bytes:
         return HEALTH.replace(b"\r\n\r\n", f"\r\nX-Forwarded-For: {whom}\r\n\r\n".encode())
 
-    async with served(**STILL, max_connections=10) as server, asyncio.timeout(20):
+    async with served(**STILL, max_connections=10) as server, asyncio.timeout(PATIENCE):
         alone = await opened(server, asking("192.0.2.1"))
         await alone[0].readuntil(b"ok")
         many = [await opened(server, asking("192.0.2.2")) for _ in range(40)]
@@ -519,7 +521,7 @@ async def test_a_request_arrives_in_time_or_is_given_up(
     name: str, sent: bytes, said: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(transport, name, 0.1)
-    async with served(**STILL) as server, asyncio.timeout(20):
+    async with served(**STILL) as server, asyncio.timeout(PATIENCE):
         reader, writer = await asyncio.open_connection("127.0.0.1", urlsplit(server.url).port)
         writer.write(sent)
         heard = await reader.read()
@@ -529,7 +531,7 @@ async def test_a_request_arrives_in_time_or_is_given_up(
 
 async def test_a_message_on_a_socket_arrives_in_time_or_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket_transport, "FRAME_TIMEOUT", 0.1)
-    async with served(**STILL) as server, server.socket() as socket, asyncio.timeout(20):
+    async with served(**STILL) as server, server.socket() as socket, asyncio.timeout(PATIENCE):
         assert (await ask(socket, {"action": "ping"}))["status"] == "pong"
         socket.transport.write(b"\x81\xff" + (1_000).to_bytes(8, "big") + b"\0\0\0\0half")
         await socket.wait_closed()

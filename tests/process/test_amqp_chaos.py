@@ -17,7 +17,7 @@ import pytest
 from aio_pika.abc import AbstractExchange
 from aio_pika.exceptions import CONNECTION_EXCEPTIONS
 
-from tests.contract.broker import Broker, broker
+from tests.contract.broker import Broker, broker, eventually
 from tests.process.programs import Server
 from tests.services import RabbitServer, RedisServer
 from tests.services.tcp_proxy import TcpProxy
@@ -111,6 +111,7 @@ async def test_what_rabbitmq_confirmed_is_answered_once_in_order_whatever_is_cut
                     group.create_task(_publish_garbage(publisher, bad, size(4, 90)))
                     await _break(server, http, proxy, rabbit, source, ["cut"] * cuts, ["kill"] * kills, broker_kills)
                 await _until_answered(server, http, channels * each)
+                await _until_taken(rabbit)
                 server.send(signal.SIGTERM)  # what is answered is acknowledged before it ends
                 await asyncio.to_thread(server.wait)
             finally:
@@ -190,6 +191,16 @@ async def _until_answered(server: Server, http: aiohttp.ClientSession, count: in
             await asyncio.sleep(0.1)
 
 
+async def _until_taken(rabbit: RabbitServer) -> None:
+    """Nothing waits at the broker: the last garbage may be behind the last answer, and an acknowledgement, too."""
+    async with broker(rabbit.url(), NAME) as client:
+        await eventually(lambda: _is_empty(client))
+
+
+async def _is_empty(client: Broker) -> bool:
+    return await client.waiting(f"{NAME}_queue") == 0
+
+
 async def _counted(url: str, channels: int, each: int, **options: Any) -> tuple[int, int, int, int]:
     """Lost, twice, channels out of order, dead letters: from the transcripts that were committed."""
     store = open_store(url, **options)
@@ -241,6 +252,7 @@ async def test_messages_that_wait_in_rabbitmq_while_redis_is_down_are_all_answer
             await asyncio.sleep(seconds)
             await asyncio.to_thread(redis.start)
             await _until_answered(server, http, channels * each)
+            await _until_taken(rabbit_server)
         finally:
             server.kill9()
         async with broker(rabbit_server.url(), NAME) as client:

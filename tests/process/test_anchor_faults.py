@@ -50,10 +50,9 @@ async def _is_empty(rabbit: Broker) -> bool:
 
 
 async def test_two_messages_of_one_channel_become_one_turn(rabbit: Broker) -> None:
-    async with service(rabbit, window=0.3, max_wait=1.0) as house:
+    async with service(rabbit, window=1.0, max_wait=10.0) as house:
         await house.listener.subscribe("c")
-        await rabbit.publish(said("c", 0))
-        await rabbit.publish(said("c", 1))
+        await rabbit.publish_all([said("c", 0), said("c", 1)])
         await house.listener.until_settled("c", "c-0", "c-1")
         assert len(house.listener.answers("c")) == 1
         assert len(house.simulator.ledger) == 1

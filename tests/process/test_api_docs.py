@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from playwright.async_api import async_playwright, expect
 
+from tests.patience import PATIENCE
 from tests.process.served import served
 from turnkeep.doors.http.routes import ENDPOINTS
 
@@ -24,11 +25,11 @@ async def test_every_route_is_shown_and_can_be_tried(chromium_path: Path) -> Non
         page.on("console", lambda line: complaints.append(line.text) if line.type == "error" else None)
         page.on("pageerror", lambda error: complaints.append(str(error)))
         await page.goto(f"{there.url}/api/docs")
-        await expect(page.locator(".opblock")).to_have_count(len(ENDPOINTS), timeout=30_000)
+        await expect(page.locator(".opblock")).to_have_count(len(ENDPOINTS), timeout=PATIENCE * 1000)
 
         await page.locator(".opblock", has_text="/api/queue").first.click()
         await page.get_by_role("button", name="Execute").first.click()
-        await expect(page.locator(".responses-inner")).to_contain_text("completedCount", timeout=30_000)
+        await expect(page.locator(".responses-inner")).to_contain_text("completedCount", timeout=PATIENCE * 1000)
         await browser.close()
         url = there.url
     assert [one for one in asked if not one.startswith((url, "data:"))] == []

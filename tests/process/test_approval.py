@@ -15,6 +15,8 @@ from typing import Any
 import aiohttp
 import pytest
 
+from tests.patience import PATIENCE
+from tests.process.command import Desk
 from tests.process.programs import Program, Server
 from turnkeep.simulator import Simulator, StreamPace, serve
 
@@ -65,15 +67,19 @@ class House:
         gateway = Server(["serve", "--role", "gateway", *self.tools], self.folder / f"{name} gateway", self.settings)
         return gateway, Program(["worker", *self.tools], self.folder / f"{name} worker", self.settings)
 
-    async def type(self, *arguments: str, later: bool = False) -> str:
+    async def type(self, *arguments: str) -> str:
         """A command that is typed in a process of its own."""
-        program = [sys.executable, "-c", LATER] if later else [sys.executable, "-m", "turnkeep"]
+        said = await asyncio.to_thread(Desk(self.folder, self.settings).run, *arguments)
+        assert said.code == 0, said.err
+        return said.out
+
+    async def type_later(self, *arguments: str) -> None:
+        """The same an hour later."""
         done = await asyncio.to_thread(
-            subprocess.run, [*program, *arguments], cwd=self.folder, capture_output=True, text=True, check=False,
-            env={"PATH": os.environ["PATH"], "HOME": str(self.folder), **self.settings}, timeout=60,
+            subprocess.run, [sys.executable, "-c", LATER, *arguments], cwd=self.folder, capture_output=True, text=True,
+            env={"PATH": os.environ["PATH"], "HOME": str(self.folder), **self.settings}, timeout=PATIENCE, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
-        return done.stdout
 
 
 class LaterProgram(Program):
@@ -116,7 +122,7 @@ async def waiting(place: str, folder: Path) -> AsyncIterator[tuple[House, Simula
 
 
 async def until_held(http: aiohttp.ClientSession, gateway: Server) -> None:
-    async with asyncio.timeout(60), http.get(f"{gateway.url}/api/channels/c/events") as events:
+    async with asyncio.timeout(PATIENCE), http.get(f"{gateway.url}/api/channels/c/events") as events:
         async for line in events.content:
             if b'"calls"' in line:
                 return
@@ -124,7 +130,7 @@ async def until_held(http: aiohttp.ClientSession, gateway: Server) -> None:
 
 async def answered(house: House) -> list[dict[str, Any]]:
     """The transcript, when the message is answered."""
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE):
         while not house.ledger.read_text():
             await asyncio.sleep(0.1)
         while '"answered"' not in (traced := await house.type("trace", "m1", "--json")):
@@ -144,7 +150,7 @@ async def test_an_approval_an_hour_later_from_another_process_goes_on_once(
 ) -> None:
     async with waiting(place, tmp_path) as (house, simulator, _, call):
         assert house.ledger.read_text() == ""
-        await house.type("actions", "approve", "c", call["call_id"], "--by", "Bea", later=True)
+        await house.type_later("actions", "approve", "c", call["call_id"], "--by", "Bea")
         _, ordinary = house.programs("second")
         worker = LaterProgram(ordinary.arguments, ordinary.folder, ordinary.environment)
         worker.start()
@@ -171,7 +177,7 @@ async def over_http(http: aiohttp.ClientSession, gateway: Server, call: Call) ->
 async def over_the_socket(http: aiohttp.ClientSession, gateway: Server, call: Call) -> None:
     async with http.ws_connect(f"{gateway.url}/ws") as socket:
         await socket.send_json({"action": "decide", "channel": "c", "decision": "approved", **call_of(call)})
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE):
             assert (await socket.receive_json())["type"] != "error"
 
 

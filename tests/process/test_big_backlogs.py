@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from websockets.exceptions import ConnectionClosed
 
+from tests.patience import PATIENCE
 from tests.process.served import Served, ask, served
 from turnkeep.events import delta
 from turnkeep.messages import Message, UserItem, text_content
@@ -74,9 +75,10 @@ async def test_a_backlog_is_read_to_its_end(turns: int, size: int, wishes: dict[
         for number in range(1, turns + 1):
             await answered(house, number, size)
 
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE):
             await reader.until(house, turns)
 
+        socket.transport.abort()  # it has read nothing: a parting word would wait behind all of that
         assert [len(text) for text in reader.texts] == [size] * turns
         assert reader.closes == 0
 

@@ -45,6 +45,7 @@ async def test_workers_spend_what_is_allowed_whoever_is_killed(
     place: str, tmp_path: Path, size: Callable[[int, int], int], proof: Callable[[str, str], None]
 ) -> None:
     count, allowed, kills = size(60, 1000), size(12, 100), size(2, 10)
+    hands = size(2, 4)
     budget = allowed * COST + RESERVED
     store = open_store(place, Policies(Policy(window=0.0, max_wait=0.0)))
     simulator = Simulator(pace=StreamPace(first=0.05, token=0.02))
@@ -53,7 +54,7 @@ async def test_workers_spend_what_is_allowed_whoever_is_killed(
         await store.open()
         stack.push_async_callback(store.close)
         await _brief_assistant(store)
-        workers = [_worker(place, url, budget, tmp_path / str(number)) for number in range(4)]
+        workers = [_worker(place, url, budget, tmp_path / str(number)) for number in range(hands)]
         for worker in workers:
             stack.callback(worker.kill9)
             worker.start()
@@ -67,7 +68,7 @@ async def test_workers_spend_what_is_allowed_whoever_is_killed(
     engine = place.partition(":")[0]
     proof(
         f"budget ({engine})",
-        f"{count} requests for {allowed}, 4 workers, {kills} kills: {counts.completed} answered, "
+        f"{count} requests for {allowed}, {hands} workers, {kills} kills: {counts.completed} answered, "
         f"{spent / NANO:.6f} of {budget / NANO:.6f} dollars, one reservation is {RESERVED / NANO:.6f}",
     )
 

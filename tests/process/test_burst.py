@@ -17,7 +17,7 @@ async def test_five_messages_over_the_socket_are_one_turn_told_in_order(
     tmp_path: Path, proof: Callable[[str, str], None]
 ) -> None:
     store = f"sqlite:{tmp_path / 'turnkeep.db'}"
-    async with served(store, window=0.3, max_wait=2.0) as server, server.socket() as socket:
+    async with served(store, window=1.0, max_wait=10.0) as server, server.socket() as socket:
         await ask(socket, {"action": "subscribe", "channel": "c"})
         for number in range(5):
             await socket.send(json.dumps({"channel": "c", "message_id": f"m{number}", "message": f"part {number}"}))

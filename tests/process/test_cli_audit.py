@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.process.command import PATIENCE, Desk
+from tests.patience import PATIENCE
+from tests.process.command import Desk
 from tests.services.process import eventually
 
 CANARY = "canary-in-a-name"

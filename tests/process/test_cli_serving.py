@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from tests.patience import PATIENCE
 from tests.process.command import Desk, Service
 from tests.services import free_port
 from tests.services.process import eventually
@@ -48,7 +49,7 @@ def desk(tmp_path: Path) -> Desk:
 def post(service: Service, path: str, body: Any = None) -> dict[str, Any]:
     data = json.dumps(body or {}).encode()
     request = urllib.request.Request(service.url + path, data, {"content-type": "application/json"}, method="POST")
-    with urllib.request.urlopen(request, timeout=20) as reply:
+    with urllib.request.urlopen(request, timeout=PATIENCE) as reply:
         told = json.load(reply)
         assert isinstance(told, dict)
         return told
@@ -56,7 +57,7 @@ def post(service: Service, path: str, body: Any = None) -> dict[str, Any]:
 
 def get(service: Service, path: str) -> dict[str, Any]:
     try:
-        with urllib.request.urlopen(service.url + path, timeout=20) as reply:
+        with urllib.request.urlopen(service.url + path, timeout=PATIENCE) as reply:
             told = json.load(reply)
     except urllib.error.HTTPError as error:
         with error:
@@ -128,7 +129,7 @@ def test_a_model_with_a_last_day_is_warned_about(desk: Desk) -> None:
 def test_a_signal_drains_and_ends_with_0(desk: Desk, number: signal.Signals) -> None:
     with desk.running("dev", TURNKEEP_DRAIN="40") as service:
         post(service, "/api/channels/c1/messages", {"message": LONG, "message_id": "m1", "flush": True})
-        eventually(lambda: runs(service, "m1"), 30, "the run to begin")
+        eventually(lambda: runs(service, "m1"), PATIENCE, "the run to begin")
         assert service.stop(number) == 0
     assert desk.run("trace", "m1", "--json").json["message"]["status"] == "answered"
     assert not server_note.path_of(Settings(store=str(desk.store))).exists()  # type: ignore[union-attr]
@@ -154,7 +155,7 @@ def test_a_worker_and_a_gateway_share_a_store(desk: Desk, tmp_path_factory: pyte
         assert "answers:" not in gateway.said
         post(gateway, "/api/channels/c1/messages", {"message": "Hi", "flush": True})
         with working(desk, tmp_path_factory.mktemp("worker")) as worker:
-            eventually(lambda: completed(desk) == 1, 60, "the worker to answer", worker.died)
+            eventually(lambda: completed(desk) == 1, PATIENCE, "the worker to answer", worker.died)
             assert "waiting for work (worker)" in worker.said
             assert worker.stop() == 0
 
@@ -163,7 +164,7 @@ def test_a_worker_answers_the_queues_it_is_told(desk: Desk, tmp_path_factory: py
     with desk.running("serve", "--role", "gateway", TURNKEEP_QUEUE="sales") as gateway:
         post(gateway, "/api/channels/c1/messages", {"message": "Hi", "flush": True})
         with working(desk, tmp_path_factory.mktemp("worker"), "--queues", "support, sales") as worker:
-            eventually(lambda: completed(desk, "sales") == 1, 60, "the worker to answer", worker.died)
+            eventually(lambda: completed(desk, "sales") == 1, PATIENCE, "the worker to answer", worker.died)
 
 
 # ---------------------------------------------------------------- who finds them
@@ -214,7 +215,7 @@ def test_send_goes_on_when_the_server_is_killed_and_comes_back(desk: Desk) -> No
             target=lambda: heard.append(desk.execute("send", "c1", LONG, "--message-id", "m1", "--json"))
         )
         asking.start()
-        eventually(lambda: runs(service, "m1"), 60, "the answer to begin")
+        eventually(lambda: runs(service, "m1"), PATIENCE, "the answer to begin")
         service.kill9()
         service.start()
         asking.join(60)
@@ -296,13 +297,13 @@ def test_a_held_call_is_shown_and_decided(desk: Desk) -> None:
     with desk.running("dev", "--tools", "tools.py") as service:
         for name in ("anna", "ben"):
             post(service, f"/api/channels/{name}/messages", {"message": call.format(name), "flush": True})
-        eventually(lambda: len(desk.run("actions", "list", "--json").lines) == 2, 30, "two calls to wait")
+        eventually(lambda: len(desk.run("actions", "list", "--json").lines) == 2, PATIENCE, "two calls to wait")
         calls = {one["channel"]: one for one in desk.run("actions", "list", "--json").all_json}
         assert "send_letter" in desk.run("actions", "list").out
         assert desk.run("actions", "approve", "anna", calls["anna"]["call_id"], "--by", "me").code == 0
         assert desk.run("actions", "deny", "ben", calls["ben"]["call_id"], "--reason", "not now").code == 0
         again = desk.run("actions", "approve", "ben", calls["ben"]["call_id"])
-        eventually(lambda: completed(desk) == 2, 30, "both turns to end")
+        eventually(lambda: completed(desk) == 2, PATIENCE, "both turns to end")
         outputs = {name: [one["output"] for one in transcript(desk, name) if one["kind"] == "output"] for name in calls}
     assert again.code == 1
     assert outputs == {"anna": ["sent to anna"], "ben": ["not now"]}
@@ -313,7 +314,7 @@ def test_reload_starts_again_when_the_tools_have_changed(desk: Desk) -> None:
     tools.write_text(TOOLS)
     with desk.running("dev", "--tools", "tools.py", "--reload") as service:
         tools.write_text(TOOLS.replace("opening_hours", "closing_hours"))
-        eventually(lambda: "closing_hours" in service.said, 60, "the new tools", service.died)
+        eventually(lambda: "closing_hours" in service.said, PATIENCE, "the new tools", service.died)
         assert "a file has changed, starting again" in service.said
         assert service.stop() == 0
 
@@ -328,17 +329,17 @@ def test_who_stops_listening_does_not_stop_the_answer(desk: Desk) -> None:
         asking.environment = {"TURNKEEP_URL": service.url}
         asking.begin()
         try:
-            eventually(lambda: "[responding]" in asking.said, 60, "the answer to begin", asking.died)
+            eventually(lambda: "[responding]" in asking.said, PATIENCE, "the answer to begin", asking.died)
             assert asking.stop(signal.SIGINT) == 130
         finally:
             asking.kill9()
         assert "stopped listening; message m1 is kept" in asking.said
-        eventually(lambda: completed(desk) == 1, 60, "the answer to end")
+        eventually(lambda: completed(desk) == 1, PATIENCE, "the answer to end")
 
 
 def test_watching_goes_on_until_it_is_interrupted(desk: Desk) -> None:
     desk.run("threads", "new")
     with desk.running("queue", "status", "--watch", "--json", listens=False) as watching:
-        eventually(lambda: watching.log.read_text().count("activeCount") == 2, 30, "two looks", watching.died)
+        eventually(lambda: watching.log.read_text().count("activeCount") == 2, PATIENCE, "two looks", watching.died)
         assert watching.stop(signal.SIGINT) == 130
     assert "Traceback" not in watching.log.read_text()

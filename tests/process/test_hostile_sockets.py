@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from starlette.websockets import WebSocketState
 from websockets.exceptions import ConnectionClosed
 
+from tests.patience import PATIENCE
 from tests.process.served import ask, frames_until_final, served
 from turnkeep.auth.tokens import tokens_of
 from turnkeep.broadcast import Payload
@@ -76,7 +77,7 @@ async def test_who_never_reads_is_closed_and_others_are_served(
         deaf = await server.socket(max_queue=1)
         deaf.transport.pause_reading()
         big = json.dumps({"action": "ping", "id": "x" * 400_000})
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE):
             with contextlib.suppress(ConnectionClosed, TimeoutError):
                 for _ in range(100):
                     await asyncio.wait_for(deaf.send(big), 5)
@@ -108,7 +109,7 @@ async def test_a_socket_that_is_cut_while_it_writes_is_no_error_of_ours(
     async with served(role="gateway") as server:
         monkeypatch.setattr(Socket, "_leave", leaving(ended, Socket._leave))
         monkeypatch.setattr(Socket, "look", look)
-        async with server.socket() as socket, asyncio.timeout(20):
+        async with server.socket() as socket, asyncio.timeout(PATIENCE):
             while not ended:
                 await asyncio.sleep(0.01)
             socket.transport.abort()
@@ -140,7 +141,7 @@ async def test_a_frame_that_cannot_be_made_ends_its_own_socket_alone(monkeypatch
         await ask(bad, {"action": "subscribe", "channel": "c", "text": "delta"})
         await good.send(json.dumps({"channel": "c", "message_id": "m", "message": "hello"}))
         frames = await frames_until_final(good, "m")
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE):
             await bad.wait_closed()
         assert frames[-1]["type"] == "response"
         assert bad.close_code == 1011

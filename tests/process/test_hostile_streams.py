@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.patience import PATIENCE
 from tests.process.served import Served, served
 
 
@@ -15,7 +16,7 @@ async def first_frame(server: Served, channel: str, **headers: str) -> tuple[str
     """The id and the frame of the first event."""
     lines: list[str] = []
     async with (
-        asyncio.timeout(20),
+        asyncio.timeout(PATIENCE),
         server.http.get(f"{server.url}/api/channels/{channel}/events", headers=headers) as stream,
     ):
         assert stream.status == 200

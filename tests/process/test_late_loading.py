@@ -48,7 +48,7 @@ asyncio.run(main())
 def told_by(program: str, folder: Path) -> Any:
     """The JSON that a fresh interpreter prints."""
     command = [sys.executable, "-c", OPEN + program]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 

@@ -165,8 +165,8 @@ async def test_functions_are_run_by_the_caller_with_and_without_a_stream() -> No
 
 async def test_strict_refuses_what_openai_refused_and_kind_answers_it_next() -> None:
     for setting in ("strict", "kind"):
-        async with assistants_desk(openai_runs=setting) as desk:
-            thread_id = await desk.thread("[[words:300]] [[pace:10]]")
+        async with assistants_desk(openai_runs=setting, drain=0.0) as desk:
+            thread_id = await desk.thread("[[words:3000]] [[pace:20]]")
             first = await desk.threads.runs.create(thread_id, assistant_id=desk.assistant_id)
             if setting == "strict":
                 with pytest.raises(openai.BadRequestError, match=r"Can't add messages to thread_\w+ while a run run_"):
@@ -187,7 +187,7 @@ async def test_strict_refuses_what_openai_refused_and_kind_answers_it_next() -> 
 
 async def test_a_run_is_stopped_in_its_middle_and_before_it_has_begun() -> None:
     async with assistants_desk() as desk:
-        thread_id = await desk.thread("[[words:400]] [[pace:20]]")
+        thread_id = await desk.thread("[[words:4000]] [[pace:20]]")
         run = await desk.threads.runs.create(thread_id, assistant_id=desk.assistant_id)
         while (await desk.threads.runs.retrieve(run.id, thread_id=thread_id)).status != "in_progress":
             await asyncio.sleep(0.02)

@@ -12,6 +12,7 @@ import openai
 import openresponses_types as schema
 import pytest
 
+from tests.patience import PATIENCE
 from tests.process.openai_desk import FLAT, WANTS_LOOKUP, OpenAiDesk, openai_desk
 from tests.scenario.house import eventually
 from turnkeep.simulator import Fault
@@ -97,7 +98,7 @@ async def test_a_named_conversation_takes_what_is_new_and_is_the_same_on_every_d
 
 
 async def test_a_burst_of_three_is_one_turn() -> None:
-    async with openai_desk(window=0.3, max_wait=5.0) as desk:
+    async with openai_desk(window=1.0, max_wait=10.0) as desk:
         texts = ("one", "two", "three")
         answers = await asyncio.gather(*(create(desk, text, conversation="k") for text in texts))
         assert len({answer.output_text for answer in answers}) == 1
@@ -126,9 +127,9 @@ async def test_a_stream_of_the_background_goes_on_at_every_character() -> None:
 
 async def test_what_runs_in_the_background_is_asked_for_stopped_and_kept() -> None:
     async with openai_desk() as desk:
-        response = await create(desk, "[[words:400]] [[pace:20]]", background=True)
+        response = await create(desk, "[[words:4000]] [[pace:20]]", background=True)
         assert (response.status, response.background) == ("queued", True)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             while (await desk.client.responses.retrieve(response.id)).status != "in_progress":
                 await asyncio.sleep(0.02)
         await eventually(lambda: len(desk.server.simulator.ledger) == 1)

@@ -11,12 +11,12 @@ import aiohttp
 import pytest
 from playwright.async_api import Browser, Page, ViewportSize, expect
 
-from tests.process.browser import browsing, served
+from tests.process.browser import SHARES_BROWSER, browsing, served
 from tests.process.page_states import STATES, PageState, Talk, see, shown_text
 from tests.services import CHECKOUT
 from tests.services.programs import packages
 
-pytestmark = pytest.mark.browser
+pytestmark = SHARES_BROWSER
 
 AXE = CHECKOUT / "tests" / "clients" / "axe"
 IMAGES = CHECKOUT / "docs" / "images"

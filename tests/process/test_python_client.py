@@ -173,7 +173,7 @@ async def test_what_the_server_says_is_raised_as_what_it_is() -> None:
             await client.ask("c", "hello")
     async with served(role="gateway") as there, TurnkeepClient(there.url) as client:
         with pytest.raises(NoAnswer, match="is safe"):
-            await client.ask("c", "hello", timeout=0.5)
+            await client.ask("c", "hello", timeout=2.0)
 
 
 async def test_a_server_that_is_away_is_waited_for_and_then_told() -> None:

@@ -75,9 +75,9 @@ async def epoch_of(server: Served, channel: str) -> str:
 
 
 async def test_a_subscriber_without_a_position_gets_one_snapshot_of_the_run_in_progress() -> None:
-    async with served() as server, server.socket() as first, server.socket() as late:
+    async with served(drain=0.0) as server, server.socket() as first, server.socket() as late:
         await ask(first, {"action": "subscribe", "channel": "c"})
-        await first.send(json.dumps({"channel": "c", "message_id": "m", "message": "talk [[words:200]] [[pace:5]]"}))
+        await first.send(json.dumps({"channel": "c", "message_id": "m", "message": "talk [[words:4000]] [[pace:5]]"}))
         seen = [await heard(first)]
         while sum(frame["status"] == "in_progress" for frame in seen) < 5:
             seen.append(await heard(first))

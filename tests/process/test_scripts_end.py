@@ -43,7 +43,7 @@ def program(tmp_path: Path) -> Callable[[str], subprocess.CompletedProcess[str]]
         command = [sys.executable, "-c", source]
         environment = {"PYTHONWARNINGS": "error", "PATH": "/usr/bin:/bin"}
         return subprocess.run(
-            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=100, check=False
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=280, check=False
         )
 
     return run

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import PATIENCE
 from tests.services import (
     RabbitServer,
     RedisCluster,
@@ -85,7 +86,7 @@ def test_a_password_is_asked_for() -> None:
 def test_a_replica_follows_its_primary() -> None:
     with RedisServer() as primary, RedisServer(replicaof=primary) as replica:
         primary.cli("SET", "key", "copied")
-        eventually(lambda: replica.cli("GET", "key") == "copied", 20, "the replica to follow")
+        eventually(lambda: replica.cli("GET", "key") == "copied", PATIENCE, "the replica to follow")
 
 
 @pytest.mark.usefixtures("redis_installed")
@@ -133,7 +134,7 @@ async def take(server: RabbitServer, queue: str) -> bytes:
     connection = await aio_pika.connect(server.url())
     async with connection, connection.channel() as channel:
         declared = await channel.declare_queue(queue, durable=True)
-        message = await declared.get(timeout=10)
+        message = await declared.get(timeout=PATIENCE)
         await message.ack()
         return message.body
 
@@ -175,5 +176,5 @@ def test_no_server_outlives_the_test_process(death: signal.Signals | None) -> No
         if death is not None:
             os.kill(process.pid, death)
         process.stdin.close()
-        process.wait(20)
-    eventually(lambda: gone(int(pid)) and not Path(directory).exists(), 20, "the keeper to clear up")
+        process.wait(PATIENCE)
+    eventually(lambda: gone(int(pid)) and not Path(directory).exists(), PATIENCE, "the keeper to clear up")

@@ -15,14 +15,14 @@ from typing import Any
 import aiohttp
 import pytest
 
+from tests.patience import PATIENCE
 from tests.process.programs import Program, Server
 from tests.services import RedisServer
 
-PATIENCE = 60.0
 COUNT = 3
 PEOPLE, TURNS = 6, 3
 QUIET = {"TURNKEEP_WINDOW": "0.05", "TURNKEEP_LEASE": "2", "TURNKEEP_CHANNEL_RATE": "0", "TURNKEEP_USER_RATE": "0"}
-pytestmark = pytest.mark.timeout(300)  # several interpreters start in each test, beside whatever else runs
+pytestmark = pytest.mark.xdist_group("several processes")  # they share a service
 
 RUNS = re.compile(r'^turnkeep_runs_total\{verdict="commit"\} (\S+)$', re.MULTILINE)
 
@@ -65,7 +65,11 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.05)
 
 
-@pytest.fixture(scope="module", params=["sqlite", pytest.param("redis", marks=pytest.mark.redis)])
+@pytest.fixture(
+    scope="module",
+    # reason: of processes on one Redis tells test_roles every day
+    params=["sqlite", pytest.param("redis", marks=[pytest.mark.redis, pytest.mark.only_in_prove])],
+)
 def service(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeveralProcesses]:
     environment = dict(QUIET)
     if request.param == "redis":
@@ -210,8 +214,8 @@ async def test_a_second_signal_ends_all_at_once(tmp_path: Path, http: aiohttp.Cl
     server.send(signal.SIGTERM)
     await until(lambda: server.log.count('"draining"') >= 1)
     server.send(signal.SIGTERM)
-    server.wait(20)
-    assert not any(map(lives, children))
+    server.wait()
+    await until(lambda: not any(map(lives, children)))
 
 
 async def send_long(server: Server, http: aiohttp.ClientSession) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from tests.patience import PATIENCE
 from tests.process.fleet import PACE, fleet
 from tests.scenario.house import eventually
 from tests.services import RedisServer
@@ -19,7 +20,7 @@ from turnkeep.simulator import Simulator, serve
 
 pytestmark = pytest.mark.slow
 
-SOON = 20.0
+SOON = 90.0
 """Seconds after which the answer goes on, on a machine that is busy with other tests; the figure is told."""
 
 Proof = Callable[[str, str], None]
@@ -58,7 +59,7 @@ async def test_an_answer_goes_on_soon_after_its_worker_was_killed(
 
 async def until(socket: Any, wanted: Any) -> dict[str, Any]:
     """The next frame like this."""
-    async with asyncio.timeout(60.0):
+    async with asyncio.timeout(PATIENCE):
         while True:
             frame: dict[str, Any] = json.loads((await socket.receive()).data)
             if "status" in frame and wanted(frame):

@@ -17,13 +17,13 @@ from pathlib import Path
 import pytest
 
 from tests.contract.suite.desk import answer, at, said
+from tests.patience import PATIENCE
 from tests.services import CHECKOUT
 from turnkeep.messages import Address, UserItem
 from turnkeep.store.sqlite import SqliteStore
 from turnkeep.store.values import Policies, Policy
 
 CHILD = "tests.process.sqlite_child"
-PATIENCE = 60.0
 
 Size = Callable[[int, int], int]
 Proof = Callable[[str, str], None]

@@ -19,7 +19,7 @@ from turnkeep.errors import ConfigurationError, NoAnswer, ThreadNotFound
 
 @pytest.fixture
 def queue(tmp_path: Path) -> Iterator[SyncAssistantMessageQueue]:
-    with AssistantMessageQueue(store=tmp_path / "turnkeep.db", message_delay=0.1).sync as queue:
+    with AssistantMessageQueue(store=tmp_path / "turnkeep.db", message_delay=0.1, drain=0.0).sync as queue:
         yield queue
 
 
@@ -49,7 +49,7 @@ def test_it_answers_and_streams_and_raises(queue: SyncAssistantMessageQueue) -> 
     with pytest.raises(ThreadNotFound):
         queue.get_thread("nowhere")
     with pytest.raises(NoAnswer):
-        queue.ask("c", "hello [[words:400]] [[pace:20]]", timeout=0.2)
+        queue.ask("c", "hello [[words:4000]] [[pace:20]]", timeout=0.2)
 
 
 def test_many_threads_may_call_it_at_once(queue: SyncAssistantMessageQueue) -> None:
@@ -112,7 +112,7 @@ used.close()
 """
     done = subprocess.run(
         [sys.executable, "-W", "ignore::DeprecationWarning", "-c", program],
-        cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False,
+        cwd=tmp_path, capture_output=True, text=True, timeout=280, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stdout.split()) == (0, ["True", "accepted"]), done.stderr
 
@@ -131,7 +131,7 @@ queue.add_message_to_thread("c", "hello [[words:400]]", flush=True)
 {end}
 """
     done = subprocess.run(
-        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=280, check=False
     )
     told = [line for line in done.stderr.splitlines() if not line.startswith("simulator_answers ")]
     assert (done.returncode, done.stdout, told) == (0, "fine\n", [])

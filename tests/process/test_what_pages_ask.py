@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.patience import PATIENCE
 from tests.process.served import Served, served
 from turnkeep.messages import Address
 from turnkeep.store.values import ThreadRecord
@@ -43,7 +44,7 @@ async def say(house: Served, channel: str, text: str) -> str:
 
 async def transcript(house: Served, channel: str, fits: Any, **query: Any) -> Any:
     """The transcript as soon as it fits."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE):
         while True:
             body = await get(house, f"channels/{channel}/messages", **query)
             if fits(body):
@@ -230,7 +231,7 @@ async def test_what_was_said_is_found(house: Served) -> None:
 
 async def test_an_overview_is_pushed_when_something_changes(house: Served) -> None:
     async with house.http.get(f"{house.url}/api/overview/events") as stream:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE):
             first = await next_overview(stream.content)
             await say(house, "c", "hello")
             while first["queue"]["completedCount"] == 0:

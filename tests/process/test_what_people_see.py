@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import aiohttp
 import pytest
 
+from tests.patience import PATIENCE
 from tests.process.callers import SECRET, token
 from tests.process.served import Served, served
 from turnkeep.tools.tool import Tool, tool
@@ -37,14 +39,17 @@ def showing(show: Any) -> Tool:
     return act
 
 
-async def read(house: Served, http: aiohttp.ClientSession, method: str, path: str, body: Any) -> str:
-    """What a door says; of a stream what comes until nothing comes for a while."""
+async def read(
+    house: Served, http: aiohttp.ClientSession, method: str, path: str, body: Any, *, awaited: Sequence[str]
+) -> str:
+    """What a door says; of a stream what comes up to these words and until nothing comes for a while."""
     async with http.request(method, house.url + path, json=body) as answer:
         assert answer.status == 200, await answer.text()
         text = b""
         while True:
             try:
-                async with asyncio.timeout(1.0 if text else 10.0):
+                is_whole = all(word.encode() in text for word in awaited)
+                async with asyncio.timeout(0.3 if is_whole else PATIENCE):
                     piece = await answer.content.readany()
             except TimeoutError:
                 return text.decode()
@@ -68,15 +73,15 @@ async def test_no_door_tells_more_than_tools_and_assistant_let_people_see(shows_
             async with http.post(f"{house.url}/api/channels/c/messages", json=MESSAGE) as sent:
                 assert sent.status == 202
             address = house.queue.address("c")
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(PATIENCE):
                 while (record := await house.queue.store.message(address, "u1")) is None or not record.settled_at:
                     await asyncio.sleep(0.02)
             start = f"{(await house.queue.store.read(address)).epoch}:0"
             for name, (method, path, body) in DOORS.items():
-                told = await read(house, http, method, path.format(start=start), body)
+                told = await read(house, http, method, path.format(start=start), body, awaited=SHOWN)
                 assert [word for word in withheld if word in told] == [], name
                 assert [word for word in SHOWN if word not in told] == [], name
                 assert ("THOUGHT" in told) == (shows_thoughts and not name.startswith("agent")) or name == "agent again"
         async with aiohttp.ClientSession(headers=manager) as http:
-            told = await read(house, http, "GET", "/api/channels/c/messages", None)
+            told = await read(house, http, "GET", "/api/channels/c/messages", None, awaited=(*WITHHELD, *SHOWN))
             assert [word for word in (*WITHHELD, *SHOWN) if word not in told] == []

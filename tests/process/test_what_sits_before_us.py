@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 import pytest
 import websockets
 
+from tests.patience import PATIENCE
 from tests.process.served import Served, served
 from tests.services import HOST
 
@@ -18,7 +19,7 @@ async def first_line(server: Served, request: str) -> str:
     reader, writer = await asyncio.open_connection(HOST, urlsplit(server.url).port)
     try:
         writer.write(request.encode())
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE):
             return (await reader.readline()).decode().strip()
     finally:
         writer.close()
@@ -73,5 +74,5 @@ async def test_a_page_that_has_seen_no_event_yet_begins_at_the_beginning(last: s
 async def test_a_socket_is_found_with_a_slash_at_its_end() -> None:
     async with served() as server, websockets.connect(server.url.replace("http", "ws") + "/ws/") as socket:
         await socket.send('{"action": "subscribe", "channel": "c"}')
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE):
             assert "subscri" in str(await socket.recv())

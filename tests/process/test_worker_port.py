@@ -14,6 +14,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from tests.patience import PATIENCE
 from tests.process.command import Desk
 from tests.process.fleet import Worker
 from tests.process.programs import Server, running
@@ -22,7 +23,6 @@ from tests.services.prometheus import PrometheusServer
 from turnkeep.simulator import Simulator, serve
 
 BOARD = Path(__file__).parents[2] / "deploy/grafana-dashboard.json"
-PATIENCE = 60.0
 TOOLS = '''
 from turnkeep import tool
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.patience import PATIENCE
 from turnkeep.clock import Clock
 from turnkeep.composition import policies
 from turnkeep.events import Event
@@ -57,7 +58,7 @@ class TestHouse:
         return EventStream(self.queue.hub, self.queue.store, self.address(channel), **position)
 
     async def until(
-        self, stream: EventStream, wanted: Callable[[Event], bool], *, timeout: float = 20.0
+        self, stream: EventStream, wanted: Callable[[Event], bool], *, timeout: float = PATIENCE
     ) -> list[Event]:
         """All events up to and with the first wanted one."""
         seen: list[Event] = []
@@ -68,7 +69,7 @@ class TestHouse:
                     return seen
         raise AssertionError("a stream does not end")
 
-    async def settled(self, stream: EventStream, message_id: str, *, timeout: float = 20.0) -> list[Event]:
+    async def settled(self, stream: EventStream, message_id: str, *, timeout: float = PATIENCE) -> list[Event]:
         return await self.until(stream, lambda e: e.is_final and message_id in e.message_ids, timeout=timeout)
 
     async def transcript(self, channel: str) -> list[Item]:
@@ -114,7 +115,7 @@ async def opened(
             yield TestHouse(queue, simulator)
 
 
-async def eventually(holds: Callable[[], bool], *, patience: float = 10.0) -> None:
+async def eventually(holds: Callable[[], bool], *, patience: float = PATIENCE) -> None:
     """Wait until this holds; TimeoutError if it never does."""
     async with asyncio.timeout(patience):
         while not holds():

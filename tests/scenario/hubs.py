@@ -13,6 +13,7 @@ import websockets
 from aiohttp import web
 from websockets.asyncio.server import Server, ServerConnection, serve
 
+from tests.patience import PATIENCE
 from turnkeep.backoff import Backoff
 from turnkeep.outbound.forwarder import ForwardRules
 from turnkeep.outbound.parking import ParkingRules
@@ -129,5 +130,5 @@ async def receiver(answer: Callable[[int], int] = lambda _: 204) -> AsyncIterato
     try:
         yield inbox
     finally:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             await runner.cleanup()

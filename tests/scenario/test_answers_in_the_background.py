@@ -95,7 +95,7 @@ async def test_a_response_that_is_gone_is_asked_for_again() -> None:
 
 
 async def test_a_stop_stops_it_there_and_what_it_has_cost_is_counted(store: str) -> None:
-    async with in_background(store, pace=0.02) as house, house.stream("c") as stream:
+    async with in_background(store, pace=0.1) as house, house.stream("c") as stream:
         await house.send("c", f"[[say:{TEXT}]]", "m0")
         await house.until(stream, lambda event: event.kind == "delta")
         await house.queue.cancel_run("c")
@@ -111,11 +111,11 @@ async def test_a_stop_stops_it_there_and_what_it_has_cost_is_counted(store: str)
 
 
 async def test_a_worker_that_lost_its_lease_leaves_the_answer_to_the_next() -> None:
-    async with in_background(pace=0.02, lease=0.4) as house, house.stream("c") as stream:
+    async with in_background(pace=0.02, lease=1.5) as house, house.stream("c") as stream:
         await house.send("c", f"[[say:{TEXT}]]", "m0")
         await house.until(stream, lambda event: event.kind == "delta")
         [lease] = house.queue._worker.keeper._leases.values()  # type: ignore[union-attr]
-        await house.queue.store.renew(lease.claim.owner, [], lease=0.4)
+        await house.queue.store.renew(lease.claim.owner, [], lease=1.5)
         events = await house.settled(stream, "m0")
         assert events[-1].text == TEXT
         assert [event.attempt for event in events if event.kind == "started"] == [2]

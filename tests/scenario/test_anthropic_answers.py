@@ -48,8 +48,9 @@ async def prefer(house: TestHouse, **parameters: Any) -> None:
 
 
 async def test_a_burst_is_answered_with_its_price(store: str) -> None:
-    async with answered_by_claude(store) as house, house.stream("c") as stream:
-        await house.send_all("c", ["one", "two", "three"])
+    async with answered_by_claude(store, window=60.0, max_wait=60.0) as house, house.stream("c") as stream:
+        await house.send_all("c", ["one", "two"])
+        await house.send("c", "three", flush=True)
         events = await house.settled(stream, "m2")
         assert "First: “one”. Then: “two”. And last: “three”." in events[-1].text
         usage = events[-1].usage

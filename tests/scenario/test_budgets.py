@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+from tests.patience import PATIENCE
 from tests.scenario.house import TestHouse, opened
 from turnkeep.composition import endpoint_of
 from turnkeep.usage import NANO, Usage
@@ -67,7 +68,7 @@ async def test_many_at_once_spend_what_is_allowed_within_one_reservation(store: 
 
 
 async def _all_settled(house: TestHouse, count: int) -> Any:
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE):
         while (counts := await house.queue.store.counts()).completed + counts.failed < count:
             await asyncio.sleep(0.02)
     return counts

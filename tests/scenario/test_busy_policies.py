@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tests.patience import PATIENCE
 from tests.scenario.house import TestHouse, eventually, opened
 from tests.services import RedisServer
 from turnkeep.errors import ThreadBusy
@@ -73,7 +74,7 @@ async def test_a_message_on_a_busy_thread_does_what_its_policy_says(
         return "done"
 
     is_open = situation == "window open"  # until the third message ends it
-    window, max_wait = (60.0, 120.0) if is_open else (0.1, 4.0)
+    window, max_wait = (60.0, 120.0) if is_open else (0.5 if situation == "idle" else 0.1, 4.0)
     settings: dict[str, Any] = {"window": window, "max_wait": max_wait, "drain": 30.0}
     async with AsyncExitStack() as stack:
         house = await stack.enter_async_context(opened(store, tools=[linger, ask_first], **settings))
@@ -131,7 +132,7 @@ async def approve(house: TestHouse) -> None:
 
 
 async def eventually_answered(house: TestHouse, message_id: str) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE):
         while True:
             record = await house.queue.store.message(house.address("c"), message_id)
             if record is not None and record.status in ("answered", "cancelled", "dead"):

@@ -13,7 +13,7 @@ from turnkeep.store.clearing import forget_at_work
 
 async def running(house: TestHouse) -> None:
     async with house.stream("c") as stream:
-        await house.send("c", "tell me all [[words:400]] [[pace:5]]", "first", flush=True)
+        await house.send("c", "tell me all [[words:4000]] [[pace:5]]", "first", flush=True)
         await house.until(stream, lambda event: event.kind == "delta")
 
 

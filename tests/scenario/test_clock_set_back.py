@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from tests.patience import PATIENCE
 from turnkeep.auth.limits import Rate
 from turnkeep.clock import SystemClock
 from turnkeep.store import Policies, Policy, open_store
@@ -32,7 +33,7 @@ async def test_waiting_ends_in_its_time(store: str, waiting: str, watch: Watch) 
     await opened.open()
     wait = opened.ready(queues=None, timeout=0.4) if waiting == "ready" else opened.wait_nudge("me", timeout=0.4)
     try:
-        async with asyncio.timeout(5), asyncio.TaskGroup() as group:
+        async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as group:
             group.create_task(wait)
             await asyncio.sleep(0.1)
             watch.ahead = -3600.0

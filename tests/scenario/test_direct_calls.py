@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from tests.patience import PATIENCE
 from tests.scenario.house import TestHouse, opened
 from turnkeep.errors import (
     BudgetSpent,
@@ -184,7 +185,7 @@ async def test_a_call_waits_for_a_queued_run_or_is_told_that_the_thread_is_busy(
             api_key="sk-test", base_url=_url(house), store=house.queue.store, model_api="responses"
         )
         async with OpenAIService(config) as service, house.stream("c") as events:
-            await house.send("c", "queued [[pace:20]] [[words:30]]", "m1")
+            await house.send("c", "queued [[pace:20]] [[words:100]]", "m1")
             await house.until(events, lambda e: e.kind == "delta")
             with pytest.raises(ThreadBusy):
                 await service.complete([user("now")], "c", wait=0)
@@ -192,7 +193,7 @@ async def test_a_call_waits_for_a_queued_run_or_is_told_that_the_thread_is_busy(
                 await service.complete([user("soon")], "c", wait=0.05)
             answer = await service.complete([user("later")], "c")
             assert "“later”" in answer.content
-        assert await house.said_by_user("c") == ["queued [[pace:20]] [[words:30]]", "later"]
+        assert await house.said_by_user("c") == ["queued [[pace:20]] [[words:100]]", "later"]
         assert house.simulator.ledger.overlaps() == []
 
 
@@ -254,7 +255,7 @@ async def test_leaving_early_cancels_and_keeps_what_was_shown(direct: Open) -> N
 
 
 async def _until(true: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while not true():
             await asyncio.sleep(0.005)
 
@@ -273,9 +274,10 @@ async def test_a_plain_break_cancels_too(direct: Open) -> None:
 
 async def test_a_cancelled_caller_cancels_its_call(direct: Open) -> None:
     async with direct(pace=FEW_WORDS) as house:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(0.5):
-                await house.service.complete([user("[[words:200]]")], "s")
+        calling = asyncio.ensure_future(house.service.complete([user("[[words:200]]")], "s"))
+        await _until(lambda: any(exchange.sent > 3 for exchange in house.exchanges))
+        calling.cancel()
+        await asyncio.gather(calling, return_exceptions=True)
         assert await house.outcomes("s") == ["cancelled"]
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.patience import PATIENCE
 from tests.process.served import ask, frames_until_final, served
 from tests.scenario.house import opened
 from turnkeep.simulator import Fault
@@ -36,8 +37,9 @@ async def test_a_turn_that_fails_for_good_ends_in_one_error_with_its_sentence(
     store: str, cause: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     fault, code, sentence = CAUSES[cause]
+    first_event_timeout = 0.1 if cause == "timeout" else 60.0
     async with (
-        opened(store, max_attempts=2, first_event_timeout=0.1) as house,
+        opened(store, max_attempts=2, first_event_timeout=first_event_timeout) as house,
         house.stream("c") as stream,
     ):
         house.fault(times=None, **fault)
@@ -73,7 +75,7 @@ async def test_a_rate_limit_is_waited_for_and_told_as_a_status(store: str) -> No
         server.simulator.faults.append(Fault(kind="429", times=1, retry_after=0.05))
         await ask(socket, {"action": "subscribe", "channel": "c"})
         await ask(socket, {"channel": "c", "message_id": "m", "message": "hello"})
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE):
             frames = await frames_until_final(socket, "m")
     assert not [frame for frame in frames if frame["type"] == "error"]
     assert "model_rate_limited" in [frame.get("reason") for frame in frames]

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from tests.chaos.standby import Standby
+from tests.patience import PATIENCE
 from turnkeep.events import Answer, Event
 from turnkeep.messages import Address, Message, text_content
 from turnkeep.runs.announcer import Announcer
@@ -25,19 +26,16 @@ async def owner_at_work() -> AsyncIterator[tuple[MemoryStore, Claim, Announcer]]
     store = MemoryStore(Policies(Policy(window=0.0)))
     await store.accept([Message(WHERE, "m", text_content("hello"))])
     [claim] = await store.claim(owner="w", limit=1, lease=30.0)
-    publisher = Publisher(store)
-    announcer = Announcer(publisher, claim)
-    loop = asyncio.get_running_loop()
-    running = [loop.create_task(act) for act in (publisher.run(), announcer.run())]
+    announcer = Announcer(Publisher(store), claim)
+    running = asyncio.get_running_loop().create_task(announcer.run())
     yield store, claim, announcer
-    for task in running:
-        task.cancel()
+    running.cancel()
 
 
 async def say(announcer: Announcer, *texts: str) -> None:
     for text in texts:
         announcer.text(text)
-    async with asyncio.timeout(10.0):
+    async with asyncio.timeout(PATIENCE):
         await announcer.wait_until_published()
 
 

@@ -12,7 +12,7 @@ from tests.conftest import FULL
 from tests.scenario.house import TestHouse, opened
 from turnkeep.simulator import StreamPace
 
-WINDOW = 0.3
+WINDOW = 0.3 if FULL else 1.0  # three messages have to come within it, also to a busy machine
 PACE = StreamPace(first=0.06, token=0.02)
 ALLOWED = 0.020
 """Seconds that turnkeep itself may add, at the 95th percentile."""
@@ -23,7 +23,7 @@ ALLOWED = 0.020
 async def test_the_last_message_of_a_burst_waits_for_its_window_and_its_run_alone(
     store: str, size: Callable[[int, int], int], proof: Callable[[str, str], None]
 ) -> None:
-    bursts = size(3, 60)
+    bursts = size(2, 60)
     async with opened(store, window=WINDOW, max_wait=5.0) as house:
         house.simulator.pace = PACE
         waits = [await burst(house, f"c{n}") for n in range(bursts)]

@@ -16,6 +16,7 @@ import pytest
 from tests.contract.canned import Canned, canned
 from tests.dialect_of_responses import FIELDS, ResponsesServer
 from tests.dialects import DIALECTS, THOUGHT, Server
+from tests.patience import PATIENCE
 from tests.scenario.house import TestHouse, opened
 from turnkeep.events import Event
 from turnkeep.messages import (
@@ -178,7 +179,7 @@ async def test_a_rate_limit_is_waited_for_as_long_as_the_server_says(spoken: Spo
         clock.advance(there.dialect.wait - 0.25)
         await settle()
         assert asked_for(server, "[rate] this") == asked <= 1 + LESSONS
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE):
             while asked_for(server, "[rate] this") == asked:
                 clock.advance(0.25)
                 await asyncio.sleep(0.01)
@@ -189,7 +190,7 @@ async def test_a_rate_limit_is_waited_for_as_long_as_the_server_says(spoken: Spo
 
 async def _waits(desk: TestHouse, channel: str, until: float) -> None:
     """Until the thread waits for this moment."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE):
         while (thread := await desk.queue.store.thread(desk.address(channel))) is None or thread.due != until:
             await asyncio.sleep(0.01)
 
@@ -199,7 +200,7 @@ async def test_a_refused_key_and_an_empty_account_make_messages_wait(trouble: st
     async def waits(spoken: Spoken) -> tuple[list[str], bool]:
         async with canned(imitated(spoken).answer) as server, house(server, spoken) as desk:
             receipt = await desk.send("c", f"[{trouble}] this")
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(PATIENCE):
                 while not (circuits := await desk.queue.store.circuits()):
                     await asyncio.sleep(0.02)
             record = await desk.queue.store.message(desk.address("c"), receipt.message_id)

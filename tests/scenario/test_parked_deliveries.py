@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.patience import PATIENCE
 from tests.scenario.house import TestHouse, eventually, opened
 from tests.scenario.hubs import AGAIN_SOON, QUICKLY, Inbox, receiver
 from tests.scenario.test_sinks import SECRET, answered
@@ -58,7 +59,7 @@ async def parked(house: TestHouse) -> list[ParkedEvent]:
 
 
 async def until_parked(house: TestHouse, count: int) -> list[ParkedEvent]:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE):
         while len(found := await parked(house)) != count:
             await asyncio.sleep(0.02)
     return found
@@ -71,7 +72,7 @@ async def test_an_event_that_its_receiver_fails_on_delays_no_other_channel(store
         async with delivering(house, there):
             for channel in ("poison", "c1", "c2", "c3"):
                 await answered(house, channel, "hello")
-            await eventually(lambda: set(channels(there)) == {"c1", "c2", "c3"}, patience=30)
+            await eventually(lambda: set(channels(there)) == {"c1", "c2", "c3"})
             [left] = await until_parked(house, 1)
 
             assert left.address.channel == "poison"
@@ -136,7 +137,7 @@ async def test_what_failed_for_too_long_is_left_to_people_and_its_channel_goes_o
         async with delivering(house, there, impatient) as forwarder:
             await answered(house, "c1", "[[say:one]]")
             await answered(house, "c1", "[[say:two]]")
-            await eventually(lambda: channels(there) == ["c1"], patience=30)
+            await eventually(lambda: channels(there) == ["c1"])
             [left] = await until_parked(house, 1)
             assert left.is_given_up
             asked = len(there.requests)
@@ -167,7 +168,7 @@ async def test_a_receiver_that_cannot_be_reached_parks_nothing(
         await house.queue.store.open_sink(forwarder.sink)
         running = asyncio.create_task(forwarder.run())
         await answered(house, "c1", "hello")
-        await eventually(lambda: caplog.text.count("delivery_failed") > 6, patience=30)
+        await eventually(lambda: caplog.text.count("delivery_failed") > 6)
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
         [record] = await house.queue.store.sinks()

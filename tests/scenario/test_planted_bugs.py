@@ -17,16 +17,15 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # what a killed process had i
 PLANS = {"everything": EVERYTHING, "zombies": ZOMBIES, "failovers": FAILOVERS}
 
 SHOWN_BY = {
-    "no_fence": ("zombies", 2),
+    "no_fence": ("zombies", 3),
     "resumes_too_early": ("everything", 30),
     "ids_forgotten_with_the_answer": ("zombies", 1),
-    "retry_of_a_grown_batch": ("everything", 2),
+    "retry_of_a_grown_batch": ("everything", 3),
     "act_before_journal": ("everything", 2),
     "effects_run_again": ("zombies", 2),
     "cut_taken_for_the_end": ("everything", 3),
     "deaf_heartbeat": ("zombies", 4),
     "never_gives_up": ("everything", 2),
-    "answer_ends_without_its_words": ("failovers", 3),
 }
 """The storm that is likely to show a bug, where it is not the first: tried first, to save time."""
 
@@ -62,7 +61,7 @@ def the_killed_are_buried_here() -> Iterator[None]:
 def test_nothing_goes_wrong_in_a_storm(
     plan: str, size: Callable[[int, int], int], proof: Callable[[str, str], None]
 ) -> None:
-    storms = [simulate(seed, PLANS[plan]) for seed in range(1, 1 + size(3, 300))]
+    storms = [simulate(seed, PLANS[plan]) for seed in range(1, 1 + size(1, 300))]
 
     wrong = {seed: storm.violations for seed, storm in enumerate(storms, 1) if storm.violations}
 

@@ -281,14 +281,14 @@ async def test_a_wait_that_ends_says_what_the_answer_waits_for() -> None:
         house.fault(kind="401", times=100)
         begun = time.monotonic()
         with pytest.raises(NoAnswer, match=r"it waits, because credentials_refused: "):
-            await house.queue.ask("c", "hello", timeout=2.0)
-        assert time.monotonic() - begun < 20
+            await house.queue.ask("c", "hello", timeout=4.0)
+        assert time.monotonic() - begun < 60
 
 
 async def test_a_wait_that_ends_leaves_the_run_alone() -> None:
     async with opened() as house:
         async with house.queue.events("c") as events:
             with pytest.raises(NoAnswer, match="still being worked on"):
-                await house.queue.ask("c", "hello [[words:60]] [[pace:30]]", message_id="m1", timeout=1.0)
+                await house.queue.ask("c", "hello [[words:100]] [[pace:30]]", message_id="m1", timeout=2.0)
             assert (await house.settled(events, "m1"))[-1].kind == "completed"
         await asyncio.sleep(0)

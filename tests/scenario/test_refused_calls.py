@@ -65,9 +65,13 @@ def _nothing_ran() -> None:
 @pytest.mark.parametrize("words", REFUSED.values(), ids=REFUSED)
 async def test_a_fault_after_a_refused_call_takes_no_neighbour_along(words: str) -> None:
     tools = [pay, buy, odd, greet]
-    async with opened("memory:", tools=tools, max_attempts=1, window=0.2) as house, house.stream("c") as stream:
+    async with (
+        opened("memory:", tools=tools, max_attempts=1, window=60.0, max_wait=60.0) as house,
+        house.stream("c") as stream,
+    ):
         house.fault(kind="500", step=1, times=1)
         await house.send_all("c", [f"first {words}", "second, a neighbour"])
+        await house.queue.flush("c")
 
         await house.settled(stream, "m1")
 
@@ -75,9 +79,13 @@ async def test_a_fault_after_a_refused_call_takes_no_neighbour_along(words: str)
 
 
 async def test_a_call_that_ran_keeps_its_batch_whole() -> None:
-    async with opened("memory:", tools=[pay], max_attempts=1, window=0.2) as house, house.stream("c") as stream:
+    async with (
+        opened("memory:", tools=[pay], max_attempts=1, window=60.0, max_wait=60.0) as house,
+        house.stream("c") as stream,
+    ):
         house.fault(kind="500", step=1, times=1)
         await house.send_all("c", ['first [[call:pay {"amount": 1}]]', "second, a neighbour"])
+        await house.queue.flush("c")
 
         await house.settled(stream, "m1")
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.patience import PATIENCE
 from tests.scenario.house import TestHouse, opened
 from turnkeep.errors import ThreadQuarantined
 from turnkeep.messages import OutputItem
@@ -87,15 +88,15 @@ async def test_messages_that_were_just_taken_in_stay_when_the_run_is_stopped(
 ) -> None:
     async with opened(store, tools=[ring]) as house, house.stream("c") as stream:
         taken = hold_the_reply(house, "steered", monkeypatch)
-        await house.send("c", "ring it [[ttft:300]] [[call:ring]]")
+        await house.send("c", "ring it [[ttft:1500]] [[call:ring]]")
         await house.until(stream, lambda event: event.kind == "started")
         await house.send("c", "and be quick", on_busy="steer")
-        await asyncio.wait_for(taken.wait(), 20)
+        await asyncio.wait_for(taken.wait(), PATIENCE)
 
         await house.queue.cancel_run("c")
         await house.settled(stream, "m1")
 
-        assert await house.said_by_user("c") == ["ring it [[ttft:300]] [[call:ring]]", "and be quick"]
+        assert await house.said_by_user("c") == ["ring it [[ttft:1500]] [[call:ring]]", "and be quick"]
 
 
 async def test_an_output_that_was_just_kept_stays_when_the_run_is_stopped(
@@ -104,7 +105,7 @@ async def test_an_output_that_was_just_kept_stays_when_the_run_is_stopped(
     async with opened(store, tools=[ring]) as house, house.stream("c") as stream:
         taken = hold_the_reply(house, "output", monkeypatch)
         await house.send("c", "ring it [[call:ring]]")
-        await asyncio.wait_for(taken.wait(), 20)
+        await asyncio.wait_for(taken.wait(), PATIENCE)
 
         await house.queue.cancel_run("c")
         await house.settled(stream, "m0")
@@ -119,7 +120,7 @@ async def test_a_call_whose_start_was_just_kept_is_not_unknown_when_the_run_is_s
     async with opened(store, tools=[ring]) as house, house.stream("c") as stream:
         taken = hold_the_reply(house, "started", monkeypatch)
         await house.send("c", "ring it [[call:ring]]")
-        await asyncio.wait_for(taken.wait(), 20)
+        await asyncio.wait_for(taken.wait(), PATIENCE)
 
         await house.queue.cancel_run("c")
         await house.settled(stream, "m0")
@@ -148,10 +149,10 @@ async def test_a_stop_while_the_store_is_away_uses_no_attempt(store: str, monkey
         monkeypatch.setattr(house.queue.store, "commit", commit)
         monkeypatch.setattr(house.queue.store, "read", read)
         await house.send("c", "hello")
-        await asyncio.wait_for(away.wait(), 20)
+        await asyncio.wait_for(away.wait(), PATIENCE)
 
         await house.queue.cancel_run("c")
-        events = await house.settled(stream, "m0", timeout=40.0)
+        events = await house.settled(stream, "m0")
 
         assert (events[-1].kind, events[-1].outcome) == ("completed", "cancelled")
         assert left_alone

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from tests.patience import PATIENCE
 from tests.process.served import served
 from tests.scenario.house import TestHouse, eventually, opened
 from tests.scenario.hubs import QUICKLY, Hub, hub, receiver
@@ -146,7 +147,7 @@ async def test_a_frame_that_the_server_does_not_take_is_parked_and_the_rest_goes
     ):
         await answered(house, "poison", "hello")
         await answered(house, "c1", "hello")
-        await eventually(lambda: len(there.finals("c1")) == 1, patience=30)
+        await eventually(lambda: len(there.finals("c1")) == 1)
     assert not there.payloads("poison")
 
 
@@ -170,7 +171,7 @@ async def test_a_server_that_sends_the_relay_to_nowhere_is_tried_again(
         url = f"ws://127.0.0.1:{listener.sockets[0].getsockname()[1]}/"
         async with forwarding(house, Relay(url, house.queue.store)):
             await answered(house, "c1", "hello")
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(PATIENCE):
                 await there.wait()
     assert "delivery_parked" not in caplog.text
 
@@ -217,7 +218,7 @@ async def test_an_event_that_breaks_its_receiver_is_parked_and_the_rest_goes_on(
     async with opened(store) as house, forwarding(house, Breaks()):
         await answered(house, "poison", "hello")
         await answered(house, "c1", "hello")
-        await eventually(lambda: delivered == ["c1"], patience=30)
+        await eventually(lambda: delivered == ["c1"])
 
 
 async def test_a_relay_that_points_at_ourselves_is_refused(store: str) -> None:
@@ -228,11 +229,11 @@ async def test_a_relay_that_points_at_ourselves_is_refused(store: str) -> None:
         await server.queue.store.open_sink(forwarder.sink)
         async with server.queue.events("c1") as events:
             await server.queue.add_message_to_thread("c1", "hello", flush=True)
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(PATIENCE):
                 async for event in events:
                     if event.is_final:
                         break
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE):
             await running
         with pytest.raises(NotFound):
             await server.queue.store.deliveries(forwarder.sink, 0, after="", limit=10)
@@ -393,6 +394,6 @@ async def test_a_receiver_that_is_away_does_not_hold_up_the_end(monkeypatch: pyt
     monkeypatch.setattr(doors_outside, "LAST_WORDS", 0.2)
     async with receiver(lambda _: 503) as inbox:
         sinks: dict[str, Any] = {"webhook_url": inbox.url, "webhook_secret": SECRET, "webhook_allow_private": True}
-        async with asyncio.timeout(30), served(**sinks) as server:
+        async with asyncio.timeout(PATIENCE), served(**sinks) as server:
             await server.queue.ask("c", "hello")
     assert all(event["type"] == "turn.completed" for event in inbox.events)

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
+from tests.patience import PATIENCE
 from tests.scenario.house import opened
 from turnkeep.events import Event
 from turnkeep.hub import Hub, SubscriptionStart
@@ -71,7 +72,7 @@ async def running(store: _Store) -> AsyncIterator[Hub]:
 
 
 async def until(holds: object) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while not holds():  # type: ignore[operator]
             await asyncio.sleep(0)
 
@@ -92,7 +93,7 @@ async def test_who_subscribes_while_the_last_other_one_leaves_hears_everything(s
             held.follower.gate.set()
             await asyncio.gather(coming, leaving)
             receipt = await house.send("c", "hello")
-            seen = await house.settled(second, receipt.message_id, timeout=5)
+            seen = await house.settled(second, receipt.message_id)
             assert seen[-1].is_final
             await second.__aexit__()
             assert hub.channels == 0

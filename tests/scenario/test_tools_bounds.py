@@ -111,7 +111,7 @@ def outside(workspace: Path, *calls: tuple[str, dict[str, Any]]) -> list[str]:
         workspace.chmod(0o777)
         words = ["setpriv", f"--reuid={ORDINARY}", f"--regid={ORDINARY}", "--clear-groups", *words]
     done = subprocess.run(
-        words, capture_output=True, text=True, timeout=120, check=False, cwd=open_clone(), env=environment()
+        words, capture_output=True, text=True, timeout=280, check=False, cwd=open_clone(), env=environment()
     )
     assert done.returncode == 0, done.stderr[-2000:]
     return [json.loads(line) for line in done.stdout.splitlines()]

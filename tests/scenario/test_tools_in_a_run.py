@@ -45,7 +45,7 @@ async def test_a_model_that_calls_an_unknown_tool_is_told_and_answers(store: str
     async with opened(store, tools=[double]) as house, house.stream("c") as stream:
         await house.send("c", "[[call:no_such_tool {}]]")
 
-        events = await house.settled(stream, "m0", timeout=30)
+        events = await house.settled(stream, "m0")
 
         [output] = [item for item in await house.transcript("c") if isinstance(item, OutputItem)]
         assert (output.status, output.output) == ("error", "error: there is no tool named 'no_such_tool'")
@@ -57,7 +57,7 @@ async def test_a_model_that_never_stops_calling_is_given_up_after_its_steps(stor
     async with opened(store, tools=[double]) as house, house.stream("c") as stream:
         await house.send("c", "[[loop]]")
 
-        events = await house.settled(stream, "m0", timeout=30)
+        events = await house.settled(stream, "m0")
 
         assert (events[-1].kind, events[-1].error and events[-1].error.code) == ("dead", "too_many_steps")
         assert len(house.simulator.ledger) == 8

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.patience import PATIENCE
 from turnkeep.clock import Clock, SystemClock
 from turnkeep.errors import ConfigurationError
 from turnkeep.store.memory import MemoryStore
@@ -51,7 +52,7 @@ async def connected(
     declared.register(box)
     async with asyncio.TaskGroup() as group:
         keeping = group.create_task(declared.keep(box))
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE):
             await declared.ready()
         yield declared
         keeping.cancel()
@@ -143,7 +144,7 @@ async def test_a_server_over_http_is_called(file: Callable[..., Path], unused_po
         box = Toolbox()
         path = file(command=[], url=f"http://127.0.0.1:{unused_port}/mcp")
         path.write_text('hosts = ["127.0.0.1"]\n' + path.read_text())
-        async with connected(path, box), asyncio.timeout(60):
+        async with connected(path, box), asyncio.timeout(PATIENCE):
             while "sample__add" not in box:
                 await asyncio.sleep(0.05)
             assert (await use(box, "sample__add", a=2, b=3)).output == "5"
@@ -219,13 +220,13 @@ async def test_a_tool_that_changes_its_words_is_withheld_until_somebody_accepts_
 
 
 async def until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE):
         while not holds():
             await asyncio.sleep(0.01)
 
 
 async def until_changed(pins: Pins) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE):
         while not (await pins.list())[0].is_changed:
             await asyncio.sleep(0.01)
 

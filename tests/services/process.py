@@ -24,6 +24,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Self
 
+from tests.patience import PATIENCE
+
 PORTS = range(20_000, 30_000)  # below the ephemeral range, so that no outgoing connection takes one of ours
 HOST = "127.0.0.1"
 
@@ -102,7 +104,7 @@ _keeper = _Keeper()
 class Server:
     """One child process with a directory; stopping it keeps the data, closing it deletes them."""
 
-    patience = 20.0  # seconds until a start or stop that has not happened is an error
+    patience = PATIENCE  # seconds until a start or stop that has not happened is an error
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -225,7 +227,7 @@ def end_process(process: subprocess.Popen[bytes]) -> None:
     """Kill a child of `spawn` and all that it started."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    process.wait(10)
+    process.wait(PATIENCE)
     _keeper.forget(process.pid)
 
 

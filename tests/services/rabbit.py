@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from tests.patience import PATIENCE
 from tests.services.process import HOST, Server, end_process, eventually, exchange, free_port, spawn
 
 # The inner script: Debian's wrapper on PATH changes user and directory and takes the log away.
@@ -36,8 +37,6 @@ def rabbit_program() -> str | None:
 class RabbitServer(Server):
     """One broker. Its queues and messages survive `restart` and `kill9` as far as they are durable."""
 
-    patience = 60.0
-
     def __init__(self, *, program: str | None = None, config: str = "") -> None:
         program = program or rabbit_program()
         if program is None:
@@ -58,7 +57,7 @@ class RabbitServer(Server):
         if self._epmd is None:
             command = ["epmd", "-port", str(self._epmd_port), "-address", HOST]
             self._epmd = spawn(command, self._environment(), self.directory)
-            eventually(self._named, 10, "epmd to answer")
+            eventually(self._named, PATIENCE, "epmd to answer")
         return super().start()
 
     def close(self) -> None:
@@ -72,7 +71,7 @@ class RabbitServer(Server):
         """Run `rabbitmqctl` against this broker (boots an Erlang machine: about two seconds)."""
         program = Path(self.program).with_name("rabbitmqctl")
         command = [str(program), "--quiet", *arguments]
-        done = subprocess.run(command, env=self._environment(), capture_output=True, text=True, timeout=60, check=True)
+        done = subprocess.run(command, env=self._environment(), capture_output=True, text=True, timeout=280, check=True)
         return done.stdout
 
     def settle(self) -> None:

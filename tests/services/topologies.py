@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from typing import Literal, Self
 
+from tests.patience import PATIENCE
 from tests.services.process import HOST, eventually
 from tests.services.redis import RedisServer
 
@@ -103,7 +104,7 @@ class RedisCluster(_Group):
             node.cli("CLUSTER", "ADDSLOTSRANGE", mine[0], mine[-1])
         for other in self.nodes[1:]:
             self.nodes[0].cli("CLUSTER", "MEET", HOST, other.port, other.cluster_port)
-        eventually(lambda: all(map(_sees_all, self.nodes)), 30, "three nodes to form a cluster")
+        eventually(lambda: all(map(_sees_all, self.nodes)), PATIENCE, "three nodes to form a cluster")
 
 
 def _node_id(node: RedisServer) -> str:
@@ -164,14 +165,16 @@ class RedisSentinel(_Group):
         old = self.primary()
         old.kill9()
         new = next(node for node in self.nodes if node is not old)
-        eventually(lambda: self.primary() is new and new.cli("ROLE")[0] == "master", 30, "the replica to take over")
+        eventually(
+            lambda: self.primary() is new and new.cli("ROLE")[0] == "master", PATIENCE, "the replica to take over"
+        )
         return new
 
     def _named_by(self, sentinel: RedisServer) -> int:
         return int(sentinel.cli("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.service)[1])
 
     def _join(self) -> None:
-        eventually(self._settled, 30, "three sentinels and one replica to know each other")
+        eventually(self._settled, PATIENCE, "three sentinels and one replica to know each other")
 
     def _settled(self) -> bool:
         return all(self._knows_all(sentinel) for sentinel in self.sentinels)

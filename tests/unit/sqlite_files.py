@@ -12,12 +12,11 @@ from typing import Any
 import apsw
 
 from tests.contract.suite.desk import POLICY, Desk
+from tests.patience import PATIENCE
 from turnkeep.store.sqlite import SqliteStore
 from turnkeep.store.sqlite.transaction import Transaction
 from turnkeep.store.values import Policies
 from turnkeep.testing import FakeClock, counting_ids
-
-PATIENCE = 20.0
 
 
 @asynccontextmanager

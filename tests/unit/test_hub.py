@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.patience import PATIENCE
 from turnkeep.errors import StoreUnavailable
 from turnkeep.events import Event, delta
 from turnkeep.hub import Hub, SubscriptionStart
@@ -106,7 +107,7 @@ async def said(store: ForgetfulStore, *numbers: int) -> None:
 
 
 async def until(ear: Ear, count: int) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while len(ear.offsets) < count:
             await asyncio.sleep(0.001)
 
@@ -292,7 +293,7 @@ async def test_of_an_answer_whose_beginning_is_gone_no_pieces_are_told(position:
         epoch = (await store.read(HERE)).epoch
         begun = await hub.subscribe(HERE, ear, **({"epoch": epoch} | position))
         await answered(store, 12, 9)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             while not (ear.events and ear.events[-1].text.startswith("12.0")):
                 await asyncio.sleep(0.001)
 
@@ -377,7 +378,7 @@ async def test_who_watches_is_told_once_when_nothing_is_heard_of_a_run(monkeypat
     async with EventStream(hub, store, HERE) as stream:
         [claim] = await store.claim(owner="w", limit=1, lease=30.0)
         await store.publish(claim, 0, [delta("half", claim.run_id, 1)])
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE):
             async for event in stream:
                 heard.append(event)
                 if event.error is not None:
@@ -389,7 +390,7 @@ async def test_who_watches_is_told_once_when_nothing_is_heard_of_a_run(monkeypat
         assert silence.offset == heard[-2].offset, "whoever resumes from it misses nothing"
         done = Commit("completed", "half and all", [TranscriptEntry(UserItem(text_content("hello"), "m1"))])
         await store.commit(claim, done)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE):
             async for event in stream:
                 heard.append(event)
                 if event.is_final:
@@ -418,14 +419,14 @@ async def test_a_subscriber_that_breaks_on_silence_ends_nobody_else(monkeypatch:
         async with EventStream(hub, store, HERE) as stream:
             [claim] = await store.claim(owner="w", limit=1, lease=30.0)
             await store.publish(claim, 0, [delta("half", claim.run_id, 1)])
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(PATIENCE):
                 async for event in stream:
                     if event.error is not None:
                         break
             await store.commit(
                 claim, Commit("completed", "all", [TranscriptEntry(UserItem(text_content("hello"), "m1"))])
             )
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(PATIENCE):
                 async for event in stream:
                     if event.is_final:
                         break

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.patience import PATIENCE
 from turnkeep.errors import LeaseLost
 from turnkeep.messages import Address, Message, text_content
 from turnkeep.runs.lease import Keeper, LeaseRules
@@ -71,4 +72,4 @@ async def test_an_owner_that_cannot_renew_gives_up_by_itself() -> None:
     [lease] = await Keeper(store, rules=RULES).claim(1, None)
 
     with pytest.raises(LeaseLost):
-        await asyncio.wait_for(lease.keep(), 30.0)
+        await asyncio.wait_for(lease.keep(), PATIENCE)

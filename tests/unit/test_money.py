@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.patience import PATIENCE
 from tests.runs.stage import NotingMeter
 from turnkeep.errors import BudgetReserved, BudgetSpent, PaceReached, PriceUnknown, StoreUnavailable, ThreadQuarantined
 from turnkeep.messages import Address, AssistantItem, Message, text_content
@@ -18,8 +19,7 @@ from turnkeep.runs.budget import OUTPUT_GUESS, Budget, Budgets, Pace
 from turnkeep.settings import Settings
 from turnkeep.store import Policies, Policy
 from turnkeep.store.memory import MemoryStore
-from turnkeep.store.shared_ledger import Limit
-from turnkeep.store.values import Claim, Commit, ThreadRecord, TranscriptEntry
+from turnkeep.store.values import Claim, Commit, Limit, ThreadRecord, TranscriptEntry
 from turnkeep.testing.fake_clock import FakeClock
 from turnkeep.usage import NANO, Usage
 
@@ -328,7 +328,7 @@ async def test_a_patient_purse_waits_in_place(store: MemoryStore, prices: PriceB
         await asyncio.sleep(0.005)
         assert not asking.done(), "the store's clock stands still"
     clock.advance(0.01)
-    await asyncio.wait_for(asking, 10.0)
+    await asyncio.wait_for(asking, PATIENCE)
 
 
 def test_the_settings_name_the_period(store: MemoryStore, prices: PriceBook) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import pathlib
 import re
 from collections import defaultdict
@@ -123,6 +124,7 @@ class Names(ast.NodeVisitor):
         self.generic_visit(node)
 
 
+@functools.cache
 def names_of(source: str) -> list[tuple[str, str, int]]:
     reader = Names()
     reader.visit(ast.parse(source))

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from tests.patience import PATIENCE
 from tests.services import free_port
 from tests.services.tcp_proxy import TcpProxy
 
@@ -40,7 +41,7 @@ class Client:
         """The reply, or what came of it before the connection ended."""
         self.writer.write(line)
         try:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(PATIENCE):
                 return await self.reader.readline()
         except ConnectionError:
             return b""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from tests.patience import PATIENCE
 from turnkeep.auth.principals import OPERATOR, Principal
 from turnkeep.doors.socket import socket_watch
 from turnkeep.doors.socket.socket_watch import SocketWatch
@@ -50,7 +51,7 @@ def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def until_looked_at(peer: Peer, times: int = 3) -> None:
     target = peer.looks + times
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while peer.looks < target:
             await asyncio.sleep(0)
 

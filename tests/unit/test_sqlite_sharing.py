@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.contract.suite.desk import HERE, Desk, answer, at, delta
-from tests.unit.sqlite_files import PATIENCE, engine, opened, traced
+from tests.patience import PATIENCE
+from tests.unit.sqlite_files import engine, opened, traced
 from turnkeep.errors import LeaseLost
 from turnkeep.events import Event
 from turnkeep.messages import Address

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 
+from tests.patience import PATIENCE
 from turnkeep.events import Event
 from turnkeep.messages import Address
 from turnkeep.store.values import Notice
@@ -29,7 +30,7 @@ async def drain(feed: Feed) -> list[Notice]:
 
 async def test_a_bell_wakes_all_who_wait_and_nobody_later() -> None:
     bell, clock = Bell(), FakeClock()
-    async with asyncio.timeout(5), asyncio.TaskGroup() as group:
+    async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as group:
         waiting = [group.create_task(bell.wait(clock, 100.0)) for _ in range(3)]
         await settle()
         bell.ring()
@@ -44,7 +45,7 @@ async def test_a_bell_wakes_all_who_wait_and_nobody_later() -> None:
 
 async def test_a_bell_that_is_not_rung_waits_for_the_clock() -> None:
     bell, clock = Bell(), FakeClock()
-    async with asyncio.timeout(5), asyncio.TaskGroup() as group:
+    async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as group:
         waits = group.create_task(bell.wait(clock, 2.0))
         await clock.run(1.75)
         assert not waits.done()
@@ -116,7 +117,7 @@ async def test_a_feed_names_a_channel_as_it_was_asked_for() -> None:
 
 async def test_a_closed_feed_ends() -> None:
     feed = Feed(lambda address: address)
-    async with asyncio.timeout(5), asyncio.TaskGroup() as group:
+    async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as group:
 
         async def follow() -> int:
             return len([notice async for notice in feed])

@@ -38,6 +38,8 @@ from turnkeep.pricing import Catalog, item_tokens, ranks, tokenizer_for, vocabul
 from turnkeep.pricing import tokenizer as tokens
 from turnkeep.pricing.vocabulary import ENCODINGS, SLICE, Vocabulary, clean, guess, slices
 
+pytestmark = pytest.mark.xdist_group("tokens")  # they share what tiktoken has loaded
+
 DEFINITIONS = importlib.import_module("tiktoken_ext.openai_public")  # without types
 MODEL = {"o200k_base": "gpt-4o-mini", "cl100k_base": "gpt-4"}
 
@@ -351,7 +353,7 @@ socket.socket.connect = socket.socket.connect_ex = refuse
 socket.getaddrinfo = socket.create_connection = refuse
 """
     done = subprocess.run(
-        [sys.executable, "-c", guard + code], capture_output=True, text=True, timeout=60, check=False, env={}
+        [sys.executable, "-c", guard + code], capture_output=True, text=True, timeout=280, check=False, env={}
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()

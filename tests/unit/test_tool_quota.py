@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tests.patience import PATIENCE
 from turnkeep.clock import SystemClock
 from turnkeep.tools import Tool, ToolContext
 from turnkeep.tools.execution import Result, ToolRequest, call
@@ -146,6 +147,6 @@ async def test_a_watch_ends_only_when_there_is_more_than_before(tmp_path: Path) 
 
     (tmp_path / "bigger").write_bytes(b"x" * MEGABYTE)
 
-    assert "may hold 1000 bytes" in await asyncio.wait_for(watching, 20)
+    assert "may hold 1000 bytes" in await asyncio.wait_for(watching, PATIENCE)
     with pytest.raises(Full):
         quota.demand(1)

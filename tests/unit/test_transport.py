@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.patience import PATIENCE
 from turnkeep.doors.backlog import AT_ONCE, PIECES_AT_ONCE, SLICE, Backlog, Rota, Valve
 from turnkeep.doors.transport import LARGEST_HEAD, is_head
 
@@ -69,7 +70,7 @@ def test_a_valve_opens_when_nobody_holds_it() -> None:
 
 
 async def emptied(pipe: Pipe) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE):
         while pipe.calls[-1] != "resume":
             await asyncio.sleep(0)
 
@@ -145,7 +146,7 @@ async def test_one_address_that_asks_a_thousand_times_at_once_is_answered_in_tur
     assert order[-1] == "other"
     for _ in range(AT_ONCE):
         Backlog(Valve(Pipe()), parser("late"), rota, "10.0.0.2").take(b"GET")
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE):
         while len(order) < 1_000 + 1 + AT_ONCE:
             await asyncio.sleep(0)
     assert order.index("late") <= AT_ONCE + 1

@@ -70,8 +70,7 @@ class CallRunner:
 
     context: RunContext
     keeper: Keeper
-    upkeep: tuple[asyncio.Task[None], ...]
-    """What goes on as long as there may be runs: leases are renewed, events published."""
+    keeping: asyncio.Task[None]
     remembers: bool
 
     async def begin(

@@ -18,6 +18,7 @@ from tests.contract.suite.desk import (
     at,
     said,
 )
+from tests.patience import PATIENCE
 from turnkeep.errors import LeaseLost, MessageConflict, MessageFrozen, ThreadBusy
 from turnkeep.store.values import Policies, Policy
 
@@ -479,7 +480,7 @@ class ClaimPromises:
 
     async def test_ready_returns_when_something_becomes_due(self, start: Start) -> None:
         desk = await start()
-        async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+        async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as group:
             waits = group.create_task(desk.store.ready(queues=None, timeout=3600.0))
             await desk.wait(1)
             await desk.say("m1", flush=True)
@@ -491,33 +492,20 @@ class ClaimPromises:
         desk = await start()
         await desk.say("m1", flush=True)
 
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE):
             await desk.store.ready(queues=["q"], timeout=3600.0)
 
     async def test_ready_returns_when_a_window_has_passed(self, start: Start) -> None:
         desk = await start()
         await desk.say("m1", window=0.5)
-        async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+        async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as group:
             waits = group.create_task(desk.store.ready(queues=None, timeout=3600.0))
             await desk.wait(0.5)
             await waits
 
-    async def test_ready_returns_when_the_lease_of_a_dead_owner_ends(self, start: Start) -> None:
-        """Whoever rests finds it then, by himself: nobody tells of an owner that has died."""
-        desk = await start()
-        await desk.lease("m1")
-        async with asyncio.timeout(20), asyncio.TaskGroup() as group:
-            waits = group.create_task(desk.store.ready(queues=None, timeout=3600.0))
-            await desk.wait(LEASE - 0.1)
-            assert not waits.done()
-            await desk.wait(0.1)
-            await waits
-
-        assert await desk.is_claimable()
-
     async def test_ready_returns_after_its_timeout(self, start: Start) -> None:
         desk = await start()
-        async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+        async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as group:
             waits = group.create_task(desk.store.ready(queues=None, timeout=0.5))
             await desk.wait(0.5)
             await waits

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from tests.contract.suite.desk import CHANNEL, HERE, LEASE, Desk, Start, at, delta, give_up, retry
+from tests.patience import PATIENCE
 from turnkeep.errors import LeaseLost
 from turnkeep.events import Answer, CallDetail, Detail, Event, EventKind, FileDetail, ResultDetail, StepDetail
 from turnkeep.messages import Address, Citation
@@ -16,8 +17,6 @@ from turnkeep.store.contract import EventGap, Follower, Store
 from turnkeep.store.log_bounds import TRIM_EVERY
 from turnkeep.store.values import Policy, Publication
 from turnkeep.usage import Usage
-
-PATIENCE = 20.0
 
 
 def deltas(count: int, first: int = 0) -> list[Event]:
@@ -356,7 +355,7 @@ class LogPromises:
         desk = await start(Policy(window=2.0, log_events=10_000))
         async with reading(desk) as reader:
             claim = await desk.lease("m1")
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(PATIENCE):
                 for n in range(2000):
                     await desk.store.publish(claim, n, deltas(1, n))
             await desk.commit(claim)

@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from tests.contract.suite.desk import HERE, LEASE, WINDOW, Desk, Start, give_up, retry
+from tests.patience import PATIENCE
 from turnkeep.errors import MessageFrozen
 from turnkeep.messages import text_content
 from turnkeep.store.values import Claim
@@ -200,7 +201,7 @@ class SteerPromises:
     async def test_the_worker_is_told_of_steering_at_once(self, start: Start) -> None:
         desk = await start()
         claim = await desk.lease("m1")
-        async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+        async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as group:
             told = group.create_task(desk.store.wait_nudge(claim.owner, timeout=3600.0))
             await desk.wait(1)
             await desk.say("m2", on_busy="steer")

@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from tests.contract.suite.desk import CALL, HERE, LEASE, OTHER_CALL, WINDOW, Desk, Start, at, give_up, retry
+from tests.patience import PATIENCE
 from turnkeep.messages import BusyPolicy
 from turnkeep.store.values import Claim, Decision, Stop
 
@@ -61,7 +62,7 @@ class StopPromises:
     async def test_the_worker_is_told_at_once(self, start: Start) -> None:
         desk = await start()
         claim = await desk.lease("m1")
-        async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+        async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as group:
             nudged = group.create_task(desk.store.wait_nudge(claim.owner, timeout=3600.0))
             await desk.wait(1)
             await desk.store.cancel(HERE)
@@ -71,7 +72,7 @@ class StopPromises:
     async def test_nobody_is_nudged_for_nothing(self, start: Start) -> None:
         desk = await start()
         claim = await desk.lease("m1")
-        async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+        async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as group:
             nudged = group.create_task(desk.store.wait_nudge(claim.owner, timeout=0.5))
             await desk.say("m2")
             await desk.wait(0.5)

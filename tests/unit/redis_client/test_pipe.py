@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.patience import PATIENCE
 from turnkeep.errors import OutcomeUnknown, StoreUnavailable
 from turnkeep.store.redis.client.pipe import Pipe, Refusal, transport_of
 
@@ -123,7 +124,7 @@ async def test_a_silent_server_is_given_up() -> None:
     reply = pipe.send("PING")
 
     with pytest.raises(OutcomeUnknown, match="silent"):
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE):
             await reply
 
     assert wire.aborted
@@ -184,7 +185,7 @@ async def test_what_is_in_flight_is_bounded() -> None:
     pipe.data_received(b"+PONG\r\n")
 
     await first
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE):
         await waits
 
 
@@ -206,7 +207,7 @@ async def test_who_waits_for_room_is_told_when_the_connection_is_lost() -> None:
 
     pipe.connection_lost(None)
 
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE):
         await waits
 
 

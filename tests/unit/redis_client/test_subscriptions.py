@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from tests.patience import PATIENCE
 from tests.unit.redis_client.server import HANG_UP, TalkingServer, talking_server
 from turnkeep.store.redis.client.subscriptions import Subscriptions
 
@@ -27,7 +28,7 @@ class Notes:
         self.has_news.set()
 
     async def wait(self) -> None:
-        async with asyncio.timeout(5.0):
+        async with asyncio.timeout(PATIENCE):
             await self.has_news.wait()
         self.has_news.clear()
 
@@ -80,7 +81,7 @@ async def test_who_listens_while_nothing_can_be_heard_is_told_of_the_gap_later()
         assert notes.gaps == 0
 
         server.answers["SUBSCRIBE"] = acknowledge
-        async with asyncio.timeout(5.0):
+        async with asyncio.timeout(PATIENCE):
             while not await subscriptions.tend():
                 await asyncio.sleep(0.01)
         assert notes.gaps == 1

@@ -142,9 +142,8 @@ SCHEMAS: dict[str, Schema] = {
             "decision": one_of(*_DECISIONS),
             "output": TEXT,
             "by": TEXT,
-            "decided_at": NUMBER,
         },
-        may_miss=("self_approval", "show", "withheld", "decision", "output", "by", "decided_at"),
+        may_miss=("self_approval", "show", "withheld", "decision", "output", "by"),
     ),
     "Usage": record(
         {**dict.fromkeys(_USAGE_COUNTS, COUNT), "cost": optional(NUMBER)}, may_miss=_USAGE_COUNTS
@@ -245,7 +244,6 @@ SCHEMAS: dict[str, Schema] = {
             "errors": _COUNTS_BY_NAME,
             "usage": _COUNTS_BY_NAME,
             "waits": {"type": "object", "additionalProperties": {"type": "array", "items": COUNT}},
-            "backlog": _COUNTS_BY_NAME,
         },
     },
     "UsageByDay": record(
