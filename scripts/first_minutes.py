@@ -100,17 +100,18 @@ def steps_of(page: Path, folder: Path) -> Iterator[Step]:
         if language == "python":
             seen += 1
             if seen == len(samples):
-                (folder / "sample.py").write_text("\n\n".join(samples))
-                yield Step(f"python sample.py ({len(samples)} of the page)", f"python '{folder}/sample.py'")
+                (folder / "hello.py").write_text("\n\n".join(samples))
+                words = "" if len(samples) == 1 else f"  # the {len(samples)} samples of the page, one after the other"
+                yield Step(f"python hello.py{words}", "mv ../hello.py . && python hello.py")
         elif language in ("", "console"):
             for line in code.splitlines():
-                if command := command_of(line):
+                if (command := command_of(line)) and command != "python hello.py":  # it comes with its text
                     yield Step(command, stand_in(command))
 
 
 def command_of(line: str) -> str:
     """What is typed of a line, without its comment; nothing if it is what a program says."""
-    if not line.startswith(("$ ", "git clone ", "python3 dev.py ")):
+    if not line.startswith(("$ ", "git clone ", "python3 dev.py ", ". .venv/")):
         return ""
     return re.sub(r"\s+#.*", "", line.removeprefix("$ ")).strip().removesuffix(" &")
 

@@ -18,7 +18,11 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import dev  # noqa: E402 - after the path
+
 OLDEST, NEWEST = (3, 11), (3, 14)
 IMPORT = "import time; begun = time.process_time(); from turnkeep import AssistantMessageQueue as Q; Q; " \
     "print(time.process_time() - begun)"  # fmt: skip
@@ -76,14 +80,10 @@ def main() -> int:
     return 0
 
 
-def uv() -> str:
-    return shutil.which("uv") or str(ROOT / ".dev" / "boot" / "bin" / "uv")
-
-
 def build(folder: Path, *, sdist: bool = False) -> Path:
     """The wheel or the source archive, built from this tree."""
     kind = "--sdist" if sdist else "--wheel"
-    subprocess.run([uv(), "build", "--quiet", kind, "--out-dir", folder, str(ROOT)], check=True)
+    subprocess.run([dev.uv(), "build", "--quiet", kind, "--out-dir", folder, str(ROOT)], check=True)
     [archive] = folder.glob("*.tar.gz" if sdist else "*.whl")
     return archive
 
@@ -91,7 +91,7 @@ def build(folder: Path, *, sdist: bool = False) -> Path:
 def pythons() -> list[str]:
     """Every Python here that turnkeep runs on, one of each minor version."""
     listing = subprocess.run(
-        [uv(), "python", "list", "--only-installed", "--output-format", "json"],
+        [dev.uv(), "python", "list", "--only-installed", "--output-format", "json"],
         check=True, capture_output=True, text=True,
     )  # fmt: skip
     found = {entry["version"]: entry["path"] for entry in json.loads(listing.stdout)}
@@ -107,16 +107,16 @@ def pythons() -> list[str]:
 
 def tried(place: Path, archive: Path, python: str, *, extras: list[str], oldest: bool) -> Trial:
     """Install into an empty environment, and ask it something."""
-    subprocess.run([uv(), "venv", "--quiet", "--python", python, str(place)], check=True)
+    subprocess.run([dev.uv(), "venv", "--quiet", "--python", python, str(place)], check=True)
     program = str(place / ("Scripts" if os.name == "nt" else "bin") / "python")
     wanted = f"turnkeep[{','.join(extras)}] @ {archive.as_uri()}" if extras else str(archive)
     resolution = ["--resolution", "lowest-direct"] if oldest else []
-    install = [uv(), "pip", "install", "--quiet", "--python", program, *resolution, wanted]
+    install = [dev.uv(), "pip", "install", "--quiet", "--python", program, *resolution, wanted]
     subprocess.run(install, check=True)
     plain = megabytes(place)
     subprocess.run([program, "-m", "compileall", "-q", str(place)], check=False)
     listing = subprocess.run(
-        [uv(), "pip", "list", "--python", program, "--format", "json"], check=True, capture_output=True, text=True
+        [dev.uv(), "pip", "list", "--python", program, "--format", "json"], check=True, capture_output=True, text=True
     )
     imported = min(float(run(program, IMPORT, place)) for _ in range(3))
     start, before = time.monotonic(), os.times()

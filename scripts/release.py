@@ -11,6 +11,7 @@ committed, tagged or uploaded: a tag `vVERSION` does that, in `.github/workflows
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import json
 import re
@@ -19,10 +20,17 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import dev  # noqa: E402 - after the path
+
 DIST = ROOT / "dist"
+VERSIONED = [ROOT / name for name in ("pyproject.toml", "clients/js/package.json", "CHANGELOG.md")]
+"""What names the version."""
 VERSION = re.compile(r"\d+\.\d+\.\d+(?:(?:a|b|rc)\d+)?")
 
 
@@ -35,12 +43,26 @@ def main() -> int:
         return told(disagreements(asked.version))
     if wrong := obstacles(asked.version):
         return told(wrong)
-    put_version(asked.version)
-    files = build()
+    dev.uv()  # fetched before anything is changed
+    with unchanged_by_failure():
+        put_version(asked.version)
+        files = build()
     sums = "".join(f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}\n" for file in files)
     (DIST / "SHA256SUMS").write_text(sums)
     print(sums + f"release: look at the changes, commit them, and tag v{asked.version}")
     return 0
+
+
+@contextlib.contextmanager
+def unchanged_by_failure() -> Iterator[None]:
+    """A release that could not be made leaves the tree as it was, so that the next try begins with a clean one."""
+    before = {path: path.read_text() for path in VERSIONED}
+    try:
+        yield
+    except BaseException:
+        for path, text in before.items():
+            path.write_text(text)
+        raise
 
 
 def told(wrong: list[str]) -> int:
@@ -108,7 +130,7 @@ def build() -> list[Path]:
     shutil.rmtree(DIST, ignore_errors=True)
     with tempfile.TemporaryDirectory() as again:
         for folder in (DIST, Path(again)):
-            run(uv(), "build", "--quiet", "--out-dir", str(folder), str(ROOT))
+            run(dev.uv(), "build", "--quiet", "--out-dir", str(folder), str(ROOT))
         files = sorted([*DIST.glob("*.whl"), *DIST.glob("*.tar.gz")])
         differ = [file.name for file in files if file.read_bytes() != (Path(again) / file.name).read_bytes()]
     if differ:
@@ -116,10 +138,6 @@ def build() -> list[Path]:
     run(sys.executable, str(ROOT / "scripts" / "install_trial.py"))
     run(sys.executable, str(ROOT / "dev.py"), "sbom", str(DIST / "sbom.cdx.json"))
     return files
-
-
-def uv() -> str:
-    return shutil.which("uv") or str(ROOT / ".dev" / "boot" / "bin" / "uv")
 
 
 def git(*words: str) -> str:

@@ -38,6 +38,8 @@ BUSY_THREADS = 100
 """Threads in which something is said while it is measured."""
 TALKING = 4
 PATIENCE = 120.0
+WARM = 0.5
+"""Seconds of CPU of a worker with its first turns."""
 
 Cpu = Mapping[str, float]
 
@@ -142,12 +144,26 @@ async def workers(count: int, turns: int = 600) -> Cpu:
         store = RedisStore(f"redis://127.0.0.1:{redis.port}/0", policies, prefix="cosmo:", allow_unsafe=True)
         await store.open()
         try:
-            await turns_done(store, 0, 20 * count)  # what is loaded once, in every process
+            done = await warm_up(store, parts)
             before = cpu_by_kind(parts, redis)
-            await turns_done(store, 20 * count, turns)
+            await turns_done(store, done, turns)
             return cost(before, cpu_by_kind(parts, redis), turns)
         finally:
             await store.close()
+
+
+async def warm_up(store: RedisStore, workers: list[Part]) -> int:
+    """Turns, until each worker has had some and loaded what it loads once, which is no cost of a
+    message. How many there were.
+    """
+    done, share = 0, 50 * len(workers)
+    busy = [0.0] * len(workers)
+    while min(busy) < WARM:
+        before = [part.cpu for part in workers]
+        await turns_done(store, done, share)
+        done += share
+        busy = [total + part.cpu - start for total, part, start in zip(busy, workers, before, strict=True)]
+    return done
 
 
 def cpu_by_kind(workers: list[Part], redis: Part) -> Cpu:

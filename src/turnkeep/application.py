@@ -27,6 +27,7 @@ from turnkeep.messages import Address, AssistantItem, Message
 from turnkeep.pricing.catalog import Catalog
 from turnkeep.pricing.tokenizer import tokenizer_for
 from turnkeep.runs.activity import Activity
+from turnkeep.runs.backlog_series import MOST_TENANTS, BacklogSeries
 from turnkeep.runs.lease import LeaseRules
 from turnkeep.runs.run_context import RunContext
 from turnkeep.runs.worker import Worker, WorkerRules
@@ -92,6 +93,9 @@ class Application:
         self._has_simulator = False
         self.adaptive = AdaptiveWindow() if settings.adaptive else None
         self._hooks = Hooks(self.hub)
+        self._tenants: dict[str, None] = {}
+        """That messages came for."""
+        self._backlog = BacklogSeries(self.store, self.name, self._tenants)
         self._worker: Worker | None = None
         # an event and not a flag: `start_worker` may be called before there is a loop
         self._worker_wanted = asyncio.Event()
@@ -198,7 +202,9 @@ class Application:
         """A program that only sends is nobody of the fleet: one that answers is."""
         if self.role is None:
             await self._worker_wanted.wait()
-        await heartbeat.run()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(heartbeat.run())
+            group.create_task(self._backlog.run())
 
     async def _start_worker_when_wanted(self, group: asyncio.TaskGroup, context: RunContext) -> None:
         await self._worker_wanted.wait()
@@ -302,6 +308,8 @@ class Application:
         # as a wish of the message, before the store sees it: what the store promises about windows
         # stays as it is
         self._first_message.set()
+        if messages and len(self._tenants) < MOST_TENANTS:
+            self._tenants[messages[0].address.tenant] = None
         if self.adaptive is not None:
             messages = self.adaptive.apply(messages, self.clock.now())
         return await self.store.accept(messages, create=create, max_inbox=max_inbox)

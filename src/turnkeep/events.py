@@ -10,7 +10,7 @@ from operator import attrgetter
 from typing import Any, Literal
 
 from turnkeep.lean_init import lean_init
-from turnkeep.messages import Citation
+from turnkeep.messages import Citation, HostedItem
 from turnkeep.usage import Usage
 
 EventKind = Literal[
@@ -104,6 +104,15 @@ class FileDetail(_Detail):
     url: str
     media_type: str
     filename: str = ""
+
+
+def picture_of(item: HostedItem) -> FileDetail | None:
+    """The picture that a tool of the provider has made."""
+    picture = item.raw.get("result")
+    if item.name != "image_generation" or not isinstance(picture, str) or not picture:
+        return None
+    kind = f"image/{item.raw.get('output_format') or 'png'}"
+    return FileDetail(f"data:{kind};base64,{picture}", kind)
 
 
 @dataclass(frozen=True, slots=True)

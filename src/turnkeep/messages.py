@@ -167,8 +167,8 @@ class Message:
             data["parameters"] = dict(self.parameters)
         if self.client_tools:
             data["client_tools"] = [dict(tool) for tool in self.client_tools]
-        for name in _MESSAGE_WISHES:
-            if (value := getattr(self, name)) is not None:
+        for name, value in zip(_MESSAGE_WISHES, _message_wishes(self), strict=True):
+            if value is not None:
                 data[name] = value
         for name in ("flush", "minted", "arrival", "seq"):
             if value := getattr(self, name):
@@ -197,6 +197,7 @@ _MESSAGE_WISHES = (
 )  # fmt: skip
 
 
+_message_wishes = attrgetter(*_MESSAGE_WISHES)
 _MESSAGE_NAMES = tuple(f.name for f in fields(Message))
 _MESSAGE_PLACES = {name: place for place, name in enumerate(_MESSAGE_NAMES)}
 # By one call in C: `replace` takes each field by itself, and every message is copied when it is accepted.
@@ -356,11 +357,16 @@ class CallItem:
 
 @dataclass(frozen=True, slots=True)
 class OutputItem:
-    """What a tool call gave: exactly one per call, `status` says how it ended."""
+    """What a tool call gave: exactly one per call, `status` says how it ended; of one that waited for
+    somebody, who decided about it and when (Unix seconds). No model is told of that.
+    """
 
     call_id: str
     output: str
     status: Literal["ok", "error", "denied", "cancelled", "unknown", "expired"] = "ok"
+    decision: str = ""
+    decided_by: str = ""
+    decided_at: float | None = None
 
     kind = "output"
 

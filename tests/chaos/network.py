@@ -50,7 +50,8 @@ class Network:
         self.fenced = 0
         """Writes that the store refused because their lease was lost."""
         self.is_down = False
-        self.failovers = 0
+        self.failovers: list[float] = []
+        """When they were."""
         self._standby: Standby | None = None
         self._source = source
         self._context = contextvars.copy_context()
@@ -78,8 +79,8 @@ class Network:
     def fail_over(self) -> None:
         """The replica takes the place of the store, with what it had heard."""
         if self._standby is not None:
-            self.failovers += 1
-            self._standby.take_over(self.failovers)
+            self.failovers.append(asyncio.get_running_loop().time())
+            self._standby.take_over(len(self.failovers))
             self._standby = None
             self._refuse_all("another server took the place of the store")
 

@@ -160,11 +160,12 @@ class Editor:
 
 @dataclass(frozen=True, slots=True)
 class Tear:
-    """An answer whose pieces do not make the whole, and when it was heard."""
+    """An answer whose pieces do not make the whole: the epochs of its first piece and of its end, and when it ended."""
 
     what: str
-    since: float
-    until: float
+    begun_in: str
+    ended_in: str
+    at: float
 
 
 @dataclass(slots=True)
@@ -188,14 +189,19 @@ class Listener:
         self._position: dict[str, Any] = {}
         self._partly: set[tuple[Any, ...]] = set()
         self._shown: str | None = None
+        self._shown_in = ""
+        """The epoch in which what is shown began."""
         self.answers: dict[str, Answered] = {}
         self.ends: dict[str, set[int]] = defaultdict(set)
         """Offsets of the events that ended a message."""
         self.ended_at: dict[str, float] = {}
         self.accepted: set[str] = set()
         self.repeats: list[str] = []
-        self._shown_since = 0.0
         self.torn: list[Tear] = []
+        self.crossings: list[int] = []
+        """Up to where a log was taken for known when it went on under another epoch: if a server had lost its end, some
+        of that was said anew.
+        """
         self.cuts = 0
 
     async def listen(self) -> None:
@@ -218,6 +224,11 @@ class Listener:
             if "offset" in frame:
                 self.take(frame)
 
+    def end_in(self, epoch: str) -> None:
+        """The log is in this epoch, and nothing more will be heard of it."""
+        if self._position.get("epoch") not in (None, epoch):
+            self.crossings.append(self._position["offset"])
+
     async def _subscribe(self, wire: Wire, position: Mapping[str, Any]) -> Frame:
         await wire.send({"action": "subscribe", "channel": self.channel, "text": "delta", "events": "all", **position})
         while True:
@@ -239,8 +250,10 @@ class Listener:
         epoch, offset = frame["epoch"], frame["offset"]
         if frame.get("reason") == "silent":
             return  # of no event: it says again where the channel is
-        if self._position.get("epoch") not in (None, epoch) and offset <= self._position["offset"]:
-            self._begin_anew(offset - 1)  # the log has lost something; else it goes on under another name
+        if self._position.get("epoch") not in (None, epoch):
+            self.crossings.append(min(offset - 1, self._position["offset"]))
+            if offset <= self._position["offset"]:
+                self._begin_anew(offset - 1)  # the log has lost something; else it goes on under another name
         if offset <= self._position.get("offset", 0):
             self.repeats.append(f"{self.channel}: {frame['status']} of offset {offset} again")
             return
@@ -259,9 +272,11 @@ class Listener:
             case "status", "accepted":
                 self.accepted.add(message_id)
             case "status", "started":
-                self._shown, self._shown_since = "", _now()
+                self._shown, self._shown_in = "", frame["epoch"]
+            case "response", "in_progress" if frame.get("snapshot"):
+                self._shown, self._shown_in = frame["message"], frame["epoch"]
             case "response", "in_progress":
-                self._shown = frame["message"] if frame.get("snapshot") else (self._shown or "") + frame["delta"]
+                self._shown = (self._shown or "") + frame["delta"]
             case "response", "completed":
                 self._answered(frame)
                 self._end(message_id, frame["offset"])
@@ -274,7 +289,7 @@ class Listener:
         self.answers[answered.run_id] = answered
         if answered.outcome == "completed" and self._shown is not None and self._shown != text:
             what = f"{self.channel}: run {answered.run_id} showed {self._shown!r} and ended with {text!r}"
-            self.torn.append(Tear(what, self._shown_since, _now()))
+            self.torn.append(Tear(what, self._shown_in, frame["epoch"], _now()))
         self._shown = None
 
     def _end(self, message_id: str, offset: int) -> None:

@@ -319,6 +319,12 @@ def told_before_it_is_kept(replaces: Replace) -> None:
 
 
 @bug
+def answer_ends_without_its_words(replaces: Replace) -> None:
+    """A commit asks nobody whether its log holds what was shown."""
+    replaces(rules_settle, "check_published", lambda thread, n: None)
+
+
+@bug
 def old_steps_not_shown_again(replaces: Replace) -> None:
     """A new attempt does not show what its journal holds."""
 

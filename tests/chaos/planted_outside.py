@@ -10,7 +10,7 @@ import apsw
 
 from tests.chaos.planted import OUTSIDE, Replace
 from turnkeep.outbound import forwarder, parking
-from turnkeep.store.redis import durability, server_fitness
+from turnkeep.store.redis import durability, part, server_fitness
 from turnkeep.store.sqlite import transaction
 from turnkeep.store.sqlite.waiters import News
 
@@ -72,3 +72,13 @@ def replica_not_waited_for(replaces: Replace) -> None:
         return
 
     replaces(durability.DurabilityWait, "after", answered)
+
+
+@outside
+def receivers_told_too_early(replaces: Replace) -> None:
+    """What happened goes to receivers outside as soon as the primary has it."""
+
+    async def told(self: part.RedisPart, observer: object) -> None:
+        return
+
+    replaces(part.RedisPart, "_wait_until_safe", told)

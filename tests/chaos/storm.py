@@ -22,7 +22,7 @@ import aiohttp
 
 from tests.chaos.disk import DISK, FAILURES, order_failure, withdraw_failures
 from tests.chaos.effects import read_deeds, write_tools_file
-from tests.chaos.judge import Books, Judgement, judge
+from tests.chaos.judge import Books, ChannelLog, Judgement, judge
 from tests.chaos.launch import CLOCK
 from tests.chaos.logs import fenced, unexpected
 from tests.chaos.outside import OutsideDoor
@@ -478,9 +478,11 @@ class Storm:
         counts = await store.counts()
         books.dead, books.open = counts.dead_letters, counts.open_messages
         for number in range(self._plan.clients):
-            history = await store.history(Address("default", "assistant", f"c{number}"))
+            address = Address("default", "assistant", f"c{number}")
+            history = await store.history(address)
             items: list[Item] = [entry.item for entry in history.entries]
-            books.transcripts[f"c{number}"] = items
+            books.transcripts[address.channel] = items
+            books.logs[address.channel] = ChannelLog.of(await store.read(address, limit=1_000_000))
 
 
 def _unsent(books: Books, hook: Hook) -> bool:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from tests.chaos.actor import Actor, Temper
 from tests.chaos.doorway import Gateway
-from tests.chaos.judge import Books, Deed, Judgement, judge
+from tests.chaos.judge import Books, ChannelLog, Deed, Judgement, judge
 from tests.chaos.network import CLEAR, Link, Network, Weather
 from tests.chaos.people import EDITED, Door, Editor, Gone, Listener, Sender, Sent
 from tests.chaos.virtual import Died, Process, VirtualLoop
@@ -81,8 +81,6 @@ class Plan:
     """What a failpoint does to its process, and how likely."""
     blows: Mapping[str, float] = field(default_factory=lambda: DEATHS)
     acts: tuple[str, ...] = ACTS
-    tells_all: bool = True
-    """Whether listeners miss nothing: not where a log may lose its end and grow past the place where they were."""
 
 
 EVERYTHING = Plan()
@@ -98,7 +96,7 @@ ZOMBIES = Plan(
 """Nobody dies: workers are frozen and cut off, and what they have sent arrives when others are at work already."""
 
 
-FAILOVERS = Plan(acts=(*ACTS, "fail_over", "fail_over", "fail_over"), tells_all=False)
+FAILOVERS = Plan(acts=(*ACTS, "fail_over", "fail_over", "fail_over"))
 """The store is replaced by a replica that has not heard the last of it."""
 
 
@@ -202,7 +200,7 @@ class World:
         for task in editing:
             task.cancel()
         await editors[0].end()
-        books = Books(senders, listeners, self.ledger, self.deeds, {}, tells_all=self._plan.tells_all)
+        books = Books(senders, listeners, self.ledger, self.deeds, {})
         await self._quiet(books, sending)
         await self._close_books(books)
         for task in (*listening, *sending, watching):
@@ -244,8 +242,6 @@ class World:
         if (await self.store.counts()).open_messages:
             return False
         ids = {message.message_id for sender in books.senders for message in sender.sent}
-        if not self._plan.tells_all:
-            return True
         told = {message_id for listener in books.listeners for message_id in listener.ends}
         return ids <= told
 
@@ -255,11 +251,14 @@ class World:
         counts = await self.store.counts()
         books.dead, books.open = counts.dead_letters, counts.open_messages
         for number in range(self._plan.channels):
-            history = await self.store.history(Address("default", "assistant", f"c{number}"))
+            address = Address("default", "assistant", f"c{number}")
+            history = await self.store.history(address)
             items: list[Item] = [entry.item for entry in history.entries]
-            books.transcripts[f"c{number}"] = items
+            books.transcripts[address.channel] = items
+            books.logs[address.channel] = ChannelLog.of(await self.store.read(address, limit=1_000_000))
         books.fenced, books.deaths = self.network.fenced, self._deaths
-        books.store_kills = self._store_kills + self.network.failovers
+        books.store_kills = self._store_kills + len(self.network.failovers)
+        books.failovers = self.network.failovers
         books.overruns = list(self._overruns.values())
         books.broken = list(self._loop.broken)
 

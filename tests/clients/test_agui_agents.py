@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from tests.clients.node import Driver
 from tests.clients.test_vercel_chats import GOLDEN, TOOLS, transcript
 from tests.patience import PATIENCE
 from tests.process.served import Served, served
+from turnkeep.messages import UserItem, content_text
 from turnkeep.simulator import Fault
 
 pytestmark = pytest.mark.xdist_group("agents")  # they share a program
@@ -115,6 +117,37 @@ async def test_a_tool_of_the_client_gives_its_output_and_the_answer_goes_on(agen
         [call] = told["messages"][-1]["toolCalls"]
         told = await agents.ask("give", key=agent, callId=call["id"], content="Rome")
         assert (told["errors"], said(told)[-1]) == ([], ("assistant", "in Rome"))
+
+
+async def test_context_reaches_the_model_as_the_users_words_and_state_stays_the_pages(agents: Driver) -> None:
+    async with served() as house:
+        house.simulator.options = replace(house.simulator.options, keep_bodies=True)
+        agent = await opened(agents, house, state={"open": ["a.txt"]})
+        context = [{"description": "What is open", "value": "a.txt, line 7"}]
+        props = {"metadata": {"page": "editor"}, "theirs": {"any": 1}}
+        told = await agents.ask("say", key=agent, id="u1", text="hi", context=context, forwardedProps=props)
+        assert (told["errors"], told["state"]) == ([], {"open": ["a.txt"]})
+        assert told["types"][:2] == ["RUN_STARTED", "STATE_SNAPSHOT"]
+        body = [*house.simulator.ledger][-1].body
+        assert "a.txt, line 7" not in body["instructions"]
+        assert "What is open: a.txt, line 7" in str(body["input"])
+        history = await house.queue.store.history(house.queue.address("c"))
+        [asked] = [entry.item for entry in history.entries if isinstance(entry.item, UserItem)]
+        assert (asked.metadata, content_text(asked.content)) == ({"page": "editor"}, "hi")
+
+
+@pytest.mark.parametrize(
+    "about",
+    [{"context": [{"value": "x"}]}, {"context": ["x"]}, {"context": [{"description": "x" * 40_000, "value": "y"}]},
+     {"context": 7}, {"forwardedProps": "x"}, {"forwardedProps": {"window": "soon"}}],
+)  # fmt: skip
+async def test_what_cannot_be_read_of_a_run_is_refused_with_a_sentence(about: dict[str, Any]) -> None:
+    async with served() as house:
+        body = {"threadId": "c", "messages": [{"id": "u1", "role": "user", "content": "hi"}], **about}
+        async with house.http.post(f"{house.url}/api/agui", json=body) as told:
+            assert told.status == 400
+            assert (await told.json())["error"]["message"]
+        assert await house.queue.store.thread(house.queue.address("c")) is None
 
 
 async def test_a_stop_and_a_failure_end_a_run_as_what_they_are(agents: Driver) -> None:

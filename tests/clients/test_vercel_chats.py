@@ -285,6 +285,19 @@ async def test_an_attempt_that_fails_midway_is_followed_by_the_whole_answer(chat
             assert "restarted" in [data["state"] for data in told["data"]]
 
 
+@pytest.mark.parametrize("major", [5, pytest.param(6, marks=EARLIER), pytest.param(7, marks=EARLIER)])
+async def test_a_page_that_waits_for_whole_steps_never_shows_half_an_answer(chats: Driver, major: int) -> None:
+    async with served(tools=TOOLS, max_attempts=3) as house:
+        house.simulator.faults.append(Fault("cut", after=5, times=1, step=1))
+        chat = await opened(chats, house, major, query="&text=steps")
+        text = '[[comment:Let me see.]] [[call:look {"amount": 5}]] [[words:30]] [[pace:5]]'
+        told = await chats.ask("send", key=chat, id="u1", text=text)
+        assert (told["status"], told["errors"]) == ("ready", [])
+        assert [shown(m) for m in told["messages"]] == [shown(m) for m in await loaded(house, "c", major)]
+        assert [data["state"] for data in told["data"]].count("restarted") == 0
+        assert shown(told["messages"][-1])[-1] == (await transcript(house, "c"))[-1]
+
+
 GOLDEN = (
     '[[reason:hm]] [[comment:Let me see.]] [[call:look {"amount": 5}]] [[call:secret {"word": "x"}]] '
     '[[then:pay {"amount": 7}]] [[words:40]] [[pace:5]]'

@@ -12,6 +12,7 @@ from turnkeep.errors import Rejection
 from turnkeep.events import Event, TurnFault
 from turnkeep.messages import Address, AssistantItem, Message, UserItem, text_content
 from turnkeep.store.redis import RedisStore
+from turnkeep.store.shared_ledger import Limit
 from turnkeep.store.values import (
     Claim,
     Commit,
@@ -19,7 +20,6 @@ from turnkeep.store.values import (
     Directive,
     Failure,
     HeldCall,
-    Limit,
     Policies,
     Policy,
     Receipt,

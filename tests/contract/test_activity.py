@@ -12,14 +12,16 @@ import pytest
 from tests.patience import PATIENCE
 from turnkeep.errors import Conflict, StoreUnavailable
 from turnkeep.fleet import Heartbeat, list_processes
+from turnkeep.messages import Address, Message, text_content
 from turnkeep.runs.activity import BOUNDS, HOUR_KEPT, MOST_NAMES, Activity, RunFigures, add_up, quantile
 from turnkeep.runs.activity import read_days as days_of
 from turnkeep.runs.activity import read_series as series_of
+from turnkeep.runs.backlog_series import BacklogSeries, read_backlog
 from turnkeep.store.contract import Store
 from turnkeep.store.memory import MemoryStore
 from turnkeep.store.redis import RedisStore
 from turnkeep.store.sqlite import SqliteStore
-from turnkeep.store.values import Document, Policies, RegistryKind
+from turnkeep.store.values import Commit, Document, Policies, RegistryKind
 from turnkeep.testing.fake_clock import FakeClock
 from turnkeep.usage import Usage
 
@@ -202,3 +204,27 @@ async def test_a_process_that_ended_without_a_word_is_forgotten(store: Store, cl
     assert len(await list_processes(store)) == 1
     clock.advance(2)
     assert await list_processes(store) == []
+
+
+async def test_how_much_waited_is_kept_by_the_minute_and_the_hour_the_most_that_anybody_saw(
+    store: Store, clock: FakeClock
+) -> None:
+    gateway, worker = BacklogSeries(store, "q", {"t": None}), BacklogSeries(store, "q", {"t": None})
+    await asyncio.gather(gateway.look(), worker.look())
+    assert await read_backlog(store, "t", span="hour", now=clock.now()) == {}
+    for number in range(3):
+        await store.accept([Message(Address("t", "q", f"c{number}"), "m", text_content("hello"), window=0.0)])
+    clock.advance(20.0)
+    await asyncio.gather(gateway.look(), worker.look())
+    for claim in await store.claim(owner="w", limit=2, lease=30.0):
+        await store.commit(claim, Commit("completed", "", (), Usage()))
+    clock.advance(30.0)
+    await worker.look()
+    clock.advance(60.0)
+    await worker.look()
+
+    seen = {"open_messages": 3, "waiting": 3, "oldest_wait": 50}
+    later = {"open_messages": 1, "waiting": 1, "oldest_wait": 110}
+    assert await read_backlog(store, "t", span="hour", now=clock.now()) == {NOON: seen, NOON + 60: later}
+    assert await read_backlog(store, "t", span="month", now=clock.now()) == {NOON: {**seen, "oldest_wait": 110}}
+    assert await read_backlog(store, "default", span="hour", now=clock.now()) == {}

@@ -21,7 +21,8 @@ from turnkeep.store.redis import RedisStore, server_fitness
 from turnkeep.store.redis.durability import DURABLE_SCRIPTS, NOT_DURABLE_SCRIPTS
 from turnkeep.store.redis.key_names import operation_scripts
 from turnkeep.store.redis.server_fitness import Demands, Server, trouble_with
-from turnkeep.store.values import Decision, Failure, HeldCall, Limit, TranscriptEntry
+from turnkeep.store.shared_ledger import Limit
+from turnkeep.store.values import Decision, Failure, HeldCall, TranscriptEntry
 
 pytestmark = pytest.mark.usefixtures("redis_installed")
 

@@ -29,8 +29,9 @@ from tests.services.tcp_proxy import TcpProxy
 from turnkeep.errors import LeaseLost, OutcomeUnknown, StoreFull, StoreUnavailable
 from turnkeep.events import Event
 from turnkeep.store.redis import RedisStore
+from turnkeep.store.shared_ledger import Limit
 from turnkeep.store.sinks import Delivery
-from turnkeep.store.values import Limit, Policies, Policy
+from turnkeep.store.values import Policies, Policy
 from turnkeep.testing import FakeClock, counting_ids
 
 T = TypeVar("T")

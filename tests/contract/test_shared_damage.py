@@ -15,8 +15,9 @@ from tests.services import RedisServer
 from turnkeep.errors import StoreError
 from turnkeep.messages import Address
 from turnkeep.store.redis import RedisStore
+from turnkeep.store.shared_ledger import Limit
 from turnkeep.store.store_metrics import measure_store
-from turnkeep.store.values import Failure, HeldCall, Limit
+from turnkeep.store.values import Failure, HeldCall
 from turnkeep.telemetry.metrics import PrometheusMeter
 
 KEYS = (

@@ -42,6 +42,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "change_assistant": {"name": "changed"},
     "complete_chat": {"metadata": {"channel": CHANNEL}, "messages": []},
     "create_response": {"conversation": CHANNEL, "input": []},
+    "change_conversation": {"metadata": {"a": "b"}},
     "run_agent": {"threadId": CHANNEL, "messages": [{"id": "u8", "role": "user", "content": "hello"}]},
     "chat": {"id": CHANNEL, "messages": [{"id": "u9", "role": "user", "parts": [{"type": "text", "text": "hello"}]}]},
 }
@@ -55,7 +56,11 @@ SCOPES: dict[str, tuple[Scope, ...]] = {
     "begin_run": ("send", "read"), "list_thread_runs": ("read",), "show_run": ("read",),
     "refuse_run_change": ("send", "read"), "submit_outputs": ("approve", "read"), "cancel_run": ("send", "read"),
     "list_run_steps": ("read",), "show_run_step": ("read",), "begin_thread": ("send", "read"),
-    "begin_thread_and_run": ("send", "read"),
+    "begin_thread_and_run": ("send", "read"), "begin_conversation": ("send", "read"),
+    "show_conversation": ("read",), "change_conversation": ("send", "read"), "delete_conversation": ("manage",),
+    "list_conversation_items": ("read",), "show_conversation_item": ("read",),
+    "add_conversation_items": ("send", "read"), "delete_conversation_item": ("send", "read"),
+    "list_input_items": ("read",),
 }  # fmt: skip
 """What routes ask for whose channel is not in their path."""
 
@@ -80,6 +85,9 @@ OWNER: dict[str, int] = {
     "list_thread_messages": 200, "show_thread_message": 200, "refuse_message_change": 400,
     "refuse_message_deletion": 400, "begin_run": 400, "list_thread_runs": 200, "show_run": 404,
     "refuse_run_change": 404, "submit_outputs": 404, "cancel_run": 404, "list_run_steps": 404, "show_run_step": 404,
+    "begin_conversation": 200, "show_conversation": 200, "change_conversation": 200, "delete_conversation": 200,
+    "list_conversation_items": 200, "show_conversation_item": 404, "add_conversation_items": 400,
+    "delete_conversation_item": 404, "list_input_items": 200,
 }  # fmt: skip
 
 NOT_THERE = {"show_message", "edit_message", "withdraw_message", "pause", "resume", "regenerate", "act",
@@ -90,7 +98,10 @@ NOT_THERE = {"show_message", "edit_message", "withdraw_message", "pause", "resum
              "cancel_response", "show_profile", "change_profile", "delete_profile", "show_thread_form",
              "change_thread", "delete_thread", "add_message", "list_thread_messages", "show_thread_message",
              "refuse_message_change", "refuse_message_deletion", "begin_run", "list_thread_runs", "show_run",
-             "refuse_run_change", "submit_outputs", "cancel_run", "list_run_steps", "show_run_step"}  # fmt: skip
+             "refuse_run_change", "submit_outputs", "cancel_run", "list_run_steps", "show_run_step",
+             "show_conversation", "change_conversation", "delete_conversation", "list_conversation_items",
+             "show_conversation_item", "add_conversation_items", "delete_conversation_item",
+             "list_input_items"}  # fmt: skip
 """What a stranger with every right in his own tenant finds missing there."""
 
 ACTIONS: dict[str, dict[str, Any]] = {
@@ -106,7 +117,7 @@ def name(endpoint: HttpEndpoint) -> str:
 
 
 def last_that_destroy(endpoint: HttpEndpoint) -> tuple[bool, bool]:
-    forgets = name(endpoint) in ("forget_channel", "delete_thread")
+    forgets = name(endpoint) in ("forget_channel", "delete_thread", "delete_conversation")
     return endpoint.method == "DELETE", forgets or name(endpoint) == "discard"
 
 
@@ -126,6 +137,8 @@ async def call(house: Guarded, endpoint: HttpEndpoint, headers: dict[str, str]) 
         thread_id=house.thread_id,
         run_id="run_none",
         step_id="step_none",
+        conversation_id="own-dead-1",
+        item_id="msg_none",
     )
     body = json.dumps(BODIES[name(endpoint)]) if name(endpoint) in BODIES else None
     query = {"after": f"{house.epoch}:0"} if endpoint.media == "text/event-stream" else {"force": "true"}

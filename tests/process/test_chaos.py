@@ -28,6 +28,7 @@ PLANTED = (
     ("failed_write_taken_for_done", "sqlite", 1, "fail_disk"),
     ("unfit_server_gives_receipts", "redis", 1, "spoil_store"),
     ("replica_not_waited_for", "redis", 1, "set_clock"),
+    ("receivers_told_too_early", "redis", 1, "set_clock"),
 )
 """Bugs that a storm over real processes must notice: what is broken, on which store, the first seed to try, and what is
 broken outside, if not everything.

@@ -82,17 +82,21 @@ async def test_a_reload_at_any_moment_shows_what_was_said_once(
         assert len(simulator.ledger) == 1
 
 
-async def test_a_picture_is_sent_and_seen_again(tmp_path: Path, chromium_path: Path) -> None:
+async def test_pictures_of_both_sides_are_seen_and_seen_again(tmp_path: Path, chromium_path: Path) -> None:
     async with opened(tmp_path, chromium_path) as (page, _, _url):
         files = [{"name": "dot.png", "mimeType": "image/png", "buffer": DOT}]
         await page.set_input_files("#files", files)  # type: ignore[arg-type]  # the form that its documentation has
         await expect(page.locator("#attached")).to_contain_text("dot.png")
-        await write(page, "what is this?")
+        await write(page, "what is this? [[draw:a lake]]")
         await expect(page.locator(".user img")).to_be_visible()
-        await expect(page.locator(".assistant .text")).not_to_be_empty()
-        await page.reload()
-        await expect(page.locator(".user img")).to_be_visible()
-        assert await page.locator(".user img").evaluate("image => image.naturalWidth") == 1
+        await expect(page.locator(".assistant .tools")).to_contain_text("tokens")
+        for _ in range(2):
+            await expect(page.locator(".user img")).to_be_visible()
+            assert await page.locator(".user img").evaluate("image => image.naturalWidth") == 1
+            await expect(page.locator(".assistant figure img")).to_be_visible()
+            assert await page.locator(".assistant figure img").evaluate("image => image.naturalWidth") == 8
+            await expect(page.locator(".assistant figure a[download]")).to_have_text("image.png")
+            await page.reload()
 
 
 @pytest.mark.only_in_prove  # the daily ones approve on the page, and show a decision after a reload
@@ -169,14 +173,22 @@ async def test_stop_keeps_what_was_said(tmp_path: Path, chromium_path: Path) -> 
         await expect(page.locator(".assistant .text")).to_have_text(said)
 
 
-async def test_a_held_call_is_approved_on_the_page(tmp_path: Path, chromium_path: Path) -> None:
-    async with opened(tmp_path, chromium_path) as (page, _, _url):
+async def test_a_held_call_is_approved_on_the_page_and_stays_to_be_seen(tmp_path: Path, chromium_path: Path) -> None:
+    async with opened(tmp_path, chromium_path) as (page, simulator, _url):
+        page.on("dialog", lambda dialog: dialog.accept("gpt-6-sol"))
+        await page.select_option("#model", label="Another model…")
         await write(page, '[[call:send_letter {"to": "Ada"}]]')
         await expect(page.locator(".action")).to_contain_text("send_letter")
         await page.click(".approve")
 
         await expect(page.locator(".assistant").last).to_contain_text("sent to Ada")
         await expect(page.locator(".action")).to_have_count(0)
+        await page.reload()
+        await page.click(".step summary")
+        await expect(page.locator(".step .decision")).to_contain_text("Approved by anonymous, ")
+        await expect(page.locator(".assistant small")).to_contain_text("gpt-6-sol")
+        await expect(page.locator("#model")).to_have_value("gpt-6-sol")
+        assert {exchange.model for exchange in simulator.ledger} == {"gpt-6-sol"}
 
 
 async def test_model_output_is_text_and_never_markup(tmp_path: Path, chromium_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -103,8 +104,28 @@ def test_a_release_needs_a_version_that_tree_and_changelog_say() -> None:
     assert release.section(moved, "Unreleased").strip() == ""
     assert release.section(moved, "1.0.0").split() == ["###", "Added", "-", "One."]
     assert release.section(moved, "0.9.0").strip() == "- Zero."
+    kinds = re.findall(r"^### (\w+)$", release.section(release.changelog(), "Unreleased"), re.M)
+    assert kinds == [
+        kind for kind in ("Added", "Changed", "Deprecated", "Removed", "Fixed", "Security") if kind in kinds
+    ]
     assert "is no version" in " ".join(release.obstacles("1.0"))
     assert release.disagreements("9.9.9")
+
+
+def test_a_release_that_fails_leaves_the_tree_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    release = script("release")
+    file = tmp_path / "CHANGELOG.md"
+    file.write_text("before")
+    monkeypatch.setattr(release, "VERSIONED", [file])
+
+    def fail() -> None:
+        with release.unchanged_by_failure():
+            file.write_text("after")
+            raise SystemExit("could not be built")
+
+    with pytest.raises(SystemExit):
+        fail()
+    assert file.read_text() == "before"
 
 
 @pytest.mark.only_in_prove  # reason: builds and installs from the package index

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 from collections import defaultdict, deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -30,8 +31,8 @@ from turnkeep.runs.run import Run
 from turnkeep.runs.run_context import RunContext, RunRules
 from turnkeep.store.contract import EventGap
 from turnkeep.store.memory import MemoryStore
+from turnkeep.store.shared_ledger import Circuit
 from turnkeep.store.values import (
-    Circuit,
     Claim,
     Commit,
     Directive,
@@ -403,7 +404,8 @@ class Stage:
         self.observations = []
         self.run = Run(self.house, lease.claim, lease, self.observations.append)
         try:
-            return await self.run.perform()
+            async with publishing(self):
+                return await self.run.perform()
         finally:
             self.keeper.let_go(lease)
 
@@ -434,6 +436,17 @@ class Stage:
         record = await self.store.message(where, message_id)
         assert record is not None, f"message {message_id!r} is not there"
         return record.status
+
+
+@contextlib.asynccontextmanager
+async def publishing(stage: Stage) -> AsyncIterator[None]:
+    """What runs say is published, as it is in a worker."""
+    task = asyncio.get_running_loop().create_task(stage.house.publisher.run())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
 
 
 def journal_of(stage: Stage, claim: Claim, **options: Any) -> Journal:

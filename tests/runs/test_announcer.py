@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.runs.stage import HERE, LostReply, Stage, announcer_of
+from tests.runs.stage import HERE, LostReply, Stage, announcer_of, publishing
 from turnkeep.errors import LeaseLost, OutcomeUnknown, StoreUnavailable
 from turnkeep.events import Event, delta
 from turnkeep.runs.announcer import MERGE_ABOVE, Announcer, merge_deltas
@@ -19,7 +19,7 @@ from turnkeep.runs.announcer import MERGE_ABOVE, Announcer, merge_deltas
 async def announcing(stage: Stage, **options: Any) -> AsyncIterator[Announcer]:
     lease = await stage.lease("m1")
     announcer = announcer_of(stage, lease.claim, **options)
-    async with asyncio.TaskGroup() as group:
+    async with publishing(stage), asyncio.TaskGroup() as group:
         task = group.create_task(announcer.run())
         yield announcer
         task.cancel()
@@ -104,8 +104,9 @@ async def test_a_fence_ends_the_telling() -> None:
     announcer = announcer_of(stage, (await stage.lease("m1")).claim)
     announcer.text("a")
 
-    with pytest.raises(LeaseLost):
-        await announcer.run()
+    async with publishing(stage):
+        with pytest.raises(LeaseLost):
+            await announcer.run()
 
 
 @pytest.mark.parametrize(("waiting", "events"), [(MERGE_ABOVE, MERGE_ABOVE), (MERGE_ABOVE + 1, 1)])

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.runs.stage import Stage, announcer_of
+from tests.runs.stage import Stage, announcer_of, publishing
 from turnkeep.errors import LeaseLost, StoreUnavailable
 from turnkeep.messages import Address
 from turnkeep.runs.announcer import Announcer
@@ -25,7 +25,8 @@ async def speaking(stage: Stage, count: int = RUNS) -> AsyncIterator[list[Announ
         await stage.say("m", where=place(n))
         announcers.append(announcer_of(stage, (await stage.lease()).claim))
     tasks = [asyncio.get_running_loop().create_task(one.run()) for one in announcers]
-    yield announcers
+    async with publishing(stage):
+        yield announcers
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
@@ -119,3 +120,38 @@ async def test_a_mistake_of_ours_ends_the_runs_that_it_concerns_and_the_next_are
         await announcers[1].wait_until_published()
 
         assert await text_of(stage, 1) == "b"
+
+
+async def test_what_is_said_before_anybody_publishes_is_published_when_somebody_does() -> None:
+    """The claim of a worker may be answered before the task beside it that publishes has begun."""
+    stage = Stage()
+    await stage.say("m", where=place(0))
+    announcer = announcer_of(stage, (await stage.lease()).claim)
+    announcer.text("early ")
+    await asyncio.sleep(1.0)
+    before = await text_of(stage, 0)
+    async with publishing(stage):
+        announcer.text("and late")
+        await announcer.wait_until_published()
+
+    assert (before, await text_of(stage, 0)) == ("", "early and late")
+
+
+async def test_a_publisher_that_ends_leaves_nothing_behind_and_may_begin_again() -> None:
+    """A store is closed after its worker: nobody may be asking it any more."""
+    stage = Stage()
+    await stage.say("m", where=place(0))
+    announcer = announcer_of(stage, (await stage.lease()).claim)
+    async with publishing(stage):
+        stage.store.stumbles["publish"].append(60.0)
+        announcer.text("a")
+        await asyncio.sleep(1.0)
+        announcer.text("b")
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    await asyncio.sleep(120.0)
+    between = await text_of(stage, 0)
+    async with publishing(stage):
+        announcer.text("c")
+        await announcer.wait_until_published()
+
+    assert (others, between, await text_of(stage, 0)) == (set(), "", "abc")

@@ -69,6 +69,26 @@ async def count_answered(stage: Stage, places: list[Address]) -> int:
 # ---------------------------------------------------------------- claiming
 
 
+@pytest.mark.parametrize(("slots", "busy"), [(2, 0), (2, 1), (1, 1)])
+async def test_a_thread_of_a_dead_owner_is_begun_when_its_lease_ends_or_with_the_next_free_slot(
+    slots: int, busy: int
+) -> None:
+    """By who lives: nobody else looks after leases. What came due later waits behind it."""
+    stage = Stage(*[[Began(None), 40.0, *says("answer")[1:]] for _ in range(4)])
+    await stage.say("m0", where=at("dead"))
+    assert len(await stage.store.claim(owner="dead", limit=1, lease=30.0)) == 1
+    for number in range(busy):
+        await stage.say(f"b{number}", where=at(f"b{number}"))
+    async with working(stage, concurrency=slots):
+        await asyncio.sleep(31.0)
+        await stage.say("late", where=at("late"))
+        await asyncio.sleep(10.0)
+        first, second = [event for event in await stage.events(at("dead")) if event.kind == "started"]
+        assert (first.attempt, second.attempt) == (1, 2)
+        assert second.at - first.at == pytest.approx(30.0 if slots > busy else 40.0, abs=0.1)
+        assert ("started" in await stage.kinds(at("late"))) == (slots == 2)
+
+
 @pytest.mark.parametrize("slots", [1, 2, 5])
 async def test_there_are_never_more_runs_than_slots_and_a_free_slot_is_used_at_once(slots: int) -> None:
     stage = Stage(*[[Began(None), 10.0, *says("answer")[1:]] for _ in range(6)])

@@ -26,10 +26,13 @@ async def owner_at_work() -> AsyncIterator[tuple[MemoryStore, Claim, Announcer]]
     store = MemoryStore(Policies(Policy(window=0.0)))
     await store.accept([Message(WHERE, "m", text_content("hello"))])
     [claim] = await store.claim(owner="w", limit=1, lease=30.0)
-    announcer = Announcer(Publisher(store), claim)
-    running = asyncio.get_running_loop().create_task(announcer.run())
+    publisher = Publisher(store)
+    announcer = Announcer(publisher, claim)
+    loop = asyncio.get_running_loop()
+    running = [loop.create_task(act) for act in (publisher.run(), announcer.run())]
     yield store, claim, announcer
-    running.cancel()
+    for task in running:
+        task.cancel()
 
 
 async def say(announcer: Announcer, *texts: str) -> None:

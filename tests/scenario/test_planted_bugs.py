@@ -26,6 +26,7 @@ SHOWN_BY = {
     "cut_taken_for_the_end": ("everything", 3),
     "deaf_heartbeat": ("zombies", 4),
     "never_gives_up": ("everything", 2),
+    "answer_ends_without_its_words": ("failovers", 3),
 }
 """The storm that is likely to show a bug, where it is not the first: tried first, to save time."""
 

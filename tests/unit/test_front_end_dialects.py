@@ -139,6 +139,27 @@ def test_the_chunks_are_the_same_however_the_events_come_together(level: Level, 
     assert b"".join(encoder.encode(events[n : n + size]) for n in range(0, len(events), size)) == whole
 
 
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("size", [1, 3, 100])
+def test_who_waits_for_whole_steps_is_told_the_same_and_nothing_that_is_taken_back(level: Level, size: int) -> None:
+    again = part("step", StepDetail(1))
+    for seed in range(25):
+        events = [*turn(seed), ENDS["completed"]]
+        firm = [event for event in events if event.detail != StepDetail(getattr(event.detail, "number", 0))]
+        half = [START, text("Hal"), Event("reasoning", text="no", attempt=1), again, *firm[1:]]
+        encoder = ChunkEncoder(level, holds_back=True)
+        data = b"".join(encoder.encode(half[n : n + size]) for n in range(0, len(half), size))
+        told, live = chunks_of(data), chunks_of(ChunkEncoder(level).encode(firm))
+        _follow(told)
+        assert _said_in(told) == _said_in(live)
+        assert encoder.is_done
+
+
+def _said_in(chunks: Sequence[dict[str, Any]]) -> list[str]:
+    """Pieces of an answer in their order; what is said in passing may come sooner."""
+    return [json.dumps(chunk) for chunk in chunks if chunk["type"] != "data-turn"]
+
+
 def test_whoever_has_decided_is_told_what_comes_from_the_result_on() -> None:
     events = [START, text("Well."), part("tool_call", CallDetail("c9", "pay")), part("step", StepDetail(1, "calls"))]
     rest = [part("tool_result", ResultDetail("c9", "pay", "ok", "paid")), text("\n\n"), text("done"), ENDS["completed"]]

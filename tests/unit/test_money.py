@@ -19,7 +19,8 @@ from turnkeep.runs.budget import OUTPUT_GUESS, Budget, Budgets, Pace
 from turnkeep.settings import Settings
 from turnkeep.store import Policies, Policy
 from turnkeep.store.memory import MemoryStore
-from turnkeep.store.values import Claim, Commit, Limit, ThreadRecord, TranscriptEntry
+from turnkeep.store.shared_ledger import Limit
+from turnkeep.store.values import Claim, Commit, ThreadRecord, TranscriptEntry
 from turnkeep.testing.fake_clock import FakeClock
 from turnkeep.usage import NANO, Usage
 

@@ -11,7 +11,7 @@ from rich.table import Table
 from turnkeep.cli import context, output
 from turnkeep.cli.arguments import Json
 from turnkeep.settings import Settings
-from turnkeep.store.values import Circuit
+from turnkeep.store.shared_ledger import Circuit
 
 app = typer.Typer(
     add_completion=False,

@@ -42,8 +42,8 @@ def dev(
     if reload:
         from turnkeep.cli import reloading
 
-        options = {"--host": host, "--port": port, "--tools": tools, "--concurrency": concurrency}
-        flags = [name for name, on in (("--open", open_page), ("--token", token), ("--json", as_json)) if on]
+        options = {"host": host, "port": port, "tools": tools, "concurrency": concurrency}
+        flags = [name for name, on in (("open", open_page), ("token", token), ("json", as_json)) if on]
         raise typer.Exit(reloading.run(settings, reloading.words(options, flags)))
 
     def tell(service: RunningService) -> None:

@@ -15,7 +15,8 @@ from turnkeep.cli.arguments import Channel, Json, Tenant
 from turnkeep.messages import Address
 from turnkeep.settings import Settings
 from turnkeep.store.contract import Store
-from turnkeep.store.values import Circuit, Counts
+from turnkeep.store.shared_ledger import Circuit
+from turnkeep.store.values import Counts
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="How much waits; dead letters; pause and resume.")
 app.add_typer(dead.app, name="dead")

@@ -28,9 +28,13 @@ Stamps = tuple[float | None, ...]
 
 
 def words(options: Mapping[str, object | None], flags: Sequence[str]) -> list[str]:
-    """The arguments of the child."""
-    arguments = [word for name, value in options.items() if value is not None for word in (name, str(value))]
-    return [*arguments, *flags]
+    """The arguments of a child: options that have a value, and flags, by the names of parameters."""
+    pairs = [(_option(name), str(value)) for name, value in options.items() if value is not None]
+    return [*(word for pair in pairs for word in pair), *map(_option, flags)]
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def run(settings: Settings, arguments: Sequence[str]) -> int:

@@ -23,8 +23,9 @@ from turnkeep.remedies import remedy_of
 from turnkeep.runs.activity import Cell, Stretch, add_up, quantile, read_series
 from turnkeep.settings import Settings
 from turnkeep.store.contract import Store
+from turnkeep.store.shared_ledger import Circuit
 from turnkeep.store.thread_search import ThreadSearch
-from turnkeep.store.values import Circuit, Counts, ThreadRecord
+from turnkeep.store.values import Counts, ThreadRecord
 from turnkeep.usage import NANO
 
 app = typer.Typer(add_completion=False)

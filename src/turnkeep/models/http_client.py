@@ -8,24 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import io
-import socket
-import ssl
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from functools import partial
-from importlib import metadata
 from typing import Any
 
 import aiohttp
 import orjson
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.http_exceptions import HttpProcessingError
-from aiohttp.tracing import Trace
 
 from turnkeep.errors import (
     AnswerMalformed,
-    ConfigurationError,
     EndpointBlocked,
     ModelError,
     ModelTimedOut,
@@ -33,13 +27,12 @@ from turnkeep.errors import (
     ModelUnreachable,
 )
 from turnkeep.models.classify import classify, request_id, scrub
+from turnkeep.models.http_session import open_session
 from turnkeep.models.provider import Provider
 from turnkeep.models.reading import is_json
 from turnkeep.models.sse import MAX_EVENT, Frame, Framer
 from turnkeep.models.writing import json_bytes
 
-CONNECTIONS = 1024
-KEEP_ALIVE = 20.0
 ERROR_BODY = 64 * 1024
 ERROR_BODY_TIME = 5.0
 LOOK_UP_TIME = 3.0
@@ -111,7 +104,7 @@ class Client:
 
     def _open_session(self) -> aiohttp.ClientSession:
         if self._session is None or self._session.closed:
-            self._session = _session(self.endpoint)
+            self._session = open_session(self.endpoint, _Handler)
         return self._session
 
     async def close(self) -> None:
@@ -361,92 +354,13 @@ async def look_up(
     url = endpoint.root_url(path) if from_root else endpoint.url(path)
     data = b""
     with suppress(*_NETWORK_ERRORS, TimeoutError, ValueError):
-        async with asyncio.timeout(LOOK_UP_TIME), _session(endpoint) as session:
+        async with asyncio.timeout(LOOK_UP_TIME), open_session(endpoint, _Handler) as session:
             asking = session.get(url, allow_redirects=False) if body is None else session.post(url, data=_payload(body))
             async with asking as answer:
                 while answer.status == 200 and len(data) <= LOOK_UP_BODY and (more := await answer.content.readany()):
                     data += more
         return orjson.loads(data)
     return None
-
-
-def _session(endpoint: Provider) -> aiohttp.ClientSession:
-    # No total: an answer may take as long as its run. What is bounded is silence, by the watchdog.
-    timeout = aiohttp.ClientTimeout(total=None, connect=endpoint.connect_timeout)
-    return aiohttp.ClientSession(
-        connector=_connector(endpoint),
-        timeout=timeout,
-        headers=_headers(endpoint),
-        proxy=endpoint.proxy,
-        trust_env=False,
-    )
-
-
-def _connector(endpoint: Provider) -> aiohttp.BaseConnector:
-    connector: aiohttp.BaseConnector
-    if endpoint.dial is not None:
-        connector = _DialConnector(endpoint.dial)
-    else:
-        connector = aiohttp.TCPConnector(limit=CONNECTIONS, keepalive_timeout=KEEP_ALIVE, ssl=_trust(endpoint))
-    # What makes the protocol of each connection, through a proxy too; there is no other way to be told of
-    # an arrival.
-    connector._factory = partial(_Handler, loop=asyncio.get_running_loop())  # type: ignore[assignment]  # a handler as any other
-    return connector
-
-
-class _DialConnector(aiohttp.BaseConnector):
-    """Connections that somebody has opened: aiohttp's own connectors know ports, and paths that
-    others may open.
-    """
-
-    def __init__(self, dial: Callable[[], Awaitable[socket.socket]]) -> None:
-        super().__init__(limit=CONNECTIONS, keepalive_timeout=KEEP_ALIVE)
-        self._dial = dial
-
-    async def _create_connection(
-        self, req: aiohttp.ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout
-    ) -> ResponseHandler:
-        ours = await self._dial()
-        loop = asyncio.get_running_loop()
-        if hasattr(socket, "AF_UNIX") and ours.family == socket.AF_UNIX:
-            _, protocol = await loop.create_unix_connection(self._factory, sock=ours)
-        else:  # where pairs of sockets are made of two connections
-            _, protocol = await loop.create_connection(self._factory, sock=ours)
-        return protocol
-
-
-def _trust(endpoint: Provider) -> ssl.SSLContext | bool:
-    if endpoint.ca_file is None:
-        return True
-    context = ssl.create_default_context()
-    try:
-        context.load_verify_locations(endpoint.ca_file)
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigurationError(f"the CA file {endpoint.ca_file!r} cannot be used: {error}") from error
-    return context
-
-
-def _headers(endpoint: Provider) -> dict[str, str]:
-    headers = {
-        "User-Agent": f"turnkeep/{_version()}",
-        "Accept": "text/event-stream",
-        "Accept-Encoding": "identity",  # a compressed stream arrives in lumps
-        "Content-Type": "application/json",
-    }
-    if endpoint.api_key:
-        headers["Authorization"] = f"Bearer {endpoint.api_key}"
-    if endpoint.organisation:
-        headers["OpenAI-Organization"] = endpoint.organisation
-    if endpoint.project:
-        headers["OpenAI-Project"] = endpoint.project
-    return {**headers, **endpoint.headers}
-
-
-def _version() -> str:
-    try:
-        return metadata.version("turnkeep")
-    except metadata.PackageNotFoundError:
-        return "unknown"
 
 
 def _payload(body: Mapping[str, Any]) -> bytes | io.BytesIO:

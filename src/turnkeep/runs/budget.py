@@ -33,7 +33,8 @@ from turnkeep.pricing.prices import PriceBook
 from turnkeep.settings import Settings
 from turnkeep.store.contract import Store
 from turnkeep.store.record_cache import RecordCache
-from turnkeep.store.values import Claim, Limit
+from turnkeep.store.shared_ledger import Limit
+from turnkeep.store.values import Claim
 from turnkeep.telemetry import SILENT, Meter, get_log
 from turnkeep.usage import NANO, Usage
 

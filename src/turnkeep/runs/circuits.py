@@ -16,7 +16,8 @@ from turnkeep.models.waits import BRIEF_WAIT
 from turnkeep.runs.journal import retry_until_answered
 from turnkeep.runs.outcomes import Releasing
 from turnkeep.runs.run_context import RunContext
-from turnkeep.store.values import Circuit, Claim
+from turnkeep.store.shared_ledger import Circuit
+from turnkeep.store.values import Claim
 from turnkeep.telemetry import get_log
 
 log = get_log(__name__)

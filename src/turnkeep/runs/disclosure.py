@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from turnkeep.assistants import Assistant
-from turnkeep.events import CallDetail, Detail, Event, EventKind, FileDetail, ResultDetail, StepDetail
+from turnkeep.events import CallDetail, Detail, Event, EventKind, ResultDetail, StepDetail, picture_of
 from turnkeep.messages import AssistantItem, CallItem, HostedItem, Item, OutputItem, ReasoningItem, item_from_json
 from turnkeep.runs.announcer import Announcer
 from turnkeep.runs.journal import SEPARATOR, Step, join_texts
@@ -194,10 +194,9 @@ class Disclosure:
         query, is_cut = _cut(item.text) if self._assistant.shows_hosted(item.name) else (None, False)
         self._show("tool_call", CallDetail(call_id, item.name, query, is_cut, by_provider=True), place=place)
         self._show("tool_result", ResultDetail(call_id, item.name), place=place)
-        image = item.raw.get("result")
-        if item.name == "image_generation" and isinstance(image, str) and len(image) <= MOST_OF_A_FILE:
-            kind = f"image/{item.raw.get('output_format') or 'png'}"
-            self._show("file", FileDetail(f"data:{kind};base64,{image}", kind), place=place)
+        picture = picture_of(item)
+        if picture is not None and len(picture.url) <= MOST_OF_A_FILE:
+            self._show("file", picture, place=place)
 
 
 def _cut(text: str) -> tuple[str, bool]:

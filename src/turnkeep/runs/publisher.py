@@ -9,6 +9,7 @@ the first word goes at once.
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Protocol
 
 from turnkeep.messages import Address
@@ -32,18 +33,34 @@ class Speaker(Protocol):
 
 
 class Publisher:
-    """Publishes for all runs of a process. Open on the loop that first speaks."""
+    """Publishes for all runs of a process, while `run` runs; what is said before waits for it."""
 
     def __init__(self, store: Events) -> None:
         self._store = store
         self._lanes: dict[int, Lane] = {}
+        self._group: asyncio.TaskGroup | None = None
 
     def lane(self, address: Address) -> Lane:
         """What is published together with this channel."""
         number = self._store.lane_of(address)
         if (lane := self._lanes.get(number)) is None:
             lane = self._lanes[number] = Lane(self._store)
+            lane.open(self._group)
         return lane
+
+    async def run(self) -> None:
+        """Publish until cancelled, and with it what is on its way: runs end before."""
+        async with asyncio.TaskGroup() as group:
+            self._open(group)
+            try:
+                await asyncio.get_running_loop().create_future()
+            finally:
+                self._open(None)
+
+    def _open(self, group: asyncio.TaskGroup | None) -> None:
+        self._group = group
+        for lane in self._lanes.values():
+            lane.open(group)
 
 
 class Lane:
@@ -54,8 +71,17 @@ class Lane:
         self._speakers: list[Speaker] = []
         self._begun_at = float("-inf")
         self._begin: asyncio.Handle | None = None
-        # No group lives as long: runs come and go, and this is theirs together. At most one.
+        self._group: asyncio.TaskGroup | None = None
         self._publishing: asyncio.Task[None] | None = None
+
+    def open(self, group: asyncio.TaskGroup | None) -> None:
+        """Publish in tasks of this group from now on, and not at all without one."""
+        self._group = group
+        if self._begin is not None:
+            self._begin.cancel()
+            self._begin = None
+        if self._speakers and self._publishing is None:
+            self._go_on()
 
     def add(self, speaker: Speaker) -> None:
         """`take` is called for him soon, once."""
@@ -72,19 +98,20 @@ class Lane:
         self._begin_at(self._begun_at + TICK)
 
     def _begin_at(self, moment: float) -> None:
+        if self._group is None:
+            return
         loop = asyncio.get_running_loop()
         if self._begin is not None:
             self._begin.cancel()
         # Soon and not now: who speaks in the same turn of the loop goes along.
-        is_over = moment <= loop.time()
-        self._begin = loop.call_soon(self._publish_now) if is_over else loop.call_at(moment, self._publish_now)
+        begin = partial(self._publish_now, self._group)
+        self._begin = loop.call_soon(begin) if moment <= loop.time() else loop.call_at(moment, begin)
 
-    def _publish_now(self) -> None:
+    def _publish_now(self, group: asyncio.TaskGroup) -> None:
         self._begin = None
-        loop = asyncio.get_running_loop()
-        self._begun_at = loop.time()
+        self._begun_at = asyncio.get_running_loop().time()
         speakers, self._speakers = self._speakers, []
-        self._publishing = loop.create_task(self._publish(speakers))
+        self._publishing = group.create_task(self._publish(speakers))
 
     async def _publish(self, speakers: list[Speaker]) -> None:
         outcomes: list[int | Exception] = []

@@ -25,7 +25,7 @@ from turnkeep.runs.publisher import Publisher
 from turnkeep.runs.tool_calls import CallRules
 from turnkeep.store.contract import Store
 from turnkeep.store.record_cache import RecordCache
-from turnkeep.store.values import Circuit
+from turnkeep.store.shared_ledger import Circuit
 from turnkeep.telemetry import SILENT, Meter
 from turnkeep.tools.toolbox import Toolbox
 

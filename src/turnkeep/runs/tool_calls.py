@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from turnkeep.clock import Clock
@@ -165,6 +165,13 @@ class Calls:
 
     async def _end(self, output: OutputItem) -> None:
         """Told only when it is in the journal: what was shown must not happen again otherwise."""
+        if (decision := self._decisions.get(output.call_id)) is not None:
+            output = replace(
+                output,
+                decision=decision.decision or "",
+                decided_by=decision.by,
+                decided_at=decision.decided_at,
+            )
         await self._journal.write_output(output)
         self._disclosure.result(output)
 

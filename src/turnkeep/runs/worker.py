@@ -69,15 +69,17 @@ class Worker:
         async with self._measuring(), asyncio.TaskGroup() as upkeep:
             keeping = upkeep.create_task(self.keeper.run())
             sweeping = upkeep.create_task(self._sweep())
+            publishing = upkeep.create_task(self.context.publisher.run())
             activity = self.context.activity
             if activity is not None:
                 upkeep.create_task(activity.run())
-            # inside of the other group: leases are renewed until the last run is over
+            # inside of the other group: leases are renewed, and events published, until the last run is over
             async with asyncio.TaskGroup() as runs:
                 await self._claim_until_stopped(runs)
                 await self._drain()
             keeping.cancel()
             sweeping.cancel()
+            publishing.cancel()
             if activity is not None:
                 activity.stop()
 

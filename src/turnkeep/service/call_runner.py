@@ -70,7 +70,8 @@ class CallRunner:
 
     context: RunContext
     keeper: Keeper
-    keeping: asyncio.Task[None]
+    upkeep: tuple[asyncio.Task[None], ...]
+    """What goes on as long as there may be runs: leases are renewed, events published."""
     remembers: bool
 
     async def begin(

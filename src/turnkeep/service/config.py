@@ -104,7 +104,7 @@ def create_openai_config(
         raise ConfigurationError("create_openai_config takes keywords: create_openai_config(api_key=…, model=…)")
     _check_names(settings)
     TIMEOUT.check("timeout", timeout)
-    values: dict[str, Any] = {
+    own_values = {
         "openai_api_key": api_key,
         "openai_model": model,
         "openai_base_url": base_url,
@@ -113,13 +113,7 @@ def create_openai_config(
         "run_deadline": timeout,
         "store": str(store) if isinstance(store, str | Path) else None,
     }
-    if twice := [
-        f"{own} and {name}" for name, own in OWN_NAMES.items() if None not in (values[name], settings.get(name))
-    ]:
-        raise ConfigurationError(f"{twice[0]} are two names of one setting, give one of them")
-    given_values: dict[str, Any] = {name: value for name, value in {**values, **settings}.items() if value is not None}
-    spelling = {field: name for field, name in OWN_NAMES.items() if field not in settings}
-    effective = Settings.load(spelling, **given_values)
+    effective = _load_settings(own_values, settings)
     catalog = Catalog.load(effective.price_file)
     config = OpenAIConfig(
         settings=effective,
@@ -146,6 +140,18 @@ OWN_NAMES = {
 """The parameters that stand for a setting of another name."""
 
 TIMEOUT = SecondsLimit(3_600.0, "run_deadline")
+
+
+def _load_settings(own_values: Mapping[str, Any], settings: Mapping[str, Any]) -> Settings:
+    """What parameters and settings say, then the environment. Raises `ConfigurationError`, in the words of who
+    calls.
+    """
+    for name, own in OWN_NAMES.items():
+        if None not in (own_values[name], settings.get(name)):
+            raise ConfigurationError(f"{own} and {name} are two names of one setting, give one of them")
+    values = {name: value for name, value in {**own_values, **settings}.items() if value is not None}
+    spelling = {field: name for field, name in OWN_NAMES.items() if field not in settings}
+    return Settings.load(spelling, **values)
 
 
 def _check_names(settings: Mapping[str, object]) -> None:

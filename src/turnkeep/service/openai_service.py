@@ -153,7 +153,7 @@ class OpenAIService:
                 lease.stop("cancel")
             if self._works:
                 await asyncio.wait(self._works.values())
-            for task in (watching, *(runner.keeping for runner in self._runners.values())):
+            for task in (watching, *(task for runner in self._runners.values() for task in runner.upkeep)):
                 if task is not None:
                     task.cancel()
 
@@ -195,7 +195,8 @@ class OpenAIService:
             ledger=ledger,
         )
         keeper = Keeper(store, rules=LeaseRules(config.settings.lease_duration), owner=f"direct-{secrets.token_hex(8)}")
-        return CallRunner(context, keeper, self._keeping.create_task(keeper.run()), remembers)
+        upkeep = tuple(self._keeping.create_task(act) for act in (keeper.run(), context.publisher.run()))
+        return CallRunner(context, keeper, upkeep, remembers)
 
     async def _session_store(self) -> Store:
         """Where sessions are, and what all processes may spend together."""

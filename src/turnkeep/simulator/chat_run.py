@@ -11,7 +11,7 @@ from typing import Any, Literal
 import orjson
 
 from turnkeep.simulator.frames import Frame, data
-from turnkeep.simulator.persona import AnswerPlan, CallStep, Refuse, Say, Search, Think, tokens_of
+from turnkeep.simulator.persona import AnswerPlan, CallStep, Drawing, Refuse, Say, Search, Think, tokens_of
 from turnkeep.simulator.prompt import Json, Prompt
 from turnkeep.simulator.quirks import Quirk
 from turnkeep.simulator.response_run import Manner, annotation, pieces
@@ -118,7 +118,7 @@ class ChatRun:
             return
         yield Frame(self._chunk({"role": "assistant", "content": "", "refusal": None}), head=True)
         for part in self.plan.parts:
-            if isinstance(part, Search):  # this protocol does not show it, only what was found
+            if isinstance(part, Search | Drawing):  # this protocol shows only what was found
                 continue
             yield from self._call(part) if isinstance(part, CallStep) else self._text(part)
         yield from self._closing()

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 NAMES = (
     *("say", "words", "call", "then", "loop", "worst", "pace", "ttft", "reason", "refuse"),
-    *("length", "filter", "incomplete", "comment", "search", "pause", "fault"),
+    *("length", "filter", "incomplete", "comment", "search", "draw", "pause", "fault"),
 )
 # Names that exist open a marker and nothing else: [[links of a wiki]] in a text are words.
 _OPENING = re.compile(rf"\[\[({'|'.join(NAMES)})(?=[\]: ])[: ]?\s*")

@@ -14,7 +14,7 @@ import orjson
 from turnkeep.simulator.frames import Frame, event
 from turnkeep.simulator.message_checks import signature
 from turnkeep.simulator.options import StreamPace
-from turnkeep.simulator.persona import AnswerPlan, CallStep, Part, Refuse, Say, Search, Think, tokens_of
+from turnkeep.simulator.persona import AnswerPlan, CallStep, Drawing, Refuse, Say, Search, Think, tokens_of
 from turnkeep.simulator.prompt import Json
 from turnkeep.simulator.prompt_cache import InputTokens
 from turnkeep.simulator.response_run import pieces
@@ -83,10 +83,11 @@ class MessageRun:
     def _frames(self) -> Iterator[Frame]:
         yield Frame(event("message_start", {"type": "message_start", "message": {**self.message}}), head=True)
         for part in self.plan.parts:
-            yield from self._part(part)
+            if not isinstance(part, Drawing):  # this protocol has none
+                yield from self._part(part)
         yield from self._closing()
 
-    def _part(self, part: Part) -> Iterator[Frame]:
+    def _part(self, part: Think | Search | Say | Refuse | CallStep) -> Iterator[Frame]:
         if isinstance(part, Think):
             return self._think(part)
         if isinstance(part, CallStep):

@@ -51,6 +51,21 @@ class Search:
 
 
 @dataclass(frozen=True, slots=True)
+class Drawing:
+    """A picture that the provider makes, where the protocol has such a thing."""
+
+    subject: str
+
+
+PICTURE = (
+    "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAABLbSncAAAAc0lEQVR42g3JoQEEIQwAsB/nhmAIhmCIanQ1ujq6mtme2Py+MMIM"
+    "K0TIUKHD79vGNre1xZZbbb1fpJFmWilSpkqdL45xzGMdceRRR58XZZRZVomSpUrXCwaTRZAU7UUbbbbVomWr1v3iGte81hVXXnX1"
+    "9QfYQGzBst+3uwAAAABJRU5ErkJggg=="
+)
+"""A PNG of eight by eight points, as base64."""
+
+
+@dataclass(frozen=True, slots=True)
 class Say:
     """`source`: what the whole text rests on."""
 
@@ -75,7 +90,7 @@ class CallStep:
     call_id: str | None = None
 
 
-Part = Think | Search | Say | Refuse | CallStep
+Part = Think | Search | Drawing | Say | Refuse | CallStep
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +168,9 @@ class Persona:
         if calls := _calls(prompt, messages):
             comments = [Say(marker.text, "commentary") for marker in markers if marker.name == "comment"]
             return (*thoughts, *comments, *calls)
+        if (drawing := _first(markers, "draw")) is not None:
+            answer = Say(self._answer(prompt, messages, markers), "final_answer")
+            return (*thoughts, Drawing(drawing.text), answer)
         if (search := _first(markers, "search")) is not None:
             return (*thoughts, *self._search_parts(prompt, messages, markers, search=Search(search.text)))
         refusal = _first(markers, "refuse")

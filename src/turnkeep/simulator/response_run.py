@@ -12,7 +12,18 @@ import orjson
 
 from turnkeep.simulator.frames import Frame, event
 from turnkeep.simulator.options import StreamPace
-from turnkeep.simulator.persona import AnswerPlan, CallStep, Part, Refuse, Say, Search, Think, tokens_of
+from turnkeep.simulator.persona import (
+    PICTURE,
+    AnswerPlan,
+    CallStep,
+    Drawing,
+    Part,
+    Refuse,
+    Say,
+    Search,
+    Think,
+    tokens_of,
+)
 from turnkeep.simulator.prompt import Json, Prompt
 from turnkeep.simulator.seeded_ids import Ids
 
@@ -111,6 +122,8 @@ class ResponseRun:
             return self._call(part, cut=cut)
         if isinstance(part, Search):
             return self._search(part)
+        if isinstance(part, Drawing):
+            return self._draw(part)
         return self._message(part, cut=cut)
 
     def _lifecycle(self, kind: str) -> Frame:
@@ -166,6 +179,15 @@ class ResponseRun:
         for state in ("in_progress", "searching", "completed"):
             yield Frame(self._event(f"response.web_search_call.{state}", **place))
         yield self._close_item({**item, "status": "completed"})
+
+    def _draw(self, part: Drawing) -> Iterator[Frame]:
+        place = {"item_id": self._ids.new("ig_"), "output_index": len(self.response["output"])}
+        item: Json = {"id": place["item_id"], "type": "image_generation_call", "status": "in_progress"}
+        yield self._open_item(item)
+        for state in ("in_progress", "generating", "completed"):
+            yield Frame(self._event(f"response.image_generation_call.{state}", **place))
+        picture = {"result": PICTURE, "output_format": "png", "revised_prompt": part.subject}
+        yield self._close_item({**item, "status": "completed", **picture})
 
     def _think(self, part: Think) -> Iterator[Frame]:
         item_id = self._ids.new("rs_")

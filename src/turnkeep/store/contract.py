@@ -45,13 +45,13 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
 from turnkeep.errors import Rejection
-from turnkeep.events import Event, TurnFault
+from turnkeep.events import Event
 from turnkeep.messages import Address, Content, Message
 from turnkeep.store.passages import Passage, TextSearch
+from turnkeep.store.shared_ledger import Ledger
 from turnkeep.store.sinks import Sinks
 from turnkeep.store.thread_search import ThreadSearch
 from turnkeep.store.values import (
-    Circuit,
     Claim,
     Counts,
     DeadLetter,
@@ -59,16 +59,13 @@ from turnkeep.store.values import (
     Document,
     HeldCall,
     History,
-    Limit,
     MessageRecord,
     Notice,
     Page,
     Publication,
     Receipt,
     RegistryKind,
-    Reservation,
     RunRecord,
-    Spend,
     Stats,
     ThreadRecord,
     TranscriptEntry,
@@ -383,67 +380,6 @@ class Registry(Protocol):
         changes, or hears that others changed. A hint: what others did may be heard late or never,
         so what was read under a number is believed for a second (`record_cache`).
         """
-        ...
-
-
-class Ledger(Protocol):
-    """Money, pace and open circuits, shared by all workers."""
-
-    async def reserve(
-        self, run_id: str, amount: int, limits: Sequence[Limit], *, tenant: str, once: str | None = None
-    ) -> Reservation:
-        """Reserve in all accounts or in none. Again for the same run: granted, nothing changes."""
-        ...
-
-    async def settle(self, run_id: str, amount: int | None, *, tenant: str, once: str | None = None) -> None:
-        """Replace a run's reservation by what was spent, None: by what was reserved. A run without
-        reservation changes nothing.
-        """
-        ...
-
-    # Only names them: what a run has spent is known by its thread, which is not the ledger's.
-    async def sweep(self, *, older_than: float, tenant: str) -> list[str]:
-        """Runs whose reservation is older than so many seconds: candidates to be settled from what
-        their threads say.
-        """
-        ...
-
-    async def ledgers(self) -> list[str]:
-        """The tenants that have reservations; some may have none left."""
-        ...
-
-    async def spend(self, account: str, *, tenant: str) -> Spend: ...
-
-    # The store's buckets, not the worker's: a provider counts all workers together.
-    async def pace(
-        self, key: str, *, requests: float, tokens: float, tokens_wanted: int, once: str | None = None
-    ) -> float:
-        """Take one request and so many tokens from the shared buckets (limits per minute, 0:
-        unlimited): 0.0 if granted, else seconds to wait (nothing taken). More tokens than a full
-        bucket holds: a full bucket is enough.
-        """
-        ...
-
-    async def slow_down(self, key: str, seconds: float, *, once: str | None = None) -> None:
-        """No request of this key is granted by `pace` for so long (the provider said so); never
-        shortens.
-        """
-        ...
-
-    async def trip(self, endpoint: str, fault: TurnFault, *, probe_in: float, once: str | None = None) -> Circuit:
-        """Open the circuit, or keep it open as it is; the first one to open it is remembered."""
-        ...
-
-    async def circuits(self) -> list[Circuit]: ...
-
-    async def probe(self, endpoint: str, *, every: float, once: str | None = None) -> bool:
-        """May this caller try? True if the circuit is closed, or for one caller per `every` seconds
-        while it is open.
-        """
-        ...
-
-    async def mend(self, endpoint: str, *, once: str | None = None) -> bool:
-        """Close the circuit. False if it was closed."""
         ...
 
 

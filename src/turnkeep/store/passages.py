@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from turnkeep.messages import Address, AssistantItem, UserItem, content_text
+from turnkeep.messages import Address, AssistantItem, Item, UserItem, content_text
 from turnkeep.store.values import TranscriptEntry
 
 MOST_ENTRIES = 100_000
@@ -37,12 +37,17 @@ class Passage:
     excerpt: str
 
 
+def words_of(item: Item) -> str:
+    """What people find of an item: what somebody said."""
+    if isinstance(item, UserItem):
+        return content_text(item.content)
+    return item.text if isinstance(item, AssistantItem) else ""
+
+
 def passage_in(address: Address, entry: TranscriptEntry, text: str) -> Passage | None:
     """The first place of a text in an entry, if somebody said it there."""
     item = entry.item
-    if not isinstance(item, UserItem | AssistantItem):
-        return None
-    words = content_text(item.content) if isinstance(item, UserItem) else item.text
+    words = words_of(item)
     place = _lower(words).find(_lower(text))
     if place < 0:
         return None

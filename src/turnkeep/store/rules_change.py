@@ -47,7 +47,7 @@ def decide(thread: Thread, call_id: str, call_digest: str, decision: Decision, n
     # Last of all: the same decision again is answered also when the turn goes on already.
     if thread.state != "held":
         raise WrongState(f"call {call_id!r} waits no longer, its run is being stopped")
-    outcome = replace(call, decision=decision.verdict, output=decision.output, by=decision.by)
+    outcome = replace(call, decision=decision.verdict, output=decision.output, by=decision.by, decided_at=now)
     thread.calls[place] = outcome
     thread.emit(Event("decided", thread.batch_ids, run_id=thread.run_id, calls=(outcome.to_json(),)), now)
     if all(c.decision for c in thread.calls):

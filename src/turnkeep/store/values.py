@@ -1,8 +1,6 @@
-"""The words of the contract: what is given to a store and what it gives back, as values that nobody
-can change.
+"""The words of the contract: what is given to a store and what it gives back, as values that nobody can change.
 
-They hold no behaviour beyond their JSON form, so that engines, runs and doors agree on them and on
-nothing else.
+They hold no behaviour beyond their JSON form, so that engines, runs and doors agree on them and on nothing else.
 """
 
 from __future__ import annotations
@@ -31,8 +29,7 @@ RegistryKind = Literal["assistant", "default", "key", "ticket", "setting", "revo
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """Limits and habits of one queue; a thread's options and a message's own values go before
-    `window`, `max_wait`, `on_busy`.
+    """Limits and habits of one queue; a thread's options and a message's own go before `window`, `max_wait`, `on_busy`.
 
     Times in seconds, sizes in bytes.
     """
@@ -124,6 +121,7 @@ class HeldCall:
     """Whoever asked for the turn may approve it, too."""
     show: Literal["name", "arguments", "all"] = "name"
     """What its tool lets people see of it who may not decide."""
+    decided_at: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         data: dict[str, Any] = {
@@ -141,6 +139,8 @@ class HeldCall:
             data["show"] = self.show
         if self.decision:
             data |= {"decision": self.decision, "output": self.output, "by": self.by}
+        if self.decided_at is not None:
+            data["decided_at"] = self.decided_at
         return data
 
 
@@ -229,9 +229,7 @@ class Directive:
 @lean_init
 @dataclass(frozen=True, slots=True)
 class TranscriptEntry:
-    """One transcript item as stored. `tokens` is the caller's count, `turn` the store's ordinal of
-    the commit that wrote it.
-    """
+    """One transcript item as stored. `tokens`: the caller's count; `turn`: the ordinal of the commit that wrote it."""
 
     item: Item
     tokens: int = 0
@@ -270,8 +268,7 @@ class Remainder:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A failed attempt. `retry_in` (seconds from now) asks for another one; None says that there is
-    none.
+    """A failed attempt. `retry_in` (seconds from now) asks for another one; None says that there is none.
 
     `effects`: a tool with effects has started in this run (then the batch is never split). `usage`
     is what the attempt cost.
@@ -454,42 +451,3 @@ class Document:
     version: int
     body: Mapping[str, Any]
     updated_at: float
-
-
-@dataclass(frozen=True, slots=True)
-class Limit:
-    """A budget: at most `amount` (nano-dollars, or tokens: the account's name says it) in
-    `account`, which names owner and period and is kept `keep` seconds.
-    """
-
-    account: str
-    amount: int
-    keep: float
-
-
-@dataclass(frozen=True, slots=True)
-class Reservation:
-    """granted; waits (only open reservations are in the way); refused (does not fit beside what is
-    settled), with the account that refuses.
-    """
-
-    outcome: Literal["granted", "waits", "refused"]
-    account: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Spend:
-    """What an account holds: settled and reserved."""
-
-    settled_amount: int
-    reserved_amount: int
-
-
-@dataclass(frozen=True, slots=True)
-class Circuit:
-    """Why an endpoint is not asked. `probe_at`: when one run may try (store clock)."""
-
-    endpoint: str
-    fault: TurnFault
-    opened_at: float
-    probe_at: float

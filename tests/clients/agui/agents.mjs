@@ -8,7 +8,7 @@ const pause = (ms) => new Promise((done) => setTimeout(done, ms));
 
 function agentView(entry) {
   const { agent, told } = entry;
-  return { messages: agent.messages, pending: agent.pendingInterrupts ?? [], ...told };
+  return { messages: agent.messages, state: agent.state, pending: agent.pendingInterrupts ?? [], ...told };
 }
 
 async function run(entry, options) {
@@ -60,14 +60,16 @@ const chatView = ({ client, errors }) => ({
 });
 
 serve({
-  open: async ({ key, url, thread, messages = [] }) => {
-    const agent = new HttpAgent({ url: `${url}/api/agui`, threadId: thread, initialMessages: messages });
+  open: async ({ key, url, thread, messages = [], state }) => {
+    const agent = new HttpAgent({
+      url: `${url}/api/agui`, threadId: thread, initialMessages: messages, ...(state ? { initialState: state } : {}),
+    });
     agents.set(key, { agent, told: { errors: [], outcomes: [], customs: [], thoughts: [], types: [] } });
   },
-  say: async ({ key, id, text, tools }) => {
+  say: async ({ key, id, text, ...options }) => {
     const entry = agents.get(key);
     entry.agent.addMessage({ id, role: 'user', content: text });
-    return run(entry, tools ? { tools } : {});
+    return run(entry, options);
   },
   run: async ({ key, resume }) => run(agents.get(key), resume ? { resume } : {}),
   give: async ({ key, callId, content }) => {

@@ -21,7 +21,7 @@ class State {
 
 const chats = new Map();
 
-function open({ key, major, url, id, messages = [], automatic, tools = {} }) {
+function open({ key, major, url, id, query, messages = [], automatic, tools = {} }) {
   const ai = majors[major];
   class Chat extends ai.AbstractChat {
     constructor(init) {
@@ -31,7 +31,7 @@ function open({ key, major, url, id, messages = [], automatic, tools = {} }) {
     }
   }
   const told = { errors: [], data: [], calls: [] };
-  const transport = new ai.DefaultChatTransport({ api: `${url}/api/chat?level=${major}` });
+  const transport = new ai.DefaultChatTransport({ api: `${url}/api/chat?level=${major}${query ?? ''}` });
   const chat = new Chat({
     id, messages, transport,
     onError: (error) => told.errors.push(error.message),

@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 from turnkeep.events import Event, TurnFault
 from turnkeep.messages import Address, AssistantItem, Message, UserItem, text_content
 from turnkeep.store.contract import Store
+from turnkeep.store.shared_ledger import Limit
 from turnkeep.store.sinks import Selection
 from turnkeep.store.values import (
     Claim,
@@ -17,7 +18,6 @@ from turnkeep.store.values import (
     Decision,
     Failure,
     HeldCall,
-    Limit,
     Publication,
     ThreadOptions,
     TranscriptEntry,

@@ -503,6 +503,19 @@ class ClaimPromises:
             await desk.wait(0.5)
             await waits
 
+    async def test_ready_returns_when_the_lease_of_a_dead_owner_ends(self, start: Start) -> None:
+        """Whoever rests finds it then, by himself: nobody tells of an owner that has died."""
+        desk = await start()
+        await desk.lease("m1")
+        async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+            waits = group.create_task(desk.store.ready(queues=None, timeout=3600.0))
+            await desk.wait(LEASE - 0.1)
+            assert not waits.done()
+            await desk.wait(0.1)
+            await waits
+
+        assert await desk.is_claimable()
+
     async def test_ready_returns_after_its_timeout(self, start: Start) -> None:
         desk = await start()
         async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as group:

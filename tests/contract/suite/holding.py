@@ -60,7 +60,7 @@ class HoldPromises:
 
         decided = await desk.store.decide(HERE, CALL.call_id, CALL.digest, Decision("denied", by="bob"))
 
-        assert decided == replace(CALL, decision="denied", by="bob")
+        assert decided == replace(CALL, decision="denied", by="bob", decided_at=desk.now)
         event = await desk.last_event()
         assert event.kind == "decided"
         assert [dict(call) for call in event.calls] == [decided.to_json()]

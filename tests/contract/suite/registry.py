@@ -11,7 +11,7 @@ import pytest
 from tests.contract.suite.desk import FAULT, Start
 from turnkeep.errors import Conflict
 from turnkeep.events import TurnFault
-from turnkeep.store.values import Limit, Spend
+from turnkeep.store.shared_ledger import Limit, Spend
 
 BUDGET = Limit("month:tenant", 100, 10_000.0)
 SMALL = Limit("day:user", 50, 1_000.0)

@@ -44,6 +44,7 @@ EVERY_ITEM: list[Item] = [
     HostedItem("web_search", {"type": "web_search_call", "action": {"q": ["x", None]}}, "x", site="models.example/v1"),
     CallItem("call_1", "pay", '{"amount": 5}', SIGNED),
     OutputItem("call_1", "no", "denied"),
+    OutputItem("call_1", "no", "denied", "denied", "ann", 5.5),
     AssistantItem("done", interrupted=True, phase="final_answer", author="ann", provider_data=SIGNED),
     AssistantItem("so it is", citations=(Citation(0, 2, "https://a.example", "A", "so", "file_1"), Citation(3, 5))),
 ]

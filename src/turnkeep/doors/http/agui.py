@@ -27,10 +27,10 @@ from turnkeep.doors.http.past_turns import TranscriptTurn, past_turn, past_turns
 from turnkeep.doors.http.sent_events import SentEvents, response_resources
 from turnkeep.doors.http.turn_encoder import is_result_of
 from turnkeep.doors.http.turn_feed import TurnFeed, chunks, follow, one_chunk
-from turnkeep.doors.http.vercel import MOST_NEW, PageDecision
+from turnkeep.doors.http.vercel import MOST_NEW, WISHES, PageDecision
 from turnkeep.errors import InvalidMessage, NotFound
 from turnkeep.events import Event
-from turnkeep.inputs import MAX_NAME, MAX_NAMES, checked_channel, optional_text
+from turnkeep.inputs import MAX_INSTRUCTIONS, MAX_NAME, MAX_NAMES, checked_channel, optional_text
 from turnkeep.messages import Address, Message
 from turnkeep.store.values import Receipt, ThreadRecord
 from turnkeep.wire import call_form
@@ -47,6 +47,11 @@ class RunInput:
     messages: Sequence[AgUiMessage]
     tools: Sequence[Mapping[str, Any]] = ()
     resume: Sequence[Mapping[str, Any]] = ()
+    context: str | None = None
+    """What the page says of where its user is, in words."""
+    state: Any = None
+    """The page's own: it is told back, and kept nowhere."""
+    wishes: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def last(self) -> AgUiMessage:
@@ -57,7 +62,23 @@ def read_run_input(body: Mapping[str, Any]) -> RunInput:
     messages = body.get("messages", [])
     if not isinstance(messages, list) or not all(map(_is_message, messages)):
         raise InvalidMessage("'messages' must be a list of messages of AG-UI, each with 'id' and 'role'")
-    return RunInput(checked_channel(body.get("threadId")), messages, _objects(body, "tools"), _objects(body, "resume"))
+    props = body.get("forwardedProps") or {}
+    if not isinstance(props, Mapping):
+        raise InvalidMessage("'forwardedProps' must be an object")
+    return RunInput(
+        checked_channel(body.get("threadId")), messages, _objects(body, "tools"), _objects(body, "resume"),
+        _context(_objects(body, "context")), body.get("state") or None,
+        {name: props[name] for name in WISHES if props.get(name) is not None},
+    )  # fmt: skip
+
+
+def _context(entries: Sequence[Mapping[str, Any]]) -> str | None:
+    if not all(isinstance(one.get(name), str) for one in entries for name in ("description", "value")):
+        raise InvalidMessage("an entry of 'context' needs 'description' and 'value', both texts")
+    words = "\n".join(f"{one['description']}: {one['value']}" for one in entries)
+    if len(words) > MAX_INSTRUCTIONS:
+        raise InvalidMessage(f"'context' has {len(words)} characters, and {MAX_INSTRUCTIONS} are read at most")
+    return f"Context of the page:\n{words}" if words else None
 
 
 def _is_message(value: object) -> bool:
@@ -178,7 +199,9 @@ class AgentRun:
         cursor = Cursor.read(self.call.request.headers.get("last-event-id", ""))
         messages = self.request.messages if base is None else base
         word = word_of(self.request.channel)
-        return RunEncoder(self.request.channel, word, base=messages, cursor=cursor, after_calls=after_calls)
+        return RunEncoder(
+            self.request.channel, word, base=messages, cursor=cursor, after_calls=after_calls, state=self.request.state
+        )
 
     def _stream(
         self,
@@ -219,8 +242,11 @@ class AgentRun:
 
     def _message(self, message: AgUiMessage) -> Message:
         call = self.call
-        body = {"content": content_of(message), "message_id": message["id"]}
+        body = {**self.request.wishes, "content": content_of(message), "message_id": message["id"]}
         new = authority.message_of(body, self.address, call.limits, call.principal)
+        # a page speaks for its user, whatever it may: its context is never the operator's words
+        if words := [text for text in (new.user_instructions, self.request.context) if text]:
+            new = new.but(user_instructions="\n\n".join(words))
         # what the model may call is the operator's matter: tools of anybody else are those that are declared here
         if call.principal.may("manage"):
             return new.but(client_tools=tuple(_function(tool) for tool in self.request.tools))

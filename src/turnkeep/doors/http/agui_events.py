@@ -44,7 +44,7 @@ class Cursor:
 
 
 class RunEncoder(TurnEncoder):
-    """One response. `base` are the messages that the client has beside this turn."""
+    """One response. `base` are the messages that the client has beside this turn, `state` is its own."""
 
     def __init__(
         self,
@@ -54,8 +54,10 @@ class RunEncoder(TurnEncoder):
         base: Sequence[AgUiMessage] = (),
         cursor: Cursor | None = None,
         after_calls: Collection[str] = (),
+        state: Any = None,
     ) -> None:
         super().__init__(after_calls=after_calls)
+        self._state = state
         self._thread_id = thread_id
         self._channel_word = channel_word
         self._base = base
@@ -202,6 +204,8 @@ class RunEncoder(TurnEncoder):
         self._emit(
             "RUN_STARTED", threadId=self._thread_id, runId=self.outer_run_id(self._run_id), protocolVersion=VERSION
         )
+        if self._state is not None and not is_known:
+            self._out.append(_frame({"type": "STATE_SNAPSHOT", "snapshot": self._state}))
         # of an attempt that is no more, or told again from its beginning: what the client has of it goes
         if (cursor is not None or has_some) and not (is_known or self._after_calls):
             self._out.append(_frame({"type": "MESSAGES_SNAPSHOT", "messages": list(self._base)}))

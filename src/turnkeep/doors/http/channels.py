@@ -13,7 +13,7 @@ from turnkeep.doors import acceptance
 from turnkeep.doors.error_answers import JsonResponse
 from turnkeep.doors.http.endpoint import HttpCall, audit, dead_json, message_json, run_json, thread_json
 from turnkeep.errors import InvalidMessage, NotFound, ThreadNotFound
-from turnkeep.events import Event
+from turnkeep.events import Event, picture_of
 from turnkeep.inputs import (
     MAX_MODEL,
     MAX_NAME,
@@ -169,7 +169,9 @@ def _entry_json(entry: TranscriptEntry) -> dict[str, Any]:
     """
     item = entry.item
     reasoning = {"text": item.text} if isinstance(item, ReasoningItem) else {}
-    fields = {"turn": entry.turn, "at": entry.at, **item_to_json(item), **reasoning}
+    picture = picture_of(item) if isinstance(item, HostedItem) else None
+    file = {"file": picture.to_json()} if picture is not None else {}
+    fields = {"turn": entry.turn, "at": entry.at, **item_to_json(item), **reasoning, **file}
     return {name: value for name, value in fields.items() if name not in NOT_SHOWN}
 
 

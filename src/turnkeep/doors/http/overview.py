@@ -19,8 +19,9 @@ from turnkeep.fleet import list_processes
 from turnkeep.messages import DEFAULT_TENANT
 from turnkeep.remedies import remedy_of
 from turnkeep.runs.activity import BOUNDS, Span, read_days, read_series
+from turnkeep.runs.backlog_series import read_backlog
+from turnkeep.store.shared_ledger import Circuit
 from turnkeep.store.thread_search import ThreadSearch
-from turnkeep.store.values import Circuit
 from turnkeep.wire import dumps
 
 EVERY = 2.0
@@ -76,8 +77,14 @@ async def show_activity(call: HttpCall) -> Response:
 
 async def series_json(call: HttpCall, span: Span) -> dict[str, Any]:
     now = await call.application.store.now()
-    series = await read_series(call.application.store, call.principal.tenant, span=span, now=now)
-    return {"span": span, "now": now, "bounds": list(BOUNDS), "series": [{"at": one.at, **one.cell} for one in series]}
+    store, tenant = call.application.store, call.principal.tenant
+    series = {one.at: one.cell for one in await read_series(store, tenant, span=span, now=now)}
+    backlog = await read_backlog(store, tenant, span=span, now=now)
+    cells = [
+        {"at": at, **series.get(at, {}), **({"backlog": backlog[at]} if at in backlog else {})}
+        for at in sorted({*series, *backlog})
+    ]
+    return {"span": span, "now": now, "bounds": list(BOUNDS), "series": cells}
 
 
 async def show_usage(call: HttpCall) -> Response:

@@ -11,7 +11,7 @@ from operator import attrgetter
 from typing import cast
 
 from turnkeep.application import Application
-from turnkeep.events import CallDetail, Event, EventKind, Outcome, ResultDetail, StepDetail
+from turnkeep.events import CallDetail, Event, EventKind, Outcome, ResultDetail, StepDetail, picture_of
 from turnkeep.messages import (
     Address,
     AssistantItem,
@@ -110,6 +110,8 @@ class _Telling:
                 call_id = str(item.raw.get("id") or f"hosted_{self._step}_{self._length}")
                 self._say("tool_call", detail=CallDetail(call_id, item.name, by_provider=True))
                 self._say("tool_result", detail=ResultDetail(call_id, item.name))
+                if (picture := picture_of(item)) is not None:
+                    self._say("file", detail=picture)
 
     def _tell_text(self, item: AssistantItem) -> None:
         begin = self._length

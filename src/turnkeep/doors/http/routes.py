@@ -136,13 +136,15 @@ IDENTITY_ENDPOINTS = (
 
 CHAT = "/api/chat/{channel}"
 LEVEL = {"level": "Major version of the `ai` package: 5 (default), 6 or 7."}
+CHAT_STREAM = {**LEVEL, "text": "`live` (default), or `steps`: each step of an answer once it has ended."}
 
 VERCEL_ENDPOINTS = (
     HttpEndpoint("POST", "/api/chat", vercel.chat, None,
              "Take in what is new of a chat of Vercel's AI SDK, and stream the answer.", {200: None}, body="Chat",
-             query=LEVEL, media="text/event-stream", is_metered=False, refuse=vercel.sentence_response, refusal=None),
+             query=CHAT_STREAM, media="text/event-stream", is_metered=False, refuse=vercel.sentence_response,
+             refusal=None),
     HttpEndpoint("GET", CHAT + "/stream", vercel.resume_chat, "read", "Go on with the answer in progress.",
-             {200: None, 204: None}, query=LEVEL, media="text/event-stream",
+             {200: None, 204: None}, query=CHAT_STREAM, media="text/event-stream",
              refuse=vercel.sentence_response, refusal=None),
     HttpEndpoint("POST", CHAT + "/stop", vercel.stop_chat, "send", "Stop the answer in progress.", {200: "Cancelled"},
              refuse=vercel.sentence_response, refusal=None),

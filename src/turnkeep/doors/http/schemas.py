@@ -142,8 +142,9 @@ SCHEMAS: dict[str, Schema] = {
             "decision": one_of(*_DECISIONS),
             "output": TEXT,
             "by": TEXT,
+            "decided_at": NUMBER,
         },
-        may_miss=("self_approval", "show", "withheld", "decision", "output", "by"),
+        may_miss=("self_approval", "show", "withheld", "decision", "output", "by", "decided_at"),
     ),
     "Usage": record(
         {**dict.fromkeys(_USAGE_COUNTS, COUNT), "cost": optional(NUMBER)}, may_miss=_USAGE_COUNTS
@@ -244,6 +245,7 @@ SCHEMAS: dict[str, Schema] = {
             "errors": _COUNTS_BY_NAME,
             "usage": _COUNTS_BY_NAME,
             "waits": {"type": "object", "additionalProperties": {"type": "array", "items": COUNT}},
+            "backlog": _COUNTS_BY_NAME,
         },
     },
     "UsageByDay": record(

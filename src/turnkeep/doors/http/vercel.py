@@ -95,19 +95,19 @@ def _is_message(value: object) -> bool:
 
 async def chat(call: HttpCall) -> Response:
     """Take in what is new, and stream the turn that answers it."""
-    level = _level(call)
+    level, holds_back = _level(call), _holds_back(call)
     request = read_chat_request(await call.body())
     address = call.application.address(request.channel, call.principal.tenant)
     call.principal.require("send", address.channel)
     call.principal.require("read", address.channel)
     async with response_resources() as resources:
-        return await ChatTurn(call, address, level, resources).respond(request)
+        return await ChatTurn(call, address, level, resources, holds_back).respond(request)
 
 
 async def resume_chat(call: HttpCall) -> Response:
     """The turn in progress from its beginning, or what waits; 204 where nothing does."""
     async with response_resources() as resources:
-        turn = ChatTurn(call, call.address, _level(call), resources)
+        turn = ChatTurn(call, call.address, _level(call), resources, _holds_back(call))
         await turn.follow()
         record = await call.application.store.thread(call.address)
         if record is not None and record.open_messages:
@@ -132,6 +132,10 @@ def _level(call: HttpCall) -> Level:
     return LEVELS[call.word("level", *LEVELS) or "5"]
 
 
+def _holds_back(call: HttpCall) -> bool:
+    return call.word("text", "live", "steps") == "steps"
+
+
 @dataclass(slots=True)
 class ChatTurn:
     """One response: the turn that it tells, and what was opened for it."""
@@ -140,6 +144,7 @@ class ChatTurn:
     address: Address
     level: Level
     resources: AsyncExitStack
+    holds_back: bool = False
     feed: TurnFeed = field(default_factory=lambda: TurnFeed(None))
 
     async def follow(self, *, only: Sequence[str] | None = None, after_calls: Sequence[str] = ()) -> None:
@@ -154,7 +159,7 @@ class ChatTurn:
         return await self._take_in(request)
 
     def stream(self, first: bytes = b"", *, after_calls: Sequence[str] = ()) -> Response:
-        encoder = ChunkEncoder(self.level, after_calls=after_calls)
+        encoder = ChunkEncoder(self.level, after_calls=after_calls, holds_back=self.holds_back)
         return SentEvents(chunks(self.call, self.feed, encoder, first), self.resources.aclose, HEADERS)
 
     def _once(self, data: bytes) -> Response:

@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 import orjson
 
-from turnkeep.doors.http.turn_encoder import TurnEncoder, failure_text, value_of
-from turnkeep.events import CallDetail, Event, FileDetail, ResultDetail, TurnFault
+from turnkeep.doors.http.turn_encoder import TurnEncoder, failure_text, is_piece, value_of
+from turnkeep.events import CallDetail, Event, FileDetail, ResultDetail, StepDetail, TurnFault
 from turnkeep.messages import Citation
 
 Level = Literal[5, 6, 7]
@@ -35,11 +35,18 @@ def aside(**data: Any) -> bytes:
 
 
 class ChunkEncoder(TurnEncoder):
-    """One response. With `after_calls` the message that the client shows goes on."""
+    """One response. With `after_calls` the message that the client shows goes on.
 
-    def __init__(self, level: Level, *, after_calls: Collection[str] = ()) -> None:
+    `holds_back`: a step is told when it has ended. Levels 5 and 6 cannot take back what a step has
+    told that is begun again; who cannot bear half an answer before the whole one waits for it.
+    """
+
+    def __init__(self, level: Level, *, after_calls: Collection[str] = (), holds_back: bool = False) -> None:
         super().__init__(after_calls=after_calls)
         self._level = level
+        self._holds_back = holds_back
+        self._loose: list[Event] = []
+        """What is held back: pieces of the step that goes on."""
         self._continues = bool(after_calls)
         self._head = b""
         """Of a delta of the part that is open."""
@@ -48,6 +55,24 @@ class ChunkEncoder(TurnEncoder):
 
     def _last_word(self, fault: TurnFault) -> bytes:
         return chunk("error", errorText=fault.message) + END_OF_STREAM
+
+    def visit(self, event: Event) -> None:
+        if not self._holds_back or not self._keep_back(event):
+            super().visit(event)
+
+    def _keep_back(self, event: Event) -> bool:
+        """Whether it is kept, for the end of its step. What that step has asked for ends after it."""
+        if isinstance(event.detail, StepDetail) and event.detail.ending is None:
+            self._loose.clear()
+            return True
+        if is_piece(event) and not isinstance(event.detail, StepDetail | ResultDetail):
+            self._loose.append(event)
+            return True
+        if event.kind in ("completed", "held", "step"):
+            loose, self._loose = self._loose, []
+            for piece in loose:
+                super().visit(piece)
+        return False
 
     # ------------------------------------------------------------ text and thoughts
 

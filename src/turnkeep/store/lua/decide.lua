@@ -30,7 +30,7 @@ local kind = call.base:find('"kind":"output"', 1, true) and 'output' or 'approva
 if A.verdict == (kind == 'output' and 'approved' or 'output') then return {'unfit', kind} end
 if t.state ~= 'held' then return {'late'} end
 
-call.decision, call.output, call.by, all_decided = A.verdict, A.output, A.by, true
+call.decision, call.output, call.by, call.decided_at, all_decided = A.verdict, A.output, A.by, now, true
 local run = t.run_id and ',"run_id":' .. quote(t.run_id) or ''
 emit(t, 'decided', '{"message_ids":' .. ids_json(ids_of(t, 1, t.batch)) .. run .. ',"calls":[' .. call_json(call) .. ']}')
 for _, one in ipairs(t.calls) do all_decided = all_decided and one.decision ~= nil end

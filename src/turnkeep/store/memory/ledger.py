@@ -10,7 +10,8 @@ from turnkeep.events import TurnFault
 from turnkeep.store.ids import Ids, random_ids
 from turnkeep.store.memory.once import once_only
 from turnkeep.store.memory.state import DEFAULTS, MemoryState
-from turnkeep.store.values import Circuit, Limit, Policies, Reservation, Spend
+from turnkeep.store.shared_ledger import Circuit, Limit, Reservation, Spend
+from turnkeep.store.values import Policies
 
 MINUTE = 60.0
 

@@ -6,6 +6,7 @@ import asyncio
 import secrets
 from collections.abc import Sequence
 from contextlib import suppress
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 from turnkeep.errors import StoreError, ThreadQuarantined
@@ -127,7 +128,8 @@ class RedisClaims(RedisRenewals):
         With `spread` the choice begins anywhere: others are taking the same ones.
         """
         by_tenant: dict[str, list[_Ready]] = {}
-        for ready in sorted(look.ready):
+        # Nearly all were due at other moments; those that were not stand as the index has them.
+        for ready in sorted(look.ready, key=_order):
             by_tenant.setdefault(ready.address.tenant, []).append(ready)
         if spread:
             by_tenant = {tenant: _from_anywhere(all_of) for tenant, all_of in by_tenant.items()}
@@ -231,17 +233,20 @@ class RedisClaims(RedisRenewals):
         """Take these, in one script for each partition."""
         groups: dict[int, list[_Ready]] = {}
         # Those of a partition stand together: a script writes once what they share.
-        for ready in sorted(candidates, key=lambda ready: self._keys.partition(ready.address).index):
-            groups.setdefault(self._shelf(self._keys.partition(ready.address)), []).append(ready)
+        for ready in sorted(candidates, key=self._place):
+            groups.setdefault(self._shelf(self._keys.thread(ready.address).partition), []).append(ready)
         about = (to_bytes(owner), exact(lease), _names(queues))
         works = [
             self._take_together(ready[start : start + AT_ONCE], about, outlook)
             for ready in groups.values()
             for start in range(0, len(ready), AT_ONCE)
         ]
-        places = {ready: place for place, ready in enumerate(candidates)}
+        places = {id(ready): place for place, ready in enumerate(candidates)}
         claims = [claim for some in await gather(works) for claim in some]
-        return [claim for _, claim in sorted(claims, key=lambda claim: places[claim[0]])]
+        return [claim for _, claim in sorted(claims, key=lambda claim: places[id(claim[0])])]
+
+    def _place(self, ready: _Ready) -> int:
+        return self._keys.thread(ready.address).partition.index
 
     async def _take_together(
         self, candidates: Sequence[_Ready], about: tuple[bytes, ...], outlook: Outlook
@@ -377,6 +382,9 @@ def _read_ready(answers: Sequence[Sequence[bytes]]) -> list[_Ready]:
             address = address_of(tenant + b"\0" + queue, channel)
             entries.append(_Ready(float(at), address, pairs[place], pairs[place + 1]))
     return entries
+
+
+_order = attrgetter("at", "entry")
 
 
 def _from_anywhere(ready: list[_Ready]) -> list[_Ready]:

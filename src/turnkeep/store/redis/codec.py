@@ -196,18 +196,15 @@ def read_message(address: Address, about: Mapping[str, Any], data: bytes) -> Mes
     """A message from what the store says about it and its body."""
     head, _, content = data.partition(b"\n")
     values = parse_json(check_checksum(head, "message"), "message")
+    parts = parse_json(check_checksum(content, "message"), "message")
     try:
-        values["content"] = tuple(Part.from_json(p) for p in parse_json(check_checksum(content, "message"), "message"))
-        message = Message(address=address, **values)
+        values["content"] = tuple([Part.from_json(part) for part in parts])
+        values["arrival"], values["seq"] = float(about["arrival"]), about["seq"]
+        values["window"], values["max_wait"] = float(about["window"]), float(about["max_wait"])
+        values["on_busy"] = about["on_busy"]
+        return Message(address=address, **values)
     except (KeyError, TypeError) as wrong:
         raise ThreadQuarantined("a stored message is damaged") from wrong
-    return message.but(
-        arrival=float(about["arrival"]),
-        seq=about["seq"],
-        window=float(about["window"]),
-        max_wait=float(about["max_wait"]),
-        on_busy=about["on_busy"],
-    )
 
 
 def read_messages(address: Address, rows: Sequence[bytes]) -> tuple[Message, ...]:

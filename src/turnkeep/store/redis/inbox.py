@@ -84,7 +84,9 @@ class RedisInbox(RedisClaims):
         # messages of a thread are taken in one act, in their order.
         places: dict[ThreadKeys, list[int]] = {}
         for place, message in enumerate(messages):
-            places.setdefault(await self._resolve(message.address), []).append(place)
+            address = message.address
+            keys = await self._resolve(address) if address.names_thread else self._keys.thread(address)
+            places.setdefault(keys, []).append(place)
         terms = (flag(create), b"" if max_inbox is None else b"%d" % max_inbox)
         acts = [self._accept_act(keys, [messages[place] for place in here], terms) for keys, here in places.items()]
         answers = await self._accepts.do(acts)

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from base64 import urlsafe_b64encode
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from hashlib import blake2b
 from importlib.resources import files
 from urllib.parse import quote
@@ -223,8 +223,14 @@ def space_of(tenant: str, queue: str) -> bytes:
 
 
 def address_of(space: bytes, channel: bytes) -> Address:
+    return Address(*_owner_of(space), to_text(channel))
+
+
+@lru_cache(maxsize=4096)
+def _owner_of(space: bytes) -> tuple[str, str]:
+    """Tenant and queue. There are few beside the threads of them."""
     tenant, _, queue = space.partition(b"\0")
-    return Address(_unplain(tenant), _unplain(queue), to_text(channel))
+    return _unplain(tenant), _unplain(queue)
 
 
 def plain(text: str) -> bytes:

@@ -41,6 +41,8 @@ class RedisPart(RevisionCount):
 
     def __init__(self, policies: Policies, keys: KeyNames, ids: Ids, clock: Clock | None) -> None:
         self._policies = policies
+        self._policy_arguments = {queue: policy_argument(policy) for queue, policy in policies.queues.items()}
+        self._default_policy = policy_argument(policies.default)
         self._keys = keys
         self._ids = ids
         self._has_own_clock = clock is not None
@@ -85,7 +87,7 @@ class RedisPart(RevisionCount):
         return self._clock.now() if self._time is None else await self._time.look(link)
 
     def _policy(self, queue: str) -> bytes:
-        return policy_argument(self._policies.of(queue))
+        return self._policy_arguments.get(queue, self._default_policy)
 
     def _operation(self, once: str | None, name: str, *arguments: Any) -> bytes:
         """The id under which the server keeps what this call does: of the caller's name for it,

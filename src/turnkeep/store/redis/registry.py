@@ -14,7 +14,8 @@ from turnkeep.store.redis.client.pipe import Argument, Reply
 from turnkeep.store.redis.codec import dump, exact, flag, parse_json, words
 from turnkeep.store.redis.key_names import to_bytes, to_text
 from turnkeep.store.redis.part import RedisPart, status_word
-from turnkeep.store.values import Circuit, Document, Limit, RegistryKind, Reservation, Spend
+from turnkeep.store.shared_ledger import Circuit, Limit, Reservation, Spend
+from turnkeep.store.values import Document, RegistryKind
 
 NOTE_INTERVAL = 3_600.0
 MOST_NOTES = 10_000

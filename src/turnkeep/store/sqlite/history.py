@@ -11,6 +11,7 @@ from operator import attrgetter
 import apsw
 
 from turnkeep.messages import item_from_json, item_to_json
+from turnkeep.store.sqlite import passage_index
 from turnkeep.store.sqlite.batch import ENTRY, Batch
 from turnkeep.store.sqlite.codec import encode, restore
 from turnkeep.store.sqlite.connection import every, one
@@ -48,7 +49,7 @@ def cut(connection: apsw.Connection, thread_row: ThreadRow, policy: Policy) -> N
         turn, count, size = one(connection, _OLDEST, (row,))
         if turn == newest:
             return
-        connection.execute("DELETE FROM entry WHERE thread = ? AND turn = ?", (row, turn))
+        _delete(connection, "thread = ? AND turn = ?", (row, turn))
         thread.items -= count
         thread.bytes -= size
 
@@ -61,12 +62,15 @@ _OLDEST = (
 
 def remove(connection: apsw.Connection, thread_row: ThreadRow, *, through: int = -1, beginning: int = _BEYOND) -> None:
     """Delete the turns up to one, or from one on, and count what is left."""
-    connection.execute(
-        "DELETE FROM entry WHERE thread = ? AND (turn <= ? OR turn >= ?)", (thread_row.row, through, beginning)
-    )
+    _delete(connection, "thread = ? AND (turn <= ? OR turn >= ?)", (thread_row.row, through, beginning))
     thread_row.thread.items, thread_row.thread.bytes = one(
         connection, "SELECT count(*), ifnull(sum(size), 0) FROM entry WHERE thread = ?", (thread_row.row,)
     )
+
+
+def _delete(connection: apsw.Connection, condition: str, values: tuple[int, ...]) -> None:
+    passage_index.leave_out(connection, condition, values)
+    connection.execute(f"DELETE FROM entry WHERE {condition}", values)  # noqa: S608  # our own conditions
 
 
 def last_turn_asked(connection: apsw.Connection, row: int) -> list[TranscriptEntry]:

@@ -23,6 +23,7 @@ from turnkeep import clock as clocks
 from turnkeep import private_file
 from turnkeep.clock import SteadyClock
 from turnkeep.errors import StoreMisconfigured
+from turnkeep.store.sqlite import passage_index
 from turnkeep.store.sqlite.connection import connect_to_read
 from turnkeep.store.sqlite.file_identity import sync_folder
 from turnkeep.store.sqlite.owners import Owners
@@ -33,9 +34,9 @@ APPLICATION = 0x7475726E
 
 _STRANGE = (
     "SELECT iif(type = 'table', 'a virtual table', 'a ' || type) FROM sqlite_schema"
-    " WHERE type IN ('trigger', 'view') OR (type = 'table' AND rootpage = 0) LIMIT 1"
+    " WHERE type IN ('trigger', 'view') OR (type = 'table' AND rootpage = 0 AND sql <> ?) LIMIT 1"
 )
-"""What would run within our own statements."""
+"""What would run within our own statements; but for our index of what was said."""
 
 Step = Callable[[apsw.Connection], None]
 
@@ -114,7 +115,7 @@ def layout_of(connection: apsw.Connection, path: Path) -> int:
     if connection.pragma("application_id") != APPLICATION:
         raise StoreMisconfigured(f"{path} is a database of another program, give another path")
     # triggers and views run with our rights, within statements that we wrote
-    strange = connection.execute(_STRANGE).get
+    strange = connection.execute(_STRANGE, (passage_index.TABLE,)).get
     if strange is not None:
         raise StoreMisconfigured(f"{path} has {strange}, which turnkeep never makes: somebody has changed the file")
     number = get(connection, "layout")

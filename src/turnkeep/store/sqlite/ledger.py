@@ -7,13 +7,13 @@ from dataclasses import asdict
 
 from turnkeep.errors import ThreadQuarantined
 from turnkeep.events import TurnFault
+from turnkeep.store.shared_ledger import Circuit, Limit, Reservation, Spend
 from turnkeep.store.sqlite.codec import decode, encode, restore
 from turnkeep.store.sqlite.connection import every as rows
 from turnkeep.store.sqlite.engine import Engine
 from turnkeep.store.sqlite.once import Once
 from turnkeep.store.sqlite.transaction import Transaction
 from turnkeep.store.sqlite.view import View
-from turnkeep.store.values import Circuit, Limit, Reservation, Spend
 
 MINUTE = 60.0
 

@@ -10,19 +10,10 @@ from turnkeep.errors import ThreadNotFound
 from turnkeep.events import TurnFault
 from turnkeep.messages import Address, Message, Part
 from turnkeep.store.operations import RESULT_LIFETIME, operation_id, operations_of
+from turnkeep.store.shared_ledger import Circuit, Reservation
 from turnkeep.store.sqlite.codec import encode, restore
 from turnkeep.store.sqlite.transaction import FORGOTTEN_HEAD, Transaction
-from turnkeep.store.values import (
-    Circuit,
-    Directive,
-    Document,
-    HeldCall,
-    MessageRecord,
-    Receipt,
-    Reservation,
-    ThreadOptions,
-    ThreadRecord,
-)
+from turnkeep.store.values import Directive, Document, HeldCall, MessageRecord, Receipt, ThreadOptions, ThreadRecord
 from turnkeep.usage import Usage
 
 Restore = Callable[[Any], Any]

@@ -19,6 +19,7 @@ from turnkeep.events import TurnFault
 from turnkeep.lean_init import lean_init
 from turnkeep.messages import Address, Message
 from turnkeep.store.records import time_to_live
+from turnkeep.store.sqlite import passage_index
 from turnkeep.store.sqlite.batch import ACTIVE_MINUTE, JOURNAL, MESSAGE, MESSAGE_ID, NEW_THREAD, THREAD, Batch
 from turnkeep.store.sqlite.codec import decode, encode, restore
 from turnkeep.store.sqlite.connection import every
@@ -251,6 +252,7 @@ def leave_ids(connection: apsw.Connection, row: int, address: Address, *, now: f
 
 def erase(connection: apsw.Connection, row: int) -> None:
     """Delete a thread with all its rows."""
+    passage_index.leave_out(connection, "thread = ?", (row,))
     for table in OWN_TABLES:
         connection.execute(f"DELETE FROM {table} WHERE thread = ?", (row,))  # noqa: S608  # names of our own tables
     connection.execute("DELETE FROM thread WHERE id = ?", (row,))

@@ -7,16 +7,16 @@ from contextlib import closing, suppress
 from functools import partial
 from typing import Any
 
-from turnkeep.errors import ThreadBusy, ThreadQuarantined
+from turnkeep.errors import StoreError, ThreadBusy, ThreadQuarantined
 from turnkeep.messages import Address, item_from_json
 from turnkeep.store import rules_change
 from turnkeep.store.ids import new_message_stem
-from turnkeep.store.passages import MOST_ENTRIES, Passage, TextSearch, passage_in
+from turnkeep.store.passages import Passage, TextSearch, passage_in
 from turnkeep.store.records import current_run, is_over, message_record, slides, thread_record
-from turnkeep.store.sqlite import event_log, layout, rows
+from turnkeep.store.sqlite import event_log, layout, passage_index, rows
 from turnkeep.store.sqlite import history as transcript
 from turnkeep.store.sqlite import view as counting
-from turnkeep.store.sqlite.codec import encode, restore
+from turnkeep.store.sqlite.codec import restore
 from turnkeep.store.sqlite.connection import every
 from turnkeep.store.sqlite.engine import Engine
 from turnkeep.store.sqlite.once import Once
@@ -25,6 +25,9 @@ from turnkeep.store.sqlite.transaction import Transaction
 from turnkeep.store.sqlite.view import View
 from turnkeep.store.thread_search import ThreadSearch, fits
 from turnkeep.store.values import History, MessageRecord, Receipt, RunRecord, Stats, ThreadRecord, TranscriptEntry
+from turnkeep.telemetry import get_log
+
+log = get_log(__name__)
 
 _PAGE = 200
 """Threads that `scan` reads at once."""
@@ -32,6 +35,8 @@ _PAGE = 200
 _ROWS = 10_000
 """Rows of other kinds than threads that one call removes or looks at, at most."""
 _END_OF_TIME = 1 << 62
+_STEPS = 20
+"""Acts by which one search indexes what was said."""
 
 _NUDGE = 60.0
 _BUCKET = 60.0
@@ -172,7 +177,19 @@ class SqliteThreads(Engine):
         return await self.read_from(lambda view: _search(view, query))
 
     async def find_passages(self, query: TextSearch) -> list[Passage]:
+        if passage_index.is_indexable(query.text):
+            await self._bring_index_up_to_date()
         return await self.read_from(lambda view: _find_passages(view, query))
+
+    async def _bring_index_up_to_date(self) -> None:
+        """As far as one search may wait for it: what is not indexed yet is scanned."""
+        try:
+            for _ in range(_STEPS):
+                if not await self.write(_index_passages):
+                    return
+        # a full disk: the search goes on without
+        except StoreError as error:
+            log.warning("passages_not_indexed", error=str(error))
 
     async def stats(self, *, tenant: str | None = None, queue: str | None = None) -> Stats:
         return await self.read_from(lambda view: counting.stats(view, tenant, queue))
@@ -251,30 +268,23 @@ def _search(view: View, query: ThreadSearch) -> list[ThreadRecord]:
     return result
 
 
-# entries have the order of their commits; one that holds the text as JSON is looked at closer
-_PASSAGES = (
-    "SELECT tenant, queue, channel, turn, at, tokens, item FROM"
-    " (SELECT thread, turn, at, tokens, item FROM entry ORDER BY id DESC LIMIT :most) AS newest"
-    " JOIN thread ON thread.id = newest.thread"
-    " WHERE (:tenant IS NULL OR tenant = :tenant) AND (:queue IS NULL OR queue = :queue)"
-    " AND (expires_at IS NULL OR expires_at > :now) AND instr(lower(item), lower(:text)) > 0"
-)
-
-
 def _find_passages(view: View, query: TextSearch) -> list[Passage]:
-    values = {
-        "tenant": query.tenant, "queue": query.queue, "now": view.now, "most": MOST_ENTRIES,
-        "text": encode(query.text)[1:-1],
-    }  # fmt: skip
+    values = {"tenant": query.tenant, "queue": query.queue, "now": view.now}
     result: list[Passage] = []
-    for *names, turn, at, tokens, body in every(view.connection, _PASSAGES, values):
-        if len(result) == query.limit:
-            break
-        with suppress(ThreadQuarantined):
-            entry = TranscriptEntry(restore("entry", item_from_json, body), tokens, turn, at)
-            if (passage := passage_in(Address(*names), entry, query.text)) is not None:
-                result.append(passage)
+    with closing(passage_index.candidates(view.connection, query.text, values)) as places:
+        for *names, turn, at, tokens, body in places:
+            with suppress(ThreadQuarantined):
+                entry = TranscriptEntry(restore("entry", item_from_json, body), tokens, turn, at)
+                if (passage := passage_in(Address(*names), entry, query.text)) is not None:
+                    result.append(passage)
+            if len(result) >= query.limit:
+                break
     return result
+
+
+def _index_passages(tx: Transaction) -> bool:
+    tx.mark()
+    return passage_index.index_some(tx.connection)
 
 
 def _forget(tx: Transaction, address: Address, *, force: bool) -> bool:

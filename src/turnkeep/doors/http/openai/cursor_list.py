@@ -21,10 +21,12 @@ LIST_QUERY = {
 }
 
 
-def list_response(call: HttpCall, objects: Sequence[Mapping[str, Any]]) -> Response:
+def list_response(call: HttpCall, objects: Sequence[Mapping[str, Any]], *, is_whole: bool = False) -> Response:
     """A page of these, which are given oldest first. Raises `InvalidMessage`, `NotFound` for a cursor
-    that is none of them.
+    that is none of them. `is_whole`: all of them, as they are.
     """
+    if is_whole:
+        return _page(objects, has_more=False)
     query = call.request.query_params
     is_ascending = call.word("order", "asc", "desc") == "asc"
     page = list(objects) if is_ascending else list(reversed(objects))
@@ -39,14 +41,13 @@ def list_response(call: HttpCall, objects: Sequence[Mapping[str, Any]]) -> Respo
     if before is not None and after is None:
         start = max(start, end - limit)
     objects_shown = page[start:end][:limit]
+    return _page(objects_shown, has_more=len(page[start:end]) > len(objects_shown) if before is None else start > 0)
+
+
+def _page(objects: Sequence[Mapping[str, Any]], *, has_more: bool) -> Response:
+    ids = [one["id"] for one in objects] or [None]
     return JsonResponse(
-        {
-            "object": "list",
-            "data": objects_shown,
-            "first_id": objects_shown[0]["id"] if objects_shown else None,
-            "last_id": objects_shown[-1]["id"] if objects_shown else None,
-            "has_more": len(page[start:end]) > len(objects_shown) if before is None else start > 0,
-        }
+        {"object": "list", "data": list(objects), "first_id": ids[0], "last_id": ids[-1], "has_more": has_more}
     )
 
 

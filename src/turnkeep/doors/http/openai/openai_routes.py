@@ -13,6 +13,7 @@ from turnkeep.doors.http.endpoint import Handler, HttpEndpoint
 from turnkeep.doors.http.openai import (
     assistant_profiles,
     chat_completions,
+    conversation_endpoints,
     model_listing,
     response_endpoints,
     run_endpoints,
@@ -23,6 +24,8 @@ from turnkeep.doors.http.openai.openai_errors import openai_error
 
 RESPONSE = "/v1/responses/{response_id}"
 PROFILE = "/v1/assistants/{assistant_id}"
+CONVERSATION = "/v1/conversations/{conversation_id}"
+CONVERSATION_ITEM = CONVERSATION + "/items/{item_id}"
 THREAD = "/v1/threads/{thread_id}"
 THREAD_MESSAGE = THREAD + "/messages/{message_id}"
 RUN = THREAD + "/runs/{run_id}"
@@ -51,11 +54,29 @@ ANSWER_ENDPOINTS = (
     _endpoint("GET", RESPONSE, response_endpoints.show_response, None, "An answer, as it is now or as it grows.",
               query={"stream": "`true`: as server-sent events.",
                      "starting_after": "The `sequence_number` of the last event that was seen."}),
+    _endpoint("GET", RESPONSE + "/input_items", conversation_endpoints.list_input_items, None,
+              "What the turn of an answer was asked.", query=LIST_QUERY),
     _endpoint("POST", RESPONSE + "/cancel", response_endpoints.cancel_response, None,
               "Stop an answer; what was said stays."),
 )  # fmt: skip
 
 
+CONVERSATION_ENDPOINTS = (
+    _endpoint("POST", "/v1/conversations", conversation_endpoints.begin_conversation, "send",
+              "Make a conversation, with items."),
+    _endpoint("GET", CONVERSATION, conversation_endpoints.show_conversation, None, "A conversation."),
+    _endpoint("POST", CONVERSATION, conversation_endpoints.change_conversation, None,
+              "Change the metadata of a conversation."),
+    _endpoint("DELETE", CONVERSATION, conversation_endpoints.delete_conversation, None,
+              "Forget a conversation and everything in it."),
+    _endpoint("POST", CONVERSATION + "/items", conversation_endpoints.add_conversation_items, None,
+              "Write items, which nobody answers.", is_metered=False),
+    _endpoint("GET", CONVERSATION + "/items", conversation_endpoints.list_conversation_items, None, "What was said.",
+              query=LIST_QUERY),
+    _endpoint("GET", CONVERSATION_ITEM, conversation_endpoints.show_conversation_item, None, "An item."),
+    _endpoint("DELETE", CONVERSATION_ITEM, conversation_endpoints.delete_conversation_item, None,
+              "Take back a message that waits."),
+)  # fmt: skip
 PROFILE_ENDPOINTS = (
     _endpoint("POST", "/v1/assistants", assistant_profiles.create_profile, "admin",
               "Make an assistant; its functions are run by the caller."),
@@ -93,4 +114,6 @@ RUN_ENDPOINTS = (
     _endpoint("GET", RUN + "/steps/{step_id}", run_endpoints.show_run_step, None, "A step of a run."),
 )  # fmt: skip
 
-OPENAI_ENDPOINTS = (*MODEL_ENDPOINTS, *ANSWER_ENDPOINTS, *PROFILE_ENDPOINTS, *THREAD_ENDPOINTS, *RUN_ENDPOINTS)
+OPENAI_ENDPOINTS = (
+    *MODEL_ENDPOINTS, *ANSWER_ENDPOINTS, *CONVERSATION_ENDPOINTS, *PROFILE_ENDPOINTS, *THREAD_ENDPOINTS, *RUN_ENDPOINTS,
+)  # fmt: skip

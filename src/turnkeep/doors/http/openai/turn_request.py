@@ -295,7 +295,7 @@ async def _write_past(
     """Put what was said before into the transcript, turn by turn, so that the newest turns are
     remembered where all of them are too much.
     """
-    items = [item for message in messages for item in _past_items(call, message)]
+    items = [item for message in messages for item in past_items(call, message)]
     count = tokenizer_for(call.application.model_name, call.application.catalog).count_item
     for number, turn in enumerate(turns_of(items)):
         entries = [TranscriptEntry(item, count(item)) for item in turn]
@@ -303,7 +303,8 @@ async def _write_past(
         await call.application.store.append(address, entries, once=name)
 
 
-def _past_items(call: HttpCall, message: Mapping[str, Any]) -> list[Item]:
+def past_items(call: HttpCall, message: Mapping[str, Any]) -> list[Item]:
+    """What was said in it, as a transcript has it."""
     text = plain_text(message.get("content"))
     match message.get("role"):
         case "user":

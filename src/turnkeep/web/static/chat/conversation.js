@@ -121,6 +121,7 @@ export class Conversation {
       tool_call: () => this.#live(frame, (live) => live.steps.push({ ...frame.detail })),
       tool_result: () => this.#live(frame, (live) => this.#onResult(live, frame.detail)),
       source: () => this.#live(frame, (live) => live.sources.push(frame.detail)),
+      file: () => this.#live(frame, (live) => live.files.push(frame.detail)),
       typing: () => this.#onTyping(frame.due_in),
     }[frame.status];
     if (act) act();
@@ -147,7 +148,7 @@ export class Conversation {
     if (this.live?.isDone) this.ending = this.live;
     this.live = {
       runId: frame.run_id, attempt: frame.attempt, ids: frame.message_ids ?? [], offset: frame.offset ?? 0,
-      text: "", thought: "", steps: [], sources: [], doing: "thinking…", cause: null, isDone: false,
+      text: "", thought: "", steps: [], sources: [], files: [], doing: "thinking…", cause: null, isDone: false,
     };
     this.changed();
     this.load(); // which messages are being answered, in every tab

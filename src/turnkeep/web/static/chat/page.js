@@ -13,6 +13,7 @@ import { followTheme } from "../theme.js";
 import { beginEdit, entries, textOf } from "./transcript.js";
 
 const OWN = "turnkeep.channel";
+const OTHER_MODEL = "\0"; // no model has this name
 const DRAWN_EVERY = 40; // milliseconds: no eye sees more, and a stream of tokens costs no more than this
 
 let conversation = null;
@@ -56,6 +57,7 @@ function turnTo(channel) {
   $("linked").hidden = !wasLinked;
   $("transcript").replaceChildren();
   composer.turnTo(channel);
+  drawModels();
   isFollowing = true;
   drawSoon();
 }
@@ -99,7 +101,33 @@ async function sayWhoAnswers() {
   $("who").hidden = assistants.length < 2;
   $("assistant").replaceChildren(...assistants.map((one) => element("option", { value: one.id }, one.name || one.model)));
   $("assistant").value = conversation.body?.thread.assistant ?? usual;
+  models = [...new Set(assistants.map((one) => one.model))];
+  drawModels();
 }
+
+// ------------------------------------------------------------- which model
+
+let models = [];
+const keyOfModel = () => `turnkeep.model.${conversation.channel}`;
+const chosenModel = () => (may("manage") ? localStorage.getItem(keyOfModel()) ?? "" : "");
+
+// A choice is of this conversation in this browser, and goes with each message; others are not bound by it.
+function drawModels() {
+  const chosen = chosenModel();
+  const names = [...new Set([...models, ...(chosen ? [chosen] : [])])];
+  $("which").hidden = !may("manage");
+  $("model").replaceChildren(element("option", { value: "" }, "Its own model"), ...names.map((name) => element("option", { value: name }, name)),
+    element("option", { value: OTHER_MODEL }, "Another model…"));
+  $("model").value = chosen;
+}
+
+$("model").onchange = () => {
+  const { value } = $("model");
+  const name = value === OTHER_MODEL ? prompt("Name of the model, as its server knows it", chosenModel())?.trim() ?? chosenModel() : value;
+  if (name) localStorage.setItem(keyOfModel(), name);
+  else localStorage.removeItem(keyOfModel());
+  drawModels();
+};
 
 $("assistant").onchange = () => conversation.change({ assistant: $("assistant").value }).catch((error) => {
   conversation.problem = error.status === 404 ? "Write something first: then another assistant can be chosen." : error.message;
@@ -164,7 +192,8 @@ function showConnection(words, isLive) {
 function say(text, parts = []) {
   const id = crypto.randomUUID();
   const content = parts.length ? { content: [...parts, ...(text ? [{ type: "text", text }] : [])] } : { message: text };
-  const message = { channel: conversation.channel, message_id: id, ...content };
+  const model = chosenModel();
+  const message = { channel: conversation.channel, message_id: id, ...content, ...(model ? { model } : {}) };
   if (!conversation.body?.items.length && !wasLinked) conversations.note(conversation.channel, { title: titleOf(text) });
   conversation.outbox.add(message);
   deliver(message);
@@ -225,6 +254,7 @@ const conversations = new Conversations({
     await other.forget().catch(() => null); // who may not forget it there takes it off his list
     localStorage.removeItem(`turnkeep.draft.${channel}`);
     localStorage.removeItem(`turnkeep.outbox.${channel}`);
+    localStorage.removeItem(`turnkeep.model.${channel}`);
     conversations.remove(channel);
     if (channel === conversation.channel) begin(crypto.randomUUID());
   },

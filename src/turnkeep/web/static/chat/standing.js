@@ -2,7 +2,7 @@
 
 import { button, element, reconcile } from "../element.js";
 import { may } from "../server.js";
-import { readable } from "./transcript.js";
+import { decisionWords, readable } from "./transcript.js";
 
 const NOBODY_TO_ASK = new Set(["credentials_refused", "quota_exhausted", "model_gone", "endpoint_blocked", "model_unreachable"]);
 
@@ -60,7 +60,7 @@ function callCard(conversation, call, thread) {
     return element("div", { class: "card action", role: "group", "aria-label": `Decision about ${call.name}` },
       element("h2", {}, `The assistant ${question}`), argumentsOf(call),
       isOpen && until ? element("p", { class: "soft" }, `Until ${until}; after that it goes on without.`) : null,
-      isOpen ? decisionButtons(conversation, call) : element("p", {}, `${call.decision}${call.by ? ` by ${call.by}` : ""}`));
+      isOpen ? decisionButtons(conversation, call) : element("p", {}, decisionWords({ ...call, at: call.decided_at })));
   };
   return { key: `call ${call.call_id}`, look: `${call.decision} ${thread.due}`, make };
 }

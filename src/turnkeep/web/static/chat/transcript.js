@@ -34,7 +34,7 @@ function isShown(live, settled, running) {
   return live.ids.length > 0 && live.ids.every((id) => there.has(`user ${id}`) && !running.has(id));
 }
 
-const isEmpty = (live) => !live.text && !live.thought && !live.steps.length && !live.doing && !live.cause;
+const isEmpty = (live) => !live.text && !live.thought && !live.steps.length && !live.files.length && !live.doing && !live.cause;
 
 function turns(items) {
   const all = [];
@@ -65,7 +65,22 @@ function bubble(content) {
 
 function attachment(part) {
   if (part.type === "image" && part.image_url?.startsWith("data:image/")) return element("img", { src: part.image_url, alt: "Attached image" });
-  return element("span", { class: "file" }, part.filename ?? part.file_url ?? part.image_url ?? part.type);
+  const name = part.filename ?? part.file_url ?? part.image_url ?? part.type;
+  const url = part.file_data ?? part.file_url ?? part.image_url ?? "";
+  return fileLink(url, name);
+}
+
+// Pictures are shown where the page has them: it loads none from elsewhere. Others are handed on as they are.
+function fileLink(url, name) {
+  if (url.startsWith("data:")) return element("a", { class: "file", href: url, download: name }, name);
+  if (/^https?:/i.test(url)) return element("a", { class: "file", href: url, target: "_blank", rel: "noopener noreferrer nofollow" }, name);
+  return element("span", { class: "file" }, name);
+}
+
+function made(file) {
+  const name = file.filename || `${file.media_type.split("/")[0]}.${file.media_type.split("/").at(-1).replace(/[^a-z0-9]/gi, "") || "bin"}`;
+  if (!file.url.startsWith("data:image/")) return fileLink(file.url, name);
+  return element("figure", {}, element("img", { src: file.url, alt: "Picture of the assistant" }), element("figcaption", {}, fileLink(file.url, name)));
 }
 
 function userItem(state, content, tools, note = "", more = []) {
@@ -168,6 +183,7 @@ function notesOf(items, users, run) {
   if (users.length > 1) notes.push(`one answer for ${users.length} messages`);
   if (run && ["cancelled", "incomplete"].includes(run.status)) notes.push(run.status);
   else if (items.some((item) => item.interrupted)) notes.push("interrupted");
+  if (run?.model) notes.push(run.model);
   if (run?.finished_at) notes.push(`${Math.max(0.1, run.finished_at - run.started_at).toFixed(1)} s`);
   if (run?.usage?.output_tokens) notes.push(`${run.usage.output_tokens.toLocaleString("en")} tokens`);
   if (run?.usage?.cost) notes.push(`$${run.usage.cost.toFixed(6)}`);
@@ -182,16 +198,26 @@ function stepsAndTexts(items) {
         return item.text ? [thought(item.text, false)] : [];
       case "call": {
         const output = outputs.get(item.call_id);
-        return [step({ ...item, output: output?.output, status: output ? (output.status ?? "ok") : "open" })];
+        return [step({ ...item, ...decisionOf(output), output: output?.output, status: output ? (output.status ?? "ok") : "open" })];
       }
       case "hosted":
-        return [step({ name: item.name, arguments: item.text, status: "ok", by_provider: true })];
+        return [step({ name: item.name, arguments: item.text, status: "ok", by_provider: true }), ...(item.file ? [made(item.file)] : [])];
       case "assistant":
         return [markdown(item.text), ...(item.citations?.length ? [sources(item.citations)] : [])];
       default:
         return [];
     }
   });
+}
+
+const decisionOf = (output) => ({ decision: output?.decision, by: output?.decided_by, at: output?.decided_at });
+
+// What somebody decided about a call stays to be seen, after the run too.
+export function decisionWords({ decision, by, at }) {
+  const verb = { approved: "Approved", denied: "Denied", output: "Output given", expired: "Nobody decided in time", declined: "The user moved on" }[decision];
+  if (!verb) return "";
+  const when = at ? new Date(at * 1000).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "short" }) : "";
+  return [by ? `${verb} by ${by}` : verb, when].filter(Boolean).join(", ");
 }
 
 function markdown(text, isLive = false) {
@@ -212,6 +238,7 @@ function step(call) {
   const part = (term, text) => (text ? [element("dt", {}, term), element("dd", {}, element("pre", {}, readable(text)))] : []);
   return element("details", { class: "step" },
     element("summary", {}, "Tool ", element("b", {}, call.name), call.by_provider ? " at the provider" : "", element("span", { class: `state ${mood}` }, words)),
+    decisionWords(call) ? element("p", { class: "decision" }, decisionWords(call)) : null,
     element("dl", {}, ...part("Input", call.arguments), ...part("Output", call.output)));
 }
 
@@ -236,15 +263,15 @@ function sources(citations) {
 
 // Drawn anew only where it has changed: a text that grows keeps its place on the screen, and its folds.
 function liveEntry(live) {
-  const look = `${live.runId} ${live.attempt} ${live.text.length} ${live.thought.length} ${JSON.stringify(live.steps)} ${live.sources.length} ${live.doing} ${live.cause?.reason} ${live.isDone} ${live.isHeld}`;
+  const look = `${live.runId} ${live.attempt} ${live.text.length} ${live.thought.length} ${JSON.stringify(live.steps)} ${live.sources.length} ${live.files.length} ${live.doing} ${live.cause?.reason} ${live.isDone} ${live.isHeld}`;
   const make = (present) => {
     const node = present ?? element("li", { class: "assistant live" },
       element("div", { class: "author", hidden: true }), element("div", { class: "steps" }), element("div", { class: "text" }),
       element("div", { class: "doing" }), element("div", { class: "tools" }, element("small", {})));
     const [, steps, text, doing] = node.children;
     node.classList.toggle("live", !live.isDone && !live.isHeld);
-    const folds = [...(live.thought ? [thought(live.thought, !live.text)] : []), ...live.steps.map((one) => step(live.isHeld && !one.status ? { ...one, status: "open" } : one))];
-    const stepsLook = `${live.thought.length} ${JSON.stringify(live.steps)} ${Boolean(live.text)} ${live.isHeld}`;
+    const folds = [...(live.thought ? [thought(live.thought, !live.text)] : []), ...live.steps.map((one) => step(live.isHeld && !one.status ? { ...one, status: "open" } : one)), ...live.files.map(made)];
+    const stepsLook = `${live.thought.length} ${JSON.stringify(live.steps)} ${Boolean(live.text)} ${live.isHeld} ${live.files.length}`;
     if (steps.look !== stepsLook) steps.replaceChildren(...folds);
     steps.look = stepsLook;
     draw(text, live.text, { isLive: !live.isDone });

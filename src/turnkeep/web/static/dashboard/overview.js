@@ -74,6 +74,7 @@ function charts(activity) {
   const ended = (...names) => cells.map((cell) => names.reduce((sum, name) => sum + (cell.ends?.[name] ?? 0), 0));
   const wait = (name, part) => cells.map((cell) => (cell.waits?.[name] ? quantile(cell.waits[name], activity.bounds, part) : null));
   const used = (name) => cells.map((cell) => cell.usage?.[name] ?? 0);
+  const waited = (name) => cells.map((cell) => cell.backlog?.[name] ?? 0);
   const total = (values) => values.reduce((sum, one) => sum + (one ?? 0), 0);
   const good = ended("completed", "incomplete", "cancelled");
   const bad = ended("dead", "retry", "split", "lost");
@@ -82,6 +83,8 @@ function charts(activity) {
       { unit: count, summary: `${total(good)} answered, ${total(bad)} failed` }),
     chart("From message to answer", [{ label: "half within", colour: "--good", isSparse: true, values: wait("whole", 0.5) }, { label: "95 % within", colour: "--hl-name", isSparse: true, values: wait("whole", 0.95) }], times, { unit: span }),
     chart("To the first token, and waiting before", [{ label: "first token, 95 %", colour: "--hl-name", isSparse: true, values: wait("first", 0.95) }, { label: "window, 95 %", colour: "--soft", isSparse: true, values: wait("window", 0.95) }, { label: "queue, 95 %", colour: "--warn", isSparse: true, values: wait("queue", 0.95) }], times, { unit: span }),
+    chart("Messages that waited", [{ label: "open messages", colour: "--hold", fill: true, values: waited("open_messages") }, { label: "threads due", colour: "--warn", values: waited("waiting") }], times, { unit: count, empty: "Nothing waited for long." }),
+    chart("Longest wait of a thread that was due", [{ label: "oldest", colour: "--warn", fill: true, values: waited("oldest_wait") }], times, { unit: span, empty: "Nobody waited for a worker." }),
     chart("Tokens per minute", [{ label: "in", colour: "--hl-name", values: used("input_tokens") }, { label: "out", colour: "--good", fill: true, values: used("output_tokens") }], times, { unit: count }));
 }
 

@@ -51,7 +51,7 @@ function conversation(body) {
     if (item.kind === "user") return [entry("User", item.at, element("p", {}, textOf(item.content)))];
     if (item.kind === "assistant") return [entry(item.author ?? "Assistant", item.at, markdown(item.text))];
     if (item.kind === "call") return [entry(`Calls ${item.name}`, item.at, element("pre", {}, readable(item.arguments)))];
-    if (item.kind === "output") return [entry(`Output, ${item.status ?? "ok"}`, item.at, element("pre", {}, readable(item.output)))];
+    if (item.kind === "output") return [entry(["Output", item.status ?? "ok", item.decided_by ? `${item.decision} by ${item.decided_by}` : ""].filter(Boolean).join(", "), item.at, element("pre", {}, readable(item.output)))];
     return item.text ? [entry(item.kind, item.at, element("p", { class: "soft" }, item.text))] : [];
   });
   const open = body.open.map((one) => entry(`User, ${one.status}`, one.arrival ?? 0, element("p", {}, textOf(one.content ?? []))));

@@ -1,0 +1,100 @@
+"""How connections to an endpoint are made: through which proxy, with whose certificates, under which name."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from collections.abc import Awaitable, Callable
+from functools import partial
+from importlib import metadata
+
+import aiohttp
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.tracing import Trace
+
+from turnkeep.errors import ConfigurationError
+from turnkeep.models.provider import Provider
+
+CONNECTIONS = 1024
+KEEP_ALIVE = 20.0
+
+
+def open_session(endpoint: Provider, handler: type[ResponseHandler]) -> aiohttp.ClientSession:
+    """`handler` speaks HTTP on each connection. Raises `ConfigurationError` for a CA file that cannot be used."""
+    # No total: an answer may take as long as its run. What is bounded is silence, by the watchdog.
+    timeout = aiohttp.ClientTimeout(total=None, connect=endpoint.connect_timeout)
+    return aiohttp.ClientSession(
+        connector=_connector(endpoint, handler),
+        timeout=timeout,
+        headers=_headers(endpoint),
+        proxy=endpoint.proxy,
+        trust_env=False,
+    )
+
+
+def _connector(endpoint: Provider, handler: type[ResponseHandler]) -> aiohttp.BaseConnector:
+    connector: aiohttp.BaseConnector
+    if endpoint.dial is not None:
+        connector = _DialConnector(endpoint.dial)
+    else:
+        connector = aiohttp.TCPConnector(limit=CONNECTIONS, keepalive_timeout=KEEP_ALIVE, ssl=_trust(endpoint))
+    # What makes the protocol of each connection, through a proxy too; there is no other way to be told of
+    # an arrival.
+    connector._factory = partial(handler, loop=asyncio.get_running_loop())
+    return connector
+
+
+class _DialConnector(aiohttp.BaseConnector):
+    """Connections that somebody has opened: aiohttp's own connectors know ports, and paths that
+    others may open.
+    """
+
+    def __init__(self, dial: Callable[[], Awaitable[socket.socket]]) -> None:
+        super().__init__(limit=CONNECTIONS, keepalive_timeout=KEEP_ALIVE)
+        self._dial = dial
+
+    async def _create_connection(
+        self, req: aiohttp.ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout
+    ) -> ResponseHandler:
+        ours = await self._dial()
+        loop = asyncio.get_running_loop()
+        if hasattr(socket, "AF_UNIX") and ours.family == socket.AF_UNIX:
+            _, protocol = await loop.create_unix_connection(self._factory, sock=ours)
+        else:  # where pairs of sockets are made of two connections
+            _, protocol = await loop.create_connection(self._factory, sock=ours)
+        return protocol
+
+
+def _trust(endpoint: Provider) -> ssl.SSLContext | bool:
+    if endpoint.ca_file is None:
+        return True
+    context = ssl.create_default_context()
+    try:
+        context.load_verify_locations(endpoint.ca_file)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigurationError(f"the CA file {endpoint.ca_file!r} cannot be used: {error}") from error
+    return context
+
+
+def _headers(endpoint: Provider) -> dict[str, str]:
+    headers = {
+        "User-Agent": f"turnkeep/{_version()}",
+        "Accept": "text/event-stream",
+        "Accept-Encoding": "identity",  # a compressed stream arrives in lumps
+        "Content-Type": "application/json",
+    }
+    if endpoint.api_key:
+        headers["Authorization"] = f"Bearer {endpoint.api_key}"
+    if endpoint.organisation:
+        headers["OpenAI-Organization"] = endpoint.organisation
+    if endpoint.project:
+        headers["OpenAI-Project"] = endpoint.project
+    return {**headers, **endpoint.headers}
+
+
+def _version() -> str:
+    try:
+        return metadata.version("turnkeep")
+    except metadata.PackageNotFoundError:
+        return "unknown"

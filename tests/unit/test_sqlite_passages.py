@@ -1,0 +1,107 @@
+"""The index of what was said: made by searches, complete, forgetful, and in nobody's way."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import apsw
+import pytest
+
+from tests.contract.suite.desk import QUEUE, TENANT, Desk, at
+from tests.unit.sqlite_files import opened
+from turnkeep.errors import StoreMisconfigured
+from turnkeep.messages import AssistantItem
+from turnkeep.store.passages import TextSearch
+from turnkeep.store.sqlite import passage_index
+from turnkeep.store.values import TranscriptEntry
+
+SECRET = "Xylophone"
+
+
+async def talk(desk: Desk, channel: str, words: str) -> None:
+    await desk.commit(await desk.lease("m", where=at(channel)), words)
+
+
+async def places(desk: Desk, text: str) -> list[str]:
+    return [one.address.channel for one in await desk.store.find_passages(TextSearch(text, TENANT, QUEUE))]
+
+
+def letters_in(path: Path) -> set[str]:
+    """The groups of letters that the index holds."""
+    connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
+    connection.execute("CREATE VIRTUAL TABLE temp.letters USING fts5vocab(main, passage, row)")
+    letters = {term for (term,) in connection.execute("SELECT term FROM temp.letters")}
+    connection.close()
+    return letters
+
+
+async def test_what_is_older_than_a_scan_reaches_is_found_as_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(passage_index, "_SCAN", passage_index._SCAN.replace("100000", "2"))
+    monkeypatch.setattr(passage_index, "AT_ONCE", 3)
+    async with opened(tmp_path / "a.db") as desk:
+        for n in range(8):
+            await talk(desk, f"c{n}", f"a {SECRET} number {n}")
+
+        assert await places(desk, "YLOPHON") == [f"c{n}" for n in range(7, -1, -1)]
+        await talk(desk, "c8", f"another {SECRET}")
+        assert await places(desk, "lopho") == [f"c{n}" for n in range(8, -1, -1)]
+        assert await places(desk, "xy") == ["c8"]  # too short for the index: what the scan reaches
+        assert await places(desk, 'x"y') == await places(desk, "x\0y") == await places(desk, "\ud800yx") == []
+
+
+@pytest.mark.parametrize("how", ["forget", "expire", "compact", "regenerate"])
+async def test_what_leaves_a_transcript_leaves_the_index_letter_by_letter(tmp_path: Path, how: str) -> None:
+    path = tmp_path / "a.db"
+    async with opened(path) as desk:
+        await talk(desk, "other", "nothing of it")
+        await talk(desk, "c", SECRET)
+        assert await places(desk, SECRET) == ["c"]
+        assert "xyl" in letters_in(path)
+        if how == "forget":
+            await desk.store.forget(at("c"))
+        elif how == "expire":
+            await desk.store.update(at("other"), {"ttl": 10**9})
+            await desk.wait(10**8)
+            assert await desk.store.expire() == 1
+        elif how == "compact":
+            await desk.store.compact(at("c"), through_turn=1, summary="they talked")
+        else:
+            await desk.store.regenerate(at("c"))
+
+        assert not letters_in(path) & {"xyl", "hon"}
+        assert "not" in letters_in(path)
+        assert await places(desk, SECRET) == []
+        # ids of deleted entries are given again: what comes under them is found too
+        await desk.store.append(at("new"), [TranscriptEntry(AssistantItem("a Quetzal"), 1)])
+        assert await places(desk, "quetzal") == ["new"]
+        assert await places(desk, "nothing of it") == ["other"]
+
+
+async def test_nobody_indexes_who_does_not_search_and_a_damaged_index_is_made_anew(tmp_path: Path) -> None:
+    path = tmp_path / "a.db"
+    async with opened(path) as desk:
+        await talk(desk, "c", SECRET)
+        with pytest.raises(apsw.SQLError, match="no such fts5 table"):
+            letters_in(path)
+        await places(desk, SECRET)
+    async with opened(path) as desk:  # a file with an index opens
+        connection = apsw.Connection(str(path))
+        connection.execute("UPDATE passage_data SET block = x'00'")
+        connection.close()
+        await talk(desk, "d", SECRET)
+        assert await desk.store.forget(at("c"))
+        assert await places(desk, SECRET) == ["d"]
+
+
+async def test_another_virtual_table_is_not_ours(tmp_path: Path) -> None:
+    path = tmp_path / "a.db"
+    async with opened(path) as desk:
+        await talk(desk, "c", SECRET)
+    connection = apsw.Connection(str(path))
+    connection.execute("CREATE VIRTUAL TABLE passage USING fts5 (words)")
+    connection.close()
+    with pytest.raises(StoreMisconfigured, match="a virtual table"):
+        async with opened(path):
+            pass
