@@ -12,7 +12,7 @@ from playwright.async_api import Page, expect
 
 from tests.patience import PATIENCE
 
-MARKDOWN = """[[say:# A plan for Paris
+MARKDOWN = """Plan three days in Paris for me, please. [[say:# A plan for Paris
 
 Three days are enough for **the essentials**; take `line 1` of the metro.
 

@@ -46,7 +46,7 @@ _PLAIN = frozenset(
             "verdict",
         ),
         *("name", "tools", "code", "message", "decision", "by", "author", "policy", "outcome", "epoch", "on_busy"),
-        *("site", "model", "assistant", "message_ids"),
+        *("site", "model", "assistant", "message_ids", "show"),
     )
 )
 """Fields that engines, metrics and people's lists go by; any other field is sealed."""

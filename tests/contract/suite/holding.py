@@ -49,8 +49,8 @@ class HoldPromises:
 
         claim = await desk.claim()
         assert claim.calls == (
-            replace(CALL, decision="approved", by="ann"),
-            replace(OTHER_CALL, decision="output", output="42"),
+            replace(CALL, decision="approved", by="ann", decided_at=desk.now),
+            replace(OTHER_CALL, decision="output", output="42", decided_at=desk.now),
         )
         assert (claim.attempts, claim.deaths, claim.attempt, claim.message_ids) == (0, 0, 2, ("m1",))
 

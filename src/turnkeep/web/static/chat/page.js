@@ -116,7 +116,7 @@ function drawModels() {
   const chosen = chosenModel();
   const names = [...new Set([...models, ...(chosen ? [chosen] : [])])];
   $("which").hidden = !may("manage");
-  $("model").replaceChildren(element("option", { value: "" }, "Its own model"), ...names.map((name) => element("option", { value: name }, name)),
+  $("model").replaceChildren(element("option", { value: "" }, "Auto"), ...names.map((name) => element("option", { value: name }, name)),
     element("option", { value: OTHER_MODEL }, "Another model…"));
   $("model").value = chosen;
 }

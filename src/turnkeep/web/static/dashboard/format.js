@@ -46,8 +46,8 @@ export function table(heads, rows, empty) {
     element("table", { class: "list" }, element("thead", {}, head), element("tbody", {}, ...rows.map(cells))));
 }
 
-export const facts = (pairs) => element("dl", { class: "facts" },
-  ...pairs.filter(([, value]) => value !== null && value !== undefined && value !== "").flatMap(([term, value]) => [element("dt", {}, term), element("dd", {}, value)]));
+export const facts = (pairs, kind = "facts") => element("dl", { class: kind },
+  ...pairs.filter(([, value]) => value !== null && value !== undefined && value !== "").map(([term, value]) => element("div", {}, element("dt", {}, term), element("dd", {}, value))));
 
 export const threadLink = (channel) => element("a", { href: `#/thread/${encodeURIComponent(channel)}` }, channel);
 export const runLink = (channel, id, words) => element("a", { href: `#/run/${encodeURIComponent(channel)}/${encodeURIComponent(id)}` }, words ?? id);

@@ -42,8 +42,8 @@ function older(next, fetchPage, draw) {
 const PLACES = [["", "All states"], ["said", "In what was said"], ["leased", "Being answered"], ["waiting", "Waiting"], ["retry", "Trying again"], ["held", "Wanting a decision"], ["paused", "Paused"], ["idle", "Idle"]];
 
 export function drawThreads(view) {
-  const heads = [["Channel", "name"], ["Title", "name"], ["State"], ["Open", "number"], ["Turns", "number"], ["Tokens", "number"], ["Cost", "number"], ["Active"]];
-  const row = (one) => [threadLink(one.channel), one.metadata.title ?? "", state(one.paused ? "paused" : one.state), count(one.open_messages), count(one.turns),
+  const heads = [["Channel", "name"], ["State"], ["Open", "number"], ["Turns", "number"], ["Tokens", "number"], ["Cost", "number"], ["Active"]];
+  const row = (one) => [named(one), state(one.paused ? "paused" : one.state), count(one.open_messages), count(one.turns),
     count((one.usage.input_tokens ?? 0) + (one.usage.output_tokens ?? 0)), dollars(one.usage.cost_nano), ago(one.active_at)];
   return listing(view, "Threads", PLACES, async (values) => {
     if (values.state === "said") return passages(values.q);
@@ -59,6 +59,8 @@ async function passages(text) {
   const rows = found.map((one) => [threadLink(one.channel), one.kind === "user" ? "User" : "Assistant", one.excerpt, ago(one.at)]);
   return [element("div", { id: "passages" }, table([["Channel", "name"], ["Who"], ["Said", "name"], ["When"]], rows, "Nobody said that lately."))];
 }
+
+const named = (one) => element("span", {}, threadLink(one.channel), one.metadata.title ? element("small", {}, one.metadata.title) : null);
 
 const STATUSES = [["", "All runs"], ["completed", "Completed"], ["failed", "Failed"], ["in_progress", "In progress"], ["queued", "Trying again"], ["requires_action", "Wanting a decision"], ["cancelled,incomplete", "Stopped or cut"]];
 

@@ -37,7 +37,7 @@ function verdict(queue, processes) {
 
 function circuit(one) {
   return element("section", { class: "card bad circuit" },
-    element("h3", {}, `Nobody is asked at ${one.endpoint ?? "an endpoint"}`),
+    element("h3", { title: one.endpoint ?? "" }, `Nobody is asked at ${one.endpoint?.split("#")[0] ?? "an endpoint"}`),
     element("p", {}, `${one.code}, since `, ago(one.since)),
     one.details ? element("p", {}, one.details) : null,
     one.remedy ? element("p", {}, element("b", {}, "What to do: "), one.remedy) : null);
@@ -105,10 +105,17 @@ export function drawWorkers(view, { overview }) {
   view.replaceChildren(element("h2", {}, "Workers and gateways"), table(heads, rows, "No process says that it runs with this store."));
 }
 
+// Also the days on which nothing ran: a chart of one day would have no width.
+function everyDay(days) {
+  const known = new Map(days.map((one) => [one.day, one.total]));
+  const today = Math.floor(Date.now() / 86_400_000) * 86_400;
+  const times = Array.from({ length: 30 }, (_, place) => today - (29 - place) * 86_400);
+  return { times, totals: times.map((at) => known.get(new Date(at * 1000).toISOString().slice(0, 10)) ?? {}) };
+}
+
 export function drawUsage(view, { usage, month }) {
   if (!usage || !month) return view.replaceChildren(element("p", { class: "none" }, "Looking…"));
-  const times = month.series.map((one) => one.at);
-  const cost = month.series.map((one) => (one.usage?.cost_nano ?? 0) / 1e9);
+  const { times, totals } = everyDay(usage.days);
   const tokens = (cell) => count((cell.usage?.input_tokens ?? 0) + (cell.usage?.output_tokens ?? 0));
   const days = [...usage.days].reverse().map((one) => [one.day, count(one.total.runs), count(one.total.messages), tokens(one.total), dollars(one.total.usage?.cost_nano), waitOf(one.total, month.bounds)]);
   const by = (kind) => {
@@ -123,8 +130,8 @@ export function drawUsage(view, { usage, month }) {
   return view.replaceChildren(
     element("h2", {}, `The last 30 days of tenant ${usage.tenant}`),
     element("div", { class: "panels" },
-      chart("Dollars per hour", [{ label: "cost", colour: "--good", fill: true, values: cost }], times, { unit: (value) => dollars(value * 1e9), empty: "Nothing has cost anything." }),
-      chart("Runs per hour", [{ label: "runs", colour: "--hl-name", fill: true, values: month.series.map((one) => one.runs ?? 0) }], times, { unit: count })),
+      chart("Dollars a day", [{ label: "cost", colour: "--good", fill: true, values: totals.map((one) => (one.usage?.cost_nano ?? 0) / 1e9 || null) }], times, { unit: (value) => dollars(value * 1e9), empty: "Nothing has cost anything.", bars: true }),
+      chart("Runs a day", [{ label: "runs", colour: "--hl-name", fill: true, values: totals.map((one) => one.runs || null) }], times, { unit: count, bars: true })),
     element("h2", {}, "By day"), table([["Day"], ["Runs", "number"], ["Messages", "number"], ["Tokens", "number"], ["Cost", "number"], ["Answer, half within", "number"]], days, "Nothing ran yet."),
     element("h2", {}, "By model"), table(heads("Model"), by("models"), "Nothing ran yet."),
     element("h2", {}, "By assistant"), table(heads("Assistant"), by("assistants"), "Nothing ran yet."));

@@ -36,7 +36,7 @@ function about(thread, body) {
 function buttons(base, thread, act) {
   const isBusy = ["leased", "retry", "held"].includes(thread.state);
   return element("div", { class: "buttons" },
-    element("a", { href: `./#${encodeURIComponent(thread.channel)}` }, "Open in the chat"),
+    element("a", { class: "like-button", href: `./#${encodeURIComponent(thread.channel)}` }, "Open in the chat"),
     isBusy ? button("Stop the run", () => act("POST", `${base}/cancel`)) : null,
     thread.paused ? button("Give back to the assistant", () => act("POST", `${base}/resume`), { class: "resume" }) : button("Pause", () => act("POST", `${base}/pause`), { class: "pause" }),
     thread.state === "waiting" ? button("Answer now", () => act("POST", `${base}/flush`)) : null,
@@ -89,9 +89,9 @@ export async function drawRun(view, channel, id) {
   const end = Math.max(...moments.map((one) => one.until ?? one.at), run.finished_at ?? 0);
   view.replaceChildren(
     element("h2", {}, `Run ${run.run_id}`),
-    facts([["Status", state(run.status)], ["Channel", threadLink(channel)], ["Messages", run.message_ids.join(", ")], ["Model", run.model], ["Attempt", String(run.attempt)],
+    facts([["Status", state(run.status)], ["Channel", threadLink(channel)], ["Messages", element("span", { title: run.message_ids.join(", ") }, count(run.message_ids.length))], ["Model", run.model], ["Attempt", String(run.attempt)],
       ["Took", run.finished_at ? span(run.finished_at - run.started_at) : "still runs"], ["Tokens", `${count(run.usage.input_tokens)} in, ${count(run.usage.output_tokens)} out`], ["Cost", dollars(run.usage.cost_nano)],
-      ["Error", run.error ? `${run.error.code}: ${run.error.details || run.error.message}` : ""]]),
+      ["Error", run.error ? `${run.error.code}: ${run.error.details || run.error.message}` : ""]], "facts wide"),
     element("h2", {}, "Its life"),
     ...(events.length ? [] : [element("p", { class: "soft" }, "The log of this run has been trimmed; what its record holds is left.")]),
     element("div", { class: "life" }, element("ol", {}, ...lines(moments).map((line) => lifeLine(line, start, Math.max(0.001, end - start))))));
@@ -131,8 +131,12 @@ function lines(moments) {
       case "responding":
       case "processing":
         return [];
+      case "decided":
+        return [{ ...one, name: "decided", words: (one.calls ?? []).filter((call) => call.decision).map((call) => `${call.name}: ${call.decision}${call.by ? ` by ${call.by}` : ""}`).join(", ") }];
+      case "step": // what the model call has cost: the bar before it shows how long it took
+        return one.usage ? [{ ...one, name: "model call ends", words: [one.detail?.model, `${count(one.usage.input_tokens)} tokens in, ${count(one.usage.output_tokens)} out`, one.usage.cost_nano ? dollars(one.usage.cost_nano) : ""].filter(Boolean).join(", ") }] : [];
       default:
-        return [{ ...one, name: one.kind, words: one.kind === "completed" ? `${one.outcome ?? ""}, ${count(one.characters)} characters` : one.kind === "step" ? [one.detail?.model, one.usage ? `${count(one.usage.output_tokens)} tokens out` : ""].filter(Boolean).join(", ") : "" }];
+        return [{ ...one, name: one.kind, words: one.kind === "completed" ? `${one.outcome ?? ""}, ${count(one.characters)} characters` : "" }];
     }
   });
 }
