@@ -13,6 +13,7 @@ simulator for a model of one's own. What is asked of a person is answered with y
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import re
 import shutil
@@ -79,6 +80,9 @@ def follow(folder: Path, page: Path, port: int) -> bool:
     with Terminal(folder, port) as terminal:
         for step in steps_of(page, folder):
             start = time.monotonic()
+            if "curl " in step.command and shutil.which("curl") is None:
+                print(f"not tried  {step.text}: there is no curl here", flush=True)
+                continue
             code, said = terminal.type(step.command)
             print(f"{time.monotonic() - start:7.1f} s  {step.text}", flush=True)
             if code:
@@ -156,7 +160,8 @@ class Terminal:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        os.killpg(self._shell.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._shell.pid, signal.SIGKILL)
         self._shell.wait()
         self._keys.close()
 
@@ -183,13 +188,14 @@ class Terminal:
         self._keys.write(f"{command}\necho '{END}' $?\n")
         self._keys.flush()
         said = ""
+        signal.signal(signal.SIGALRM, lambda *_: os.killpg(self._shell.pid, signal.SIGKILL))
         signal.alarm(PATIENCE)
         for line in self._shell.stdout or ():
             if END in line:
                 signal.alarm(0)
                 return int(line.rpartition(END)[2]), said
             said += line
-        return 1, said
+        return 1, f"{said}it ended, or did not end within {PATIENCE} s"
 
 
 def answers(url: str) -> bool:
