@@ -7,16 +7,21 @@ does not read, and that frames which are ready are written past the protocol.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping
+from functools import partial
 from typing import Any, Protocol
 
+from starlette.types import Receive, Scope, Send
+from starlette.websockets import WebSocket, WebSocketState
 from uvicorn.protocols.utils import get_remote_addr
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import CONT, DATA_OPCODES, Frame
+from websockets.http11 import Request
 from websockets.protocol import OPEN
 
 from turnkeep.doors.backlog import Backlog, Rota, Valve
 from turnkeep.doors.peers import Peers, sender_of
+from turnkeep.doors.reader_queue import Gate, ReaderQueue
 
 FRAME_TIMEOUT = 30.0
 """Seconds in which a message that has begun has to be whole."""
@@ -56,6 +61,11 @@ class SocketTransport(WebSocketsSansIOProtocol):
 
     def __init__(self, *args: Any, peers: Peers, rota: Rota, **options: Any) -> None:
         super().__init__(*args, **options)
+        self._application, self.app = self.app, self._serve_to_the_end
+        self._serving: Callable[[], Awaitable[None]] | None = None
+        self._request: Request | None = None
+        self.queue = ReaderQueue()  # type: ignore[assignment]  # with all that is asked of it
+        self.writable = Gate()  # type: ignore[assignment]
         self._peers = peers
         self._rota = rota
         self.scope = {"state": {}}  # type: ignore[typeddict-item]  # until there is one
@@ -105,6 +115,27 @@ class SocketTransport(WebSocketsSansIOProtocol):
         self.conn.max_message_size = self._read_limit
         self._peers.work(self)
 
+    async def _serve_to_the_end(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._application(scope, receive, send)
+        del scope, receive, send
+        if self._serving is not None:
+            await self._serving()
+
+    def go_on(self, websocket: WebSocket, serve: Callable[[WebSocket], Awaitable[None]]) -> None:
+        """Have the accepted socket served as soon as the application has returned. While it is open
+        nothing is held of what it took to open it: its headers, and the fifteen calls from the
+        connection to here.
+        """
+        scope = {"type": "websocket", "client": websocket.scope["client"], "state": {CONNECTION: self}}
+        self.scope, self.response = scope, None  # type: ignore[assignment]  # that both were there once
+        if self._request is not None:
+            # The parser, a generator, holds the request for as long as it reads.
+            self._request.headers.clear()
+            self._request = None
+        bare = WebSocket(scope, self.receive, self.send)  # type: ignore[arg-type]
+        bare.client_state = bare.application_state = WebSocketState.CONNECTED
+        self._serving = partial(serve, bare)
+
     @property
     def unsent_bytes(self) -> int:
         """Bytes that the system has not taken yet."""
@@ -151,6 +182,7 @@ class SocketTransport(WebSocketsSansIOProtocol):
 
     def handle_connect(self, event: Any) -> None:
         super().handle_connect(event)
+        self._request = event
         self.scope["state"][CONNECTION] = self
         self._backlog.host = sender_of(self._peers, self._backlog.host, self.scope.get("headers", ()))
         self._peers.name(self, self._backlog.host)

@@ -47,6 +47,10 @@ RESTART = 1012
 class Socket:
     """One open connection, and what it is subscribed to."""
 
+    __slots__ = (
+        "_channels", "_loop", "_patience", "_websocket", "_writer", "access", "application", "limits", "principal",
+    )  # fmt: skip
+
     def __init__(
         self,
         websocket: WebSocket,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from functools import partial
 
 from starlette.websockets import WebSocket
 
@@ -144,6 +145,13 @@ class Sockets:
         return shown_in(event.get("text") or "")
 
     async def _serve(self, websocket: WebSocket, principal: Principal) -> None:
+        """Until the end; on our own server as soon as all that led here has returned."""
+        if (connection := transport_of(websocket.scope)) is None:
+            await self._serve_now(websocket, principal)
+        else:
+            connection.go_on(websocket, partial(self._serve_now, principal=principal))
+
+    async def _serve_now(self, websocket: WebSocket, principal: Principal) -> None:
         whose = holder(principal, _peer(websocket))
         try:
             with self._limits.streaming(whose):
