@@ -40,11 +40,14 @@ class Valve:
     others.
     """
 
+    __slots__ = ("_reasons", "inner", "write")
+
     def __init__(self, inner: asyncio.Transport) -> None:
         self.inner = inner
         self.write = inner.write
-        # A set and no flag: uvicorn pauses and resumes for itself, and would let go what we hold.
-        self._reasons: set[Reason] = set()
+        # A set and no flag: uvicorn pauses and resumes for itself, and would let go what we hold. One
+        # for all that hold nothing, which are nearly all.
+        self._reasons: frozenset[Reason] = frozenset()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.inner, name)
@@ -59,11 +62,11 @@ class Valve:
     def hold(self, reason: Reason) -> None:
         if not self._reasons and not self.inner.is_closing():
             self.inner.pause_reading()
-        self._reasons.add(reason)
+        self._reasons |= {reason}
 
     def release(self, reason: Reason) -> None:
         if reason in self._reasons:
-            self._reasons.discard(reason)
+            self._reasons -= {reason}
             if not self._reasons and not self.inner.is_closing():
                 self.inner.resume_reading()
 
@@ -76,6 +79,8 @@ class Valve:
 
 class ReadBuffer:
     """How many pieces of a connection are taken in a second: each costs as much as a large one."""
+
+    __slots__ = ("_at", "_loop", "_room")
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -145,6 +150,8 @@ class Backlog:
     """Bytes of one connection that were read and wait to be parsed. Nothing more is read until they
     are.
     """
+
+    __slots__ = ("_data", "_parse", "_pieces", "_rota", "_slice", "_valve", "_waiting", "host")
 
     def __init__(self, valve: Valve, parse: Callable[[bytes], int], rota: Rota, host: str = "") -> None:
         self.host = host

@@ -21,6 +21,7 @@ from websockets.protocol import OPEN
 
 from turnkeep.doors.backlog import Backlog, Rota, Valve
 from turnkeep.doors.peers import Peers, sender_of
+from turnkeep.doors.ping_wheel import PingWheel
 from turnkeep.doors.reader_queue import Gate, ReaderQueue
 
 FRAME_TIMEOUT = 30.0
@@ -57,10 +58,17 @@ class TransportUser(Protocol):
 class SocketTransport(WebSocketsSansIOProtocol):
     """One WebSocket. It waits until somebody says who it is (`know`)."""
 
+    # In the dict beside those of uvicorn they would make it larger.
+    __slots__ = (
+        "_application", "_backlog", "_deadline", "_fragments", "_is_closing", "_is_full", "_peers", "_ping_at",
+        "_read_limit", "_request", "_rota", "_serving", "_size", "_user", "_wheel", "_write",
+    )  # fmt: skip
     transport: Valve  # type: ignore[assignment]
 
-    def __init__(self, *args: Any, peers: Peers, rota: Rota, **options: Any) -> None:
+    def __init__(self, *args: Any, peers: Peers, rota: Rota, wheel: PingWheel, **options: Any) -> None:
         super().__init__(*args, **options)
+        self._wheel = wheel
+        self._ping_at = 0
         self._application, self.app = self.app, self._serve_to_the_end
         self._serving: Callable[[], Awaitable[None]] | None = None
         self._request: Request | None = None
@@ -135,6 +143,8 @@ class SocketTransport(WebSocketsSansIOProtocol):
         bare = WebSocket(scope, self.receive, self.send)  # type: ignore[arg-type]
         bare.client_state = bare.application_state = WebSocketState.CONNECTED
         self._serving = partial(serve, bare)
+        # Anew, because a dict that grew is twice as large as its entries need.
+        self.__dict__ = {**self.__dict__}
 
     @property
     def unsent_bytes(self) -> int:
@@ -269,6 +279,14 @@ class SocketTransport(WebSocketsSansIOProtocol):
         self.transport.release("peer")
         if self._user is not None:
             self._user.on_writable()
+
+    def schedule_ping(self) -> None:
+        if self.ping_interval is not None:
+            self._ping_at = self._wheel.add(self, max(0.0, self.ping_interval - self.last_ping_rtt))
+
+    def stop_keepalive(self) -> None:
+        self._wheel.remove(self, self._ping_at)
+        super().stop_keepalive()
 
     def keepalive_timeout(self) -> None:
         """The pong of a slow peer waits with all else that it sends; that it takes nothing is seen

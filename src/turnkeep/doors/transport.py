@@ -19,6 +19,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from turnkeep.doors.backlog import Backlog, Rota, Valve
 from turnkeep.doors.peers import Peers, forwarded_in, sender_of
+from turnkeep.doors.ping_wheel import PingWheel
 from turnkeep.doors.socket_transport import CONNECTION, SocketTransport
 
 # uvicorn waits for a head for ever: one byte now and then would keep a connection (slowloris).
@@ -265,4 +266,5 @@ def piece_writer(scope: MutableMapping[str, Any]) -> PieceWriter | None:
 def transports(peers: Peers) -> tuple[Any, Any]:
     """What uvicorn makes of each connection, and of each that is upgraded to a socket."""
     rota = Rota()
-    return partial(HttpTransport, peers=peers, rota=rota), partial(SocketTransport, peers=peers, rota=rota)
+    sockets = partial(SocketTransport, peers=peers, rota=rota, wheel=PingWheel())
+    return partial(HttpTransport, peers=peers, rota=rota), sockets

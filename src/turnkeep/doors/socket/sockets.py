@@ -155,20 +155,17 @@ class Sockets:
         whose = holder(principal, _peer(websocket))
         try:
             with self._limits.streaming(whose):
-                await self._run(websocket, principal)
+                socket = Socket(websocket, self._application, principal, self._limits, self._access)
+                self._open.add(socket)
+                self._watch.add(socket)
+                try:
+                    await socket.serve()
+                finally:
+                    self._open.discard(socket)
+                    self._watch.remove(socket)
         except TooManyRequests:
             await self._hold_back(websocket)
             await websocket.close(TOO_MANY, "too many sockets")
-
-    async def _run(self, websocket: WebSocket, principal: Principal) -> None:
-        socket = Socket(websocket, self._application, principal, self._limits, self._access)
-        self._open.add(socket)
-        self._watch.add(socket)
-        try:
-            await socket.serve()
-        finally:
-            self._open.discard(socket)
-            self._watch.remove(socket)
 
 
 def _peer(websocket: WebSocket) -> str | None:

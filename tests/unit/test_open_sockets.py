@@ -1,0 +1,154 @@
+"""What an open socket holds and waits with, and when it is pinged."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+import uvicorn
+from starlette.applications import Starlette
+from starlette.routing import WebSocketRoute
+from starlette.websockets import WebSocket, WebSocketDisconnect
+from uvicorn.server import ServerState
+from websockets.asyncio.client import ClientConnection, connect
+
+from turnkeep.doors.peers import peers_of
+from turnkeep.doors.ping_wheel import TICK, PingWheel
+from turnkeep.doors.reader_queue import Gate, ReaderQueue
+from turnkeep.doors.socket_transport import SocketTransport, transport_of
+from turnkeep.doors.transport import transports
+from turnkeep.settings import Settings
+
+
+@asynccontextmanager
+async def conversation(**options: float) -> AsyncIterator[tuple[ClientConnection, SocketTransport]]:
+    """A socket whose server says back what it hears, and the server's end of it."""
+    ends: list[SocketTransport] = []
+
+    async def echo(websocket: WebSocket) -> None:
+        try:
+            while True:
+                await websocket.send_text(await websocket.receive_text())
+        except WebSocketDisconnect:
+            return
+
+    async def answer(websocket: WebSocket) -> None:
+        connection = transport_of(websocket.scope)
+        assert connection is not None
+        await websocket.accept()
+        ends.append(connection)
+        connection.go_on(websocket, echo)
+
+    http, ws = transports(peers_of(Settings(_env_file=None)))
+    app = Starlette(routes=[WebSocketRoute("/ws", answer)])
+    config = uvicorn.Config(app, http=http, ws=ws, lifespan="off", log_config=None, **options)  # type: ignore[arg-type]
+    config.load()
+
+    def connection() -> asyncio.Protocol:
+        made: asyncio.Protocol = http(config=config, server_state=ServerState(), app_state={})
+        return made
+
+    server = await asyncio.get_running_loop().create_server(connection, "127.0.0.1", 0)
+    try:
+        url = f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}/ws"
+        async with asyncio.timeout(20), connect(url, additional_headers={"X-Large": "x" * 5_000}) as client:
+            await client.send("hello")
+            assert await client.recv() == "hello"
+            yield client, ends[0]
+    finally:
+        server.close()
+
+
+async def test_an_open_socket_holds_nothing_of_what_opened_it() -> None:
+    async with conversation() as (client, connection):
+        assert connection.scope.keys() == {"type", "client", "state"}
+        assert connection.response is None
+        (task,) = connection.tasks
+        calls, coroutine = [], task.get_coro()
+        while coroutine is not None and hasattr(coroutine, "cr_code"):
+            calls.append(coroutine.cr_code.co_filename)
+            coroutine = coroutine.cr_await
+        assert not [file for file in calls if "starlette/middleware" in file or "starlette/routing" in file]
+        await client.send("again")
+        assert await client.recv() == "again"
+    async with asyncio.timeout(20):
+        while connection.tasks:
+            await asyncio.sleep(0.01)
+
+
+async def test_an_idle_socket_is_pinged_again_and_again_and_no_more_when_it_is_gone() -> None:
+    async with conversation(ws_ping_interval=0.1, ws_ping_timeout=20.0) as (_, connection):
+        for _ in range(2):
+            connection.last_ping_rtt = 0.0
+            while not connection.last_ping_rtt:
+                await asyncio.sleep(0.01)
+        wheel = connection._wheel
+    async with asyncio.timeout(20):
+        while len(wheel) or connection.tasks:
+            await asyncio.sleep(0.01)
+
+
+class Pinged:
+    def __init__(self, *, breaks: bool = False) -> None:
+        self.count = 0
+        self._breaks = breaks
+
+    def send_keepalive_ping(self) -> None:
+        self.count += 1
+        if self._breaks:
+            raise RuntimeError("it breaks")
+
+
+async def test_a_wheel_pings_each_that_is_due_whatever_becomes_of_another() -> None:
+    wheel = PingWheel()
+    first, broken, late, left = Pinged(), Pinged(breaks=True), Pinged(), Pinged()
+    wheel.add(late, 3_600.0)
+    for socket in (broken, first):
+        wheel.add(socket, TICK)
+    left_at = wheel.add(left, TICK)
+    wheel.remove(left, left_at)
+    wheel.remove(left, left_at)
+    async with asyncio.timeout(20):
+        while not first.count or not broken.count:
+            await asyncio.sleep(TICK)
+    wheel.add(first, 0.0)
+    async with asyncio.timeout(20):
+        while first.count < 2:
+            await asyncio.sleep(TICK)
+    assert (broken.count, late.count, left.count, len(wheel)) == (1, 0, 0, 1)
+
+
+async def test_a_queue_gives_all_in_order_and_loses_nothing_with_a_reader_that_is_cancelled() -> None:
+    queue = ReaderQueue[int]()
+    assert queue.empty()
+    for number in range(3):
+        queue.put_nowait(number)
+    assert [await queue.get() for _ in range(3)] == [0, 1, 2]
+    reading = asyncio.ensure_future(queue.get())
+    await asyncio.sleep(0)
+    queue.put_nowait(3)
+    reading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+    queue.put_nowait(4)
+    async with asyncio.timeout(20):
+        assert [await queue.get(), await queue.get()] == [3, 4]
+    assert queue.empty()
+
+
+async def test_a_gate_lets_all_through_who_were_not_cancelled() -> None:
+    gate = Gate()
+    await gate.wait()
+    gate.clear()
+    gate.clear()
+    waiting = [asyncio.ensure_future(gate.wait()) for _ in range(3)]
+    await asyncio.sleep(0)
+    waiting[0].cancel()
+    await asyncio.wait(waiting[:1])
+    assert not waiting[1].done()
+    gate.set()
+    gate.set()
+    async with asyncio.timeout(20):
+        await asyncio.gather(*waiting[1:])
