@@ -219,15 +219,31 @@ def repair_text(text: str) -> str:
 
 
 def made_whole(value: Any) -> Any:
-    """The same with every text in it mended."""
+    """The same with every text in it mended; the value itself where there is nothing to mend."""
+    # Asked first: nearly nothing needs it, and a copy of every part of an answer costs more than a look.
+    return _mend(value) if _holds_half(value) else value
+
+
+def _holds_half(value: Any) -> bool:
+    if isinstance(value, str):
+        return not is_whole(value)
+    if isinstance(value, Mapping):
+        return any(_holds_half(name) or _holds_half(entry) for name, entry in value.items())
+    if isinstance(value, list | tuple):
+        return any(map(_holds_half, value))
+    # As `fields` does it, which makes a tuple for each look.
+    return any(_holds_half(getattr(value, name)) for name in getattr(type(value), "__dataclass_fields__", ()))
+
+
+def _mend(value: Any) -> Any:
     if isinstance(value, str):
         return repair_text(value)
     if isinstance(value, Mapping):
-        return {made_whole(name): made_whole(entry) for name, entry in value.items()}
+        return {_mend(name): _mend(entry) for name, entry in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(made_whole(entry) for entry in value)
+        return type(value)(map(_mend, value))
     if is_dataclass(value) and not isinstance(value, type):
-        return replace(value, **{field.name: made_whole(getattr(value, field.name)) for field in fields(value)})
+        return replace(value, **{field.name: _mend(getattr(value, field.name)) for field in fields(value)})
     return value
 
 
