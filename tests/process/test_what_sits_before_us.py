@@ -10,7 +10,7 @@ import websockets
 
 from tests.patience import PATIENCE
 from tests.process.served import Served, served
-from tests.services import HOST
+from tests.services import HOST, free_port
 
 PAGE = "http://localhost:3000"
 
@@ -76,3 +76,13 @@ async def test_a_socket_is_found_with_a_slash_at_its_end() -> None:
         await socket.send('{"action": "subscribe", "channel": "c"}')
         async with asyncio.timeout(PATIENCE):
             assert "subscri" in str(await socket.recv())
+
+
+async def test_a_service_that_fails_beside_its_server_leaves_nothing_listening() -> None:
+    port = free_port()
+    with pytest.raises(ExceptionGroup) as failure:
+        async with served(port=port):
+            raise LookupError("a mistake of who serves")
+    assert failure.group_contains(LookupError)
+    with pytest.raises(ConnectionRefusedError):
+        await asyncio.open_connection(HOST, port)

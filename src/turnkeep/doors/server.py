@@ -191,7 +191,7 @@ async def _answer(
             backlog=2048,
         )
     )
-    async with beside(application), asyncio.TaskGroup() as group:
+    async with beside(application), server.closed_in_the_end(), asyncio.TaskGroup() as group:
         group.create_task(server.serve(sockets=doormen(listener)))
         await server.listening.wait()
         host, port = listener.getsockname()[:2]
@@ -215,6 +215,15 @@ class _UvicornServer(uvicorn.Server):
     def end(self) -> None:
         self.should_exit = True
         self._ending.set()
+
+    @contextlib.asynccontextmanager
+    async def closed_in_the_end(self) -> AsyncIterator[None]:
+        """Who is cancelled, or fails, ends no server in its own way: its sockets would listen on."""
+        try:
+            yield
+        finally:
+            for one in getattr(self, "servers", ()):
+                one.close()
 
     async def main_loop(self) -> None:
         """Once a second, for the date in its headers. Its own loop looks ten times whether it is to
