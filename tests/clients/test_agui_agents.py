@@ -255,3 +255,50 @@ async def test_a_conversation_with_everything_in_it_is_shown_alike_live_and_load
             part["name"] for message in seen["messages"] for part in message["parts"] if part["type"] == "tool-call"
         ]
         assert calls == ["look", "secret", "pay"]
+        saying = asyncio.ensure_future(agents.ask("say", key=agent, id="u2", text="[[words:400]] [[pace:10]]"))
+        await _stop_once_it_speaks(agents, house, "look", agent, behind=len(told["messages"]))
+        told = await saying
+        assert told["outcomes"][-1] == "cancelled"
+        assert said(told)[-1][1] == (await transcript(house, "c"))[-1]
+
+
+async def _stop_once_it_speaks(agents: Driver, house: Served, act: str, key: str, *, behind: int) -> None:
+    """Somebody stops the answer behind so many messages once something of it is shown."""
+    async with asyncio.timeout(30):
+        while "quick" not in str((await agents.ask(act, key=key))["messages"][behind:]):
+            await asyncio.sleep(0.02)
+    async with house.http.post(f"{house.url}/api/channels/c/cancel") as told:
+        assert await told.json() == {"cancelled": True}
+
+
+async def test_a_chat_of_tanstack_with_everything_in_it_ends_as_the_transcript_has_it(agents: Driver) -> None:
+    """Thought, text, two tools, an approval, a retry, and a stop in the next turn."""
+    async with served(tools=TOOLS, max_attempts=3) as house:
+        fields = {"show_reasoning": True, "parameters": {"reasoning": {"effort": "low", "summary": "auto"}}}
+        made = await house.queue.assistants.create("default", fields, now=house.queue.clock.now())
+        await house.queue.assistants.use("default", made.assistant_id)
+        chat = await chat_of(agents, house)
+        told = await agents.ask("send", key=chat, text=GOLDEN)
+        assert (told["errors"], told["pending"]) == ([], 1)
+        house.simulator.faults.append(Fault("500", times=1))
+        await agents.ask("resolve", key=chat, approved=True)
+        await _until_answered(house)
+        last = (await transcript(house, "c"))[-1]
+        told = await agents.ask("until", key=chat, text=last[-20:])
+        assert told["errors"] == []
+        parts = [part for message in told["messages"] if message["role"] == "assistant" for part in message["parts"]]
+        assert [part["name"] for part in parts if part["type"] == "tool-call"] == ["look", "secret", "pay"]
+        assert "hm" in "".join(part["content"] for part in parts if part["type"] == "thinking")
+        words = "".join(part["content"] for part in parts if part["type"] == "text")
+        assert words == "".join((await transcript(house, "c"))[1:])
+
+        sending = asyncio.ensure_future(agents.ask("send", key=chat, text="[[words:400]] [[pace:10]]"))
+        await _stop_once_it_speaks(agents, house, "see", chat, behind=len(told["messages"]))
+        told = await sending
+        assert texts(told["messages"][-1]) == (await transcript(house, "c"))[-1]
+
+
+async def _until_answered(house: Served) -> None:
+    async with asyncio.timeout(30):
+        while (record := await house.queue.store.thread(house.queue.address("c"))) is None or record.open_messages:
+            await asyncio.sleep(0.02)

@@ -39,21 +39,51 @@ def schema_of(kind: str) -> Any:
     return getattr(schema, f"Response{name}StreamingEvent")
 
 
+KINDS = {
+    *("created", "in_progress", "completed", "incomplete", "failed", "output_item.added", "output_item.done"),
+    *("content_part.added", "content_part.done", "output_text.delta", "output_text.done"),
+    *("reasoning_summary_part.added", "reasoning_summary_part.done", "reasoning_summary_text.delta"),
+    *("reasoning_summary_text.done", "function_call_arguments.delta", "function_call_arguments.done"),
+}
+"""Every event that a stream of ours can have."""
+STREAMS: dict[str, tuple[str, dict[str, Any], Fault | None]] = {
+    "an answer": ("hello", {}, None),
+    "a call of the caller's function": (WANTS_LOOKUP, {"tools": FLAT}, None),
+    "an answer that is cut off by its length": ("[[length]] [[words:9]]", {}, None),
+    "a thought": ("[[reason:Hm, hm.]] hello", {}, None),
+    "an attempt that is begun anew": ("[[words:30]] [[pace:5]]", {}, Fault("cut", after=5, times=1)),
+    "a failure": ("hello", {}, Fault("500", times=2)),
+    "one in the background": ("hello", {"background": True}, None),
+}
+
+
 async def test_every_event_and_object_is_of_the_neutral_schema() -> None:
-    async with openai_desk() as desk:
-        seen = []
-        for value, options in (("hello", {}), (WANTS_LOOKUP, {"tools": FLAT}), ("[[length]] [[words:9]]", {})):
-            body = {"model": desk.model, "input": value, "stream": True, **options}
-            async with desk.server.http.post(f"{desk.server.url}/v1/responses", json=body) as told:
-                async for line in told.content:
-                    if line.startswith(b"data: {"):
-                        seen.append(line.removeprefix(b"data: ").decode())
-        assert len(seen) > 20
-        for text in seen:
-            event = json.loads(text)
-            schema_of(event["type"]).model_validate(event)
-            if "response" in event:
-                schema.ResponseResource.model_validate(event["response"])
+    async with openai_desk(max_attempts=2) as desk:
+        values = {"show_reasoning": True, "parameters": {"reasoning": {"effort": "low", "summary": "auto"}}}
+        await desk.server.queue.assistants.change("default", desk.model, values)
+        kinds = set()
+        for name, (text, options, fault) in STREAMS.items():
+            if fault is not None:
+                desk.server.simulator.faults.append(fault)
+            events = await streamed(desk, {"input": text, "stream": True, **options})
+            assert events, name
+            for event in events:
+                kinds.add(event["type"].removeprefix("response."))
+                schema_of(event["type"]).model_validate(event)
+                if "response" in event:
+                    schema.ResponseResource.model_validate(event["response"])
+            url = f"{desk.server.url}/v1/responses/{events[0]['response']['id']}"
+            async with desk.server.http.get(url) as told:
+                schema.ResponseResource.model_validate(await told.json())
+        assert kinds == KINDS
+
+
+async def streamed(desk: OpenAiDesk, body: dict[str, Any]) -> list[dict[str, Any]]:
+    url = f"{desk.server.url}/v1/responses"
+    async with desk.server.http.post(url, json={"model": desk.model, **body}) as told:
+        assert told.status == 200
+        lines = [line async for line in told.content]
+    return [json.loads(line.removeprefix(b"data: ")) for line in lines if line.startswith(b"data: {")]
 
 
 async def test_a_response_goes_on_from_the_one_before() -> None:

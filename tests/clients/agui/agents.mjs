@@ -95,6 +95,12 @@ serve({
     await entry.client.sendMessage(text);
     return chatView(entry);
   },
+  resolve: async ({ key, approved }) => {
+    const entry = chats.get(key);
+    const resume = entry.client.getInterrupts().map(({ id }) => ({ interruptId: id, status: 'resolved', payload: { approved } }));
+    await entry.client.resumeInterrupts(resume);
+    return chatView(entry);
+  },
   attach: async ({ key }) => { chats.get(key).client.attach?.(); },
   see: async ({ key }) => chatView(chats.get(key)),
   until: async ({ key, text }) => {

@@ -190,11 +190,11 @@ async def list_input_items(call: HttpCall) -> Response:
         raise NotFound(f"there is no response {name.id('resp')!r}")
     if message.message is not None:
         waiting = await call.application.store.open_messages(record.address)
-        asked = [
+        batch = [
             one for one in waiting if one.message_id == name.message_id or one.run_id == message.run_id is not None
         ]
         return list_response(
-            call, [user_item_form(one.message_id, one.message.content) for one in asked if one.message]
+            call, [user_item_form(one.message_id, one.message.content) for one in batch if one.message]
         )
     if message.status in ("dead", "withdrawn"):
         return list_response(call, [])

@@ -58,16 +58,16 @@ async def items_of_turn(call: HttpCall, record: ThreadRecord, entries: Sequence[
                 continues = True
             case CallItem() as item if item.name in names:
                 own_calls[item.call_id] = item
-                held = HeldCall(item.call_id, item.name, item.arguments, "", "output", show=item.show)
-                forms += map(call_item, seen_calls(call, [held]))
+                function_call = HeldCall(item.call_id, item.name, item.arguments, "", "output", show=item.show)
+                forms += map(call_item, seen_calls(call, [function_call]))
             case OutputItem() as item if item.call_id in own_calls:
                 forms.append(_output_form(call, own_calls[item.call_id], item))
         continues = continues and entry.item.kind not in ("call", "output", "user")
     return forms
 
 
-def _output_form(call: HttpCall, asked: CallItem, item: OutputItem) -> ItemForm:
-    shows = call.principal.sees_calls or asked.show == "all"
+def _output_form(call: HttpCall, own_call: CallItem, item: OutputItem) -> ItemForm:
+    shows = call.principal.sees_calls or own_call.show == "all"
     return {
         "id": f"fco_{item.call_id}", "type": "function_call_output", "call_id": item.call_id,
         "output": item.output if shows else "", "status": "completed",
