@@ -153,7 +153,7 @@ class Sinks(Protocol):
 
     async def deliveries(self, sink: str, partition: int, *, after: str, limit: int) -> list[Delivery]:
         """Events after a position, in partition order (hence in channel order); some may not be
-        selected.
+        selected. As durable as what has a receipt: they are told outside, where nothing is taken back.
         """
         ...
 
