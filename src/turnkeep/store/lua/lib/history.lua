@@ -17,11 +17,11 @@ end
 -- Add a turn; `tail` is everything after its number and moment.
 local function add_turn(t, now, tail)
   if tail == '' then return end
-  local about, entries = tail:match('^([^\n]*)(\n.*)$')
-  local header = string.format('%.0f %s %s', t.turns, exact(now), about)
-  local turn = read_turn(header .. ' ' .. header_check(header) .. entries)
-  t.items, t.bytes = t.items + turn.items, t.bytes + turn.bytes
-  t.out.turn, t.out.is_recounted, t.transcript_at = turn.raw, true, now
+  local about, items, bytes = tail:match('^((%d+) (%d+) %d+ [01])\n')
+  local header = string.format('%d %s %s', t.turns, exact(now), about)
+  t.items, t.bytes = t.items + items, t.bytes + bytes
+  t.out.turn = header .. ' ' .. header_check(header) .. tail:sub(#about + 1)
+  t.out.is_recounted, t.transcript_at = true, now
 end
 
 -- Which oldest turns go so that the rest is within bounds; the newest turn always stays.

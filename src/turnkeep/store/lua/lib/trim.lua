@@ -6,16 +6,19 @@
 local TRIM_EVERY = 64
 local PAGE = 128
 
+-- The first one by itself: mostly it is to stay, and a page of others was read for nothing.
 local function entries_of_log(from, to, use)
+  local many = 1
   while true do
-    local page = redis.call('XRANGE', K.log, string.format('%.0f-0', from), to, 'COUNT', PAGE)
+    local page = redis.call('XRANGE', K.log, string.format('%d-0', from), to, 'COUNT', many)
     for _, entry in ipairs(page) do
       local event = frame_in(entry)
       local offset = tonumber(event:match('^%d+'))
       if use(offset, event) then return end
       from = offset + 1
     end
-    if #page < PAGE then return end
+    if #page < many then return end
+    many = PAGE
   end
 end
 
