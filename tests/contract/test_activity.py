@@ -21,7 +21,7 @@ from turnkeep.store.contract import Store
 from turnkeep.store.memory import MemoryStore
 from turnkeep.store.redis import RedisStore
 from turnkeep.store.sqlite import SqliteStore
-from turnkeep.store.values import Commit, Document, Policies, RegistryKind
+from turnkeep.store.values import Commit, Document, Policies, Policy, RegistryKind
 from turnkeep.testing.fake_clock import FakeClock
 from turnkeep.usage import Usage
 
@@ -97,8 +97,14 @@ class AwayStore(MemoryStore):
     busy_for: frozenset[str] = frozenset()
     """Tenants whose records somebody else always has written just before."""
 
+    def __init__(self, policies: Policies, *, clock: FakeClock) -> None:
+        super().__init__(policies, clock=clock)
+        self.refusal = asyncio.Event()
+        """Set when it has refused."""
+
     async def put(self, kind: RegistryKind, tenant: str, *args: Any, **fields: Any) -> Document:
         if self.is_away:
+            self.refusal.set()
             raise StoreUnavailable("away")
         if tenant in self.busy_for:
             raise Conflict("it was written meanwhile")
@@ -154,6 +160,39 @@ async def test_a_store_that_stays_away_fills_no_memory(clock: FakeClock, monkeyp
         for tenant in range(10)
     ]
     assert counts == [[2], [1], [1], *[[]] * 7]
+
+
+async def test_buckets_of_another_version_are_no_reason_to_stop(store: Store, clock: FakeClock) -> None:
+    """They do not add up with ours: ours count from now on, beside all else of the record."""
+    cell = {"runs": 5, "waits": {"whole": [1, 2, 3]}}
+    await store.put("activity", "t", "2026-11-29T12", {"figures": {"minutes": {"0": cell}}})
+    activity = Activity(store, clock)
+
+    activity.note(answered())
+    await activity.save()
+
+    [minute] = await series_of(store, "t", span="hour", now=clock.now())
+    assert minute.cell["runs"] == 6
+    assert (len(minute.cell["waits"]["whole"]), sum(minute.cell["waits"]["whole"])) == (len(BOUNDS) + 1, 1)
+
+
+async def test_a_store_that_is_away_ends_no_look_at_the_backlog(
+    clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next one comes soon."""
+    monkeypatch.setattr("turnkeep.runs.backlog_series.EVERY", 0.001)
+    store = AwayStore(Policies(Policy(window=60.0)), clock=clock)
+    await store.accept([Message(Address("t", "q", "c"), "m", text_content("hello"))])
+    store.is_away = True
+    looking = asyncio.create_task(BacklogSeries(store, "q", {"t": None}).run())
+    async with asyncio.timeout(10.0):
+        await store.refusal.wait()
+        store.is_away = False
+        while not (series := await read_backlog(store, "t", span="hour", now=clock.now())):
+            await asyncio.sleep(0.001)
+    looking.cancel()
+
+    assert series[NOON]["open_messages"] == 1
 
 
 def test_figures_add_up_and_names_are_bounded() -> None:

@@ -155,3 +155,16 @@ async def test_a_publisher_that_ends_leaves_nothing_behind_and_may_begin_again()
         await announcer.wait_until_published()
 
     assert (others, between, await text_of(stage, 0)) == (set(), "", "abc")
+
+
+async def test_what_would_be_published_at_the_next_tick_is_not_when_the_publisher_ends_before() -> None:
+    stage = Stage()
+    await stage.say("m", where=place(0))
+    announcer = announcer_of(stage, (await stage.lease()).claim)
+    async with publishing(stage):
+        announcer.text("a")
+        await announcer.wait_until_published()
+        announcer.text("b")
+    await asyncio.sleep(1.0)
+
+    assert await text_of(stage, 0) == "a"

@@ -12,7 +12,7 @@ from turnkeep.events import Answer, CallDetail, Event, StepDetail, TurnFault, de
 from turnkeep.hub import SubscriptionStart
 from turnkeep.messages import Address, Citation
 from turnkeep.usage import Usage
-from turnkeep.wire import Dialect, Encoder, Frame, WireEncoder, dumps, envelope, subscription_frame
+from turnkeep.wire import Dialect, Encoder, Frame, WireEncoder, call_form, dumps, envelope, subscription_frame
 
 GOLDEN = Path(__file__).parent.parent / "data" / "golden" / "seed-frames.jsonl"
 ADDRESS = Address("default", "assistant", "c1")
@@ -495,3 +495,26 @@ def test_the_first_frame_of_a_subscription_is_wrapped_as_all_others_are(dialect:
     first = WireEncoder(ADDRESS, "thread_1", dialect, start).first_message(frame)
 
     assert first.decode() == written.format(frame=dumps(frame))
+
+
+CALL = {"call_id": "c1", "name": "pay", "arguments": "{}", "digest": "d", "output": "done", "decision": "approved"}
+FORMS = {
+    "its tool shows all": ("all", False, set()),
+    "its tool shows its arguments": ("arguments", False, {"output"}),
+    "its tool shows its name": ("name", False, {"output", "arguments", "digest"}),
+    "its tool says nothing": (None, False, {"output", "arguments", "digest"}),
+    "to who decides": ("name", True, set()),
+}
+
+
+@pytest.mark.parametrize(("show", "in_full", "secrets"), FORMS.values(), ids=FORMS)
+def test_of_a_call_that_waits_others_are_told_what_its_tool_shows(
+    show: str | None, in_full: bool, secrets: set[str]
+) -> None:
+    call = CALL if show is None else {**CALL, "show": show}
+
+    form = call_form(call, in_full=in_full)
+
+    assert {name for name in call if form[name] != call[name]} == secrets
+    assert all(form[name] == "" for name in secrets)
+    assert form.get("withheld", False) == bool(secrets)

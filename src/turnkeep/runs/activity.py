@@ -168,8 +168,9 @@ def _add_to(total: Cell, figures: Mapping[str, Any]) -> None:
             _add_to(total.setdefault(place, {}), value)
         elif value.__class__ is list:
             counts = total.setdefault(place, [0] * len(value))
+            # Of another version, with other buckets: the two do not add up, and a chart is no reason to stop.
             if len(counts) != len(value):
-                raise ValueError(f"{len(value)} buckets do not add up with {len(counts)}")
+                counts = total[place] = [0] * len(value)
             for number, count in enumerate(value):
                 if count:
                     counts[number] += count
