@@ -1,8 +1,7 @@
-"""Settings: one frozen value, and the only reader of the environment.
+"""Settings: one frozen value, and the only reader of the environment but for `${NAME}` in a tools file (`cli/context`).
 
-Nothing set means: SQLite in the working directory, the built-in simulator, 127.0.0.1:8080.
-`REDIS_URL` moves the store to Redis, `RABBITMQ_URL` opens the AMQP door, `OPENAI_API_KEY` asks the
-real API. All wrong values are told at once.
+Nothing set means: SQLite in the working directory, the built-in simulator, 127.0.0.1:8080. All wrong values are told
+at once. What every installation decides stands in `core_settings`.
 """
 
 from __future__ import annotations
@@ -14,11 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from dotenv import dotenv_values
-from pydantic import (
-    PrivateAttr,
-    SecretStr,
-    ValidationError,
-)
+from pydantic import PrivateAttr, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from turnkeep.backoff import Backoff
@@ -32,9 +27,7 @@ DEFAULT_CLAUDE = "claude-sonnet-5-5"
 
 
 class Settings(CoreSettings):
-    """Everything that can be set. Values given in code go before the environment, that before
-    `.env`.
-    """
+    """Everything that can be set. Values given in code go before the environment, that before `.env`."""
 
     model_config = SettingsConfigDict(defer_build=False)
 

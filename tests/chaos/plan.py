@@ -75,13 +75,22 @@ class Plan:
     """Where logs, ledgers and data stay; without one they go."""
 
 
-def message(channel: str, person: str, number: int, words: random.Random) -> Sent:
+@dataclass(frozen=True)
+class Conduct:
+    """How people speak: words of an answer, how many of their answers come late, and how late (ms)."""
+
+    most_words: int = 30
+    slow: float = 0.1
+    delays: tuple[int, int] = (500, 2500)
+
+
+def message(channel: str, person: str, number: int, words: random.Random, *, conduct: Conduct = Conduct()) -> Sent:
     """What somebody says: some words, now and then with work for a tool or with a hurry."""
     sent = Sent(channel, person, number, "")
-    parts = [f"{channel} {person} says {number} [[words:{words.randint(3, 30)}]]"]
+    parts = [f"{channel} {person} says {number} [[words:{words.randint(3, conduct.most_words)}]]"]
     chance = words.random()
-    if words.random() < 0.1:
-        parts.append(f"[[ttft:{words.randint(500, 2500)}]]")
+    if words.random() < conduct.slow:
+        parts.append(f"[[ttft:{words.randint(*conduct.delays)}]]")
     if chance < 0.35:
         parts.append(f'[[comment:one moment]] [[call:stamp {{"message": "{sent.message_id}"}}]]')
     elif chance < 0.5:

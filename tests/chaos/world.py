@@ -11,13 +11,14 @@ import contextvars
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from tests.chaos.actor import Actor, Temper
 from tests.chaos.doorway import Gateway
 from tests.chaos.judge import Books, ChannelLog, Deed, Judgement, judge
 from tests.chaos.network import CLEAR, Link, Network, Weather
-from tests.chaos.people import EDITED, Door, Editor, Gone, Listener, Sender, Sent
+from tests.chaos.people import EDITED, Door, Editor, Gone, Listener, Sender
+from tests.chaos.plan import Conduct, message
 from tests.chaos.virtual import Died, Process, VirtualLoop
 from tests.contract.leaps import LEAPS
 from turnkeep import failpoints
@@ -223,10 +224,11 @@ class World:
         """One of two people of a channel; their messages come in bursts."""
         channel, person = f"c{place // 2}", "ab"[place % 2]
         source, plan = self._source(f"words {place}"), self._plan
+        conduct = Conduct(most_words=25, slow=plan.slow, delays=(1000, 6000))
         pause = plan.storm / plan.messages * 1.6
         for number in range(plan.messages):
             await asyncio.sleep(source.uniform(0.0, pause) if source.random() < 0.6 else 0.0)
-            await sender.send(_message(channel, person, number, source, plan.slow))
+            await sender.send(message(channel, person, number, source, conduct=conduct))
             if source.random() < 0.1:
                 await sender.send_again()
 
@@ -467,27 +469,6 @@ class World:
             return await act("look", message, context)
 
         return [stamp, look]
-
-
-def _message(channel: str, person: str, number: int, source: random.Random, slow: float) -> Sent:
-    """What somebody says: some words, now and then with work for a tool or with a hurry."""
-    message = Sent(channel, person, number, "")
-    parts = [f"{channel} {person} says {number} [[words:{source.randint(3, 25)}]]"]
-    chance = source.random()
-    if source.random() < slow:
-        parts.append(f"[[ttft:{source.randint(1000, 6000)}]]")
-    if chance < 0.35:
-        parts.append(f'[[comment:one moment]] [[call:stamp {{"message": "{message.message_id}"}}]]')
-    elif chance < 0.5:
-        parts.append(f'[[call:look {{"message": "{message.message_id}"}}]]')
-    message.text = " ".join(parts)
-    wishes: dict[str, Any] = {}
-    if source.random() < 0.25:
-        wishes["on_busy"] = source.choice(("queue", "steer", "steer", "interrupt", "rollback"))
-    if source.random() < 0.2:
-        wishes["flush"] = True
-    message.wishes = wishes
-    return message
 
 
 def _policy() -> Policy:
