@@ -306,6 +306,26 @@ def test_a_frame_names_run_attempt_and_messages_of_its_event_else_of_the_turn_in
     assert (before["message_id"], {"run_id", "attempt", "message_ids"} & before.keys()) == (None, set())
 
 
+@pytest.mark.parametrize(
+    ("show", "secret"),
+    [(None, {"arguments", "digest", "output"}), ("arguments", {"output"}), ("all", set())],
+)
+def test_a_call_is_told_as_its_tool_says_and_in_full_to_who_decides(show: str | None, secret: set[str]) -> None:
+    call = {"call_id": "c1", "name": "pay", "arguments": "{}", "digest": "d", "decision": "output", "output": "paid"}
+    call |= {"show": show} if show else {}
+    for kind, status in (("held", "processing"), ("decided", "decided")):
+        told = {}
+        for in_full in (True, False):
+            to = encoder(everything=True, in_full=in_full)
+            begin(to)
+            [frame] = to.encode(event(kind, 4, calls=(call,)))
+            assert frame["status"] == status
+            [told[in_full]] = frame["calls"]
+        assert told[True] == call
+        assert {name for name in call if told[False][name] != call[name]} == secret
+        assert told[False].get("withheld", False) == bool(secret)
+
+
 def test_waiting_says_why_and_a_decision_says_on_what() -> None:
     to = encoder()
     begin(to)
