@@ -310,9 +310,9 @@ def _resumption(entry: Mapping[str, Any]) -> PageDecision:
         raise InvalidMessage("an entry of 'resume' needs 'interruptId' and 'status' (resolved or cancelled)")
     fields = payload if isinstance(payload, Mapping) else {}
     reason = fields.get("reason")
-    return PageDecision(
-        call_id, status == "resolved" and fields.get("approved") is True, reason if isinstance(reason, str) else ""
-    )
+    # TanStack's `resolveInterrupt(true)` says it without an object around it
+    is_approved = status == "resolved" and (payload is True or fields.get("approved") is True)
+    return PageDecision(call_id, is_approved, reason if isinstance(reason, str) else "")
 
 
 def _function(tool: Mapping[str, Any]) -> dict[str, Any]:
