@@ -175,6 +175,8 @@ class Terminal:
 
     def _begin(self, command: str) -> tuple[int, str]:
         self._enter('[ -z "$server" ] || { kill $server; wait $server; }')
+        if answers(self._page):
+            return 1, f"somebody else's server answers at {self._page}: end it, or choose another --port"
         self._enter(f"{command} > '{self._folder}/server.log' 2>&1 & server=$!")
         deadline = time.monotonic() + PATIENCE
         while not answers(self._page):
