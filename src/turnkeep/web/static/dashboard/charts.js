@@ -32,7 +32,7 @@ function put(place, series, times, { unit, bars }) {
   const width = () => Math.max(200, place.clientWidth);
   const plot = new uPlot({
     width: width(), height: 170, cursor: { drag: { x: false, y: false } },
-    axes: [{ ...axis, values: (_, ticks) => ticks.map((at) => momentOf(at, times.at(-1) - times[0])) }, { ...axis, size: 64, values: (_, ticks) => ticks.map(unit) }],
+    axes: [{ ...axis, values: (_, ticks) => ticks.map((at) => momentOf(at, times.at(-1) - times[0])) }, { ...axis, size: 76, values: (_, ticks) => ticks.map(unit) }],
     scales: { x: bars ? { range: (_, first, last) => [first - 43_200, last + 43_200] } : {}, y: { range: (_, low, high) => [0, (high || 1) * 1.1] } },
     series: [{ value: (_, at) => (at === null ? "" : momentOf(at, times.at(-1) - times[0])) },
       ...series.map((one) => ({ label: one.label, paths: bars ? uPlot.paths.bars({ size: [0.7, 40] }) : undefined, stroke: colour(one.colour), width: 2, fill: one.fill ? `${colour(one.colour)}${bars ? "99" : "22"}` : undefined, spanGaps: false, points: { show: one.isSparse ?? false, size: 5 },
