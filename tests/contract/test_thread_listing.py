@@ -77,7 +77,16 @@ async def test_sqlite_looks_by_its_index(tmp_path: Path) -> None:
     async with opened(path) as desk:
         await desk.say("m1")
         connection = apsw.Connection(str(path))
-        values = {"tenant": "t", "queue": "q", "place": None, "at": None, "thread_id": None, "minute": 9, "most": 9}
+        values = {
+            "tenant": "t",
+            "queue": "q",
+            "place": None,
+            "at": None,
+            "thread_id": None,
+            "minute": 9,
+            "most": 9,
+            "text": "",
+        }
         plan = str(connection.execute(f"EXPLAIN QUERY PLAN {sqlite_threads._NEWEST_OF_ONE}", values).fetchall())
         connection.close()
         assert "INDEX thread_active" in plan

@@ -20,7 +20,7 @@ pytestmark = SHARES_BROWSER
 
 AXE = CHECKOUT / "tests" / "clients" / "axe"
 IMAGES = CHECKOUT / "docs" / "images"
-SLOW: dict[str, Any] = {"backoff_delay": "300", "backoff_cap": "600"}
+SLOW: dict[str, Any] = {"backoff_delay": "3000", "backoff_cap": "3600"}
 DAILY = ("answered", "approval", "dead", "retrying", "paused", "refused-key")
 
 
@@ -93,7 +93,7 @@ VIEWS = {
 }
 
 
-PICTURED = ("overview", "threads", "thread/tool", "dead")
+PICTURED = ("overview", "threads", "thread/tool", "dead", "usage")
 
 
 async def fill(http: aiohttp.ClientSession, url: str) -> None:

@@ -599,6 +599,9 @@ class ThreadPromises:
         assert await found(place="idle") == {"Paris-1"}
         assert await found(place="leased") == set()
         assert "Paris-1" in await found(text="PARIS")
+        await desk.store.update(at("w"), {"metadata": {"title": 'A "trip" to Ärzte'}})
+        shown = set() if isinstance(desk.store, SealedStore) else {"w"}
+        assert [await found(text=text) for text in ('"TRIP"', "ärzte", "Ärz", "to ")] == [shown] * 4
         assert await found(text="nowhere") == set()
 
     async def test_what_was_said_is_found_newest_first_with_the_words_around_it(self, start: Start) -> None:

@@ -16,7 +16,7 @@ from turnkeep.store.records import current_run, is_over, message_record, slides,
 from turnkeep.store.sqlite import event_log, layout, passage_index, rows
 from turnkeep.store.sqlite import history as transcript
 from turnkeep.store.sqlite import view as counting
-from turnkeep.store.sqlite.codec import restore
+from turnkeep.store.sqlite.codec import encode, restore
 from turnkeep.store.sqlite.connection import every
 from turnkeep.store.sqlite.engine import Engine
 from turnkeep.store.sqlite.once import Once
@@ -241,17 +241,23 @@ _NEWEST = (
     "SELECT id FROM thread WHERE {within}"
     " AND (:place IS NULL OR CASE WHEN paused THEN 'paused' ELSE state END = :place)"
     " AND (:at IS NULL OR (active_at, thread_id) < (:at, :thread_id))"
+    " AND (:text = '' OR instr(lower(channel), :text) OR instr(thread_id, :text) OR instr(lower(head), :text))"
     " ORDER BY active_minute DESC, active_at DESC, thread_id DESC LIMIT :most"
 )
 _NEWEST_OF_ONE = _NEWEST.format(within="tenant = :tenant AND queue = :queue AND active_minute <= :minute")
 _NEWEST_OF_SOME = _NEWEST.format(within="(:tenant IS NULL OR tenant = :tenant) AND (:queue IS NULL OR queue = :queue)")
 
 
+def _as_stored(text: str) -> str:
+    """A text that a head holds as it is, whatever holds it: then no other head has to be read. Else nothing."""
+    return text.lower() if text.isascii() and encode(text)[1:-1] == text else ""
+
+
 def _search(view: View, query: ThreadSearch) -> list[ThreadRecord]:
     at, thread_id = query.before or (None, None)
     values = {
         "tenant": query.tenant, "queue": query.queue, "place": query.place, "at": at, "thread_id": thread_id,
-        "minute": _END_OF_TIME if at is None else int(at // 60), "most": _ROWS,
+        "text": _as_stored(query.text), "minute": _END_OF_TIME if at is None else int(at // 60), "most": _ROWS,
     }  # fmt: skip
     statement = _NEWEST_OF_SOME if None in (query.tenant, query.queue) else _NEWEST_OF_ONE
     result: list[ThreadRecord] = []
