@@ -285,8 +285,7 @@ FailOutcome = Literal["retry", "split", "dead"]
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Threads: active (leased), waiting (due), delayed (due later), held, paused. Messages: open,
-    completed, failed (dead letters).
+    """Threads: active (leased), waiting (due), delayed (due later), held, paused. Messages: open, completed, failed.
 
     `oldest_wait`: whole seconds for which the thread that has waited longest is due and not
     claimed; what a backlog is alarmed by, where a number of threads says nothing about speed.
@@ -387,9 +386,7 @@ class RunRecord:
 
 @dataclass(frozen=True, slots=True)
 class ThreadRecord:
-    """Everything about a thread but its contents. `turns` counts commits, `items` and `bytes` are
-    what the transcript holds now.
-    """
+    """Everything about a thread but its contents. `turns`: commits; `items`, `bytes`: what the transcript holds now."""
 
     address: Address
     thread_id: str
