@@ -40,6 +40,8 @@ export interface HeldCall {
   decision?: string;
   output?: string;
   by?: string;
+  /** Seconds since 1970. */
+  decided_at?: number;
   self_approval?: boolean;
   /** What its tool lets people see who may not decide; absent: the name alone. */
   show?: "arguments" | "all";
