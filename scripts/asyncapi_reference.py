@@ -24,6 +24,8 @@ CALL = {
         **dict.fromkeys(("call_id", "name", "arguments", "digest", "decision", "output", "by"), TEXT),
         "kind": {"enum": ["approval", "output"]},
         "self_approval": FLAG,
+        "show": {"enum": ["arguments", "all"]},
+        "withheld": FLAG,
     },
 }
 FRAME: Json = {
