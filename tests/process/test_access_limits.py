@@ -175,6 +175,7 @@ SENDERS: dict[str, Any] = {
     },
     "/v1/chat/completions": {"model": "", "messages": [{"role": "user", "content": "hi"}]},
     "/v1/responses": {"model": "", "input": "hi"},
+    "/v1/conversations/{conversation}/items": {"items": [{"type": "message", "role": "user", "content": "hi"}]},
     "/v1/threads/runs": {"assistant_id": "", "thread": {"messages": [{"role": "user", "content": "hi"}]}},
     "/v1/threads/{thread}/messages": {"role": "user", "content": "hi"},
     "/v1/threads/{thread}/runs": {
@@ -196,10 +197,12 @@ async def test_whoever_sends_through_any_dialect_has_one_rate_of_messages() -> N
             assistant = (await told.json())["data"][0]["id"]
         async with house.server.http.post(f"{house.server.url}/v1/threads", json={}, headers=bearer) as told:
             thread = (await told.json())["id"]
+        async with house.server.http.post(f"{house.server.url}/v1/conversations", json={}, headers=bearer) as told:
+            conversation = (await told.json())["id"]
         statuses = []
         for path, body in SENDERS.items():
             words = {name: assistant if name in ("model", "assistant_id") else value for name, value in body.items()}
-            url = house.server.url + path.replace("{thread}", thread)
+            url = house.server.url + path.format(thread=thread, conversation=conversation)
             async with house.server.http.post(url, json=words, headers=bearer) as told:
                 statuses.append((path, told.status))
         assert [status for _, status in statuses] == [202] + [429] * (len(SENDERS) - 1), statuses

@@ -404,20 +404,19 @@ async def act_with(
             while not said or said[-1].get("id") != "last":
                 said.append(await heard(socket))
             if action == "subscribe":
-                said += await rest(socket, until=awaited)
+                await read_rest(socket, said, until=awaited)
         except ConnectionClosed:
             pass
     return (json.dumps(said, separators=(",", ":")) if said else ""), socket.close_code
 
 
-async def rest(socket: Any, *, until: str) -> list[Any]:
+async def read_rest(socket: Any, said: list[Any], *, until: str) -> None:
     """What comes up to this word, and a while longer: of who is told nothing it cannot be known when he would be."""
-    said: list[Any] = []
     while True:
         try:
             said.append(await heard(socket, patience=0.2 if until in json.dumps(said) else PATIENCE))
         except TimeoutError:
-            return said
+            return
 
 
 async def test_a_prefix_for_channels_reaches_no_thread_by_its_id() -> None:
