@@ -9,8 +9,8 @@ import pytest
 
 from tests.contract.suite.desk import QUEUE, TENANT, Desk, at
 from tests.unit.sqlite_files import opened
-from turnkeep.errors import StoreMisconfigured
-from turnkeep.messages import AssistantItem
+from turnkeep.errors import StoreMisconfigured, StoreUnavailable
+from turnkeep.messages import AssistantItem, Item
 from turnkeep.store.passages import TextSearch
 from turnkeep.store.sqlite import passage_index
 from turnkeep.store.values import TranscriptEntry
@@ -93,6 +93,56 @@ async def test_nobody_indexes_who_does_not_search_and_a_damaged_index_is_made_an
         await talk(desk, "d", SECRET)
         assert await desk.store.forget(at("c"))
         assert await places(desk, SECRET) == ["d"]
+
+
+@pytest.mark.parametrize("before", ["nothing", "what is forgotten"])
+async def test_the_first_words_of_an_empty_store_that_was_searched_are_found(tmp_path: Path, before: str) -> None:
+    async with opened(tmp_path / "a.db") as desk:
+        if before != "nothing":
+            await talk(desk, "old", SECRET)
+        await places(desk, SECRET)
+        await desk.store.forget(at("old"))
+        await desk.store.append(at("new"), [TranscriptEntry(AssistantItem(SECRET), 1)])
+        assert await places(desk, SECRET) == ["new"]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    ["DELETE FROM passage_data", "UPDATE passage_data SET block = x'ffffff' WHERE id > 10", "DROP TABLE passage"],
+)
+async def test_a_search_that_meets_a_damaged_index_makes_it_anew(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "a.db"
+    async with opened(path) as desk:
+        await talk(desk, "c", SECRET)
+        await places(desk, SECRET)
+    connection = apsw.Connection(str(path))
+    connection.execute(damage)
+    connection.close()
+    async with opened(path) as desk:
+        assert await places(desk, SECRET) == ["c"]
+        await talk(desk, "d", SECRET)
+        assert await places(desk, SECRET) == ["d", "c"]
+        assert "xyl" in letters_in(path)
+
+
+async def test_a_disk_that_fails_while_words_leave_the_index_fails_the_act_and_not_the_index(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(item: Item) -> str:
+        raise apsw.IOError("disk I/O error")
+
+    path = tmp_path / "a.db"
+    async with opened(path) as desk:
+        await talk(desk, "c", SECRET)
+        await places(desk, SECRET)
+        with monkeypatch.context() as failing:
+            failing.setattr(passage_index, "words_of", fail)
+            with pytest.raises(StoreUnavailable):
+                await desk.store.forget(at("c"))
+        assert "xyl" in letters_in(path)
+        assert await places(desk, SECRET) == ["c"]
+        assert await desk.store.forget(at("c"))
+        assert "xyl" not in letters_in(path)
 
 
 async def test_another_virtual_table_is_not_ours(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 import apsw
 
-from turnkeep.errors import ThreadQuarantined
+from turnkeep.errors import StoreError, ThreadQuarantined
 from turnkeep.messages import item_from_json
 from turnkeep.store.passages import MOST_ENTRIES, words_of
 from turnkeep.store.sqlite.codec import encode, restore
@@ -33,6 +33,8 @@ GROUP = 3
 AT_ONCE = 100
 """Entries that one act indexes: others write between them."""
 MOST_GROUPS = 40
+_DAMAGE = (apsw.CorruptError, apsw.SQLError)
+"""What FTS5 says of tables that are not as it left them, or not there."""
 
 _ROW = "tenant, queue, channel, turn, at, tokens, item"
 _WITHIN = (
@@ -51,14 +53,24 @@ _MATCH = (
 )
 
 
+class IndexDamaged(StoreError):
+    """The index cannot be read; what was said is there."""
+
+
 def candidates(connection: apsw.Connection, text: str, values: Mapping[str, Any]) -> Generator[tuple[Any, ...]]:
     """Entries that may hold this text, newest first: those that are indexed, and the newest that are not."""
     match = _query(text)
-    through = indexed_through(connection) if match else 0
-    about = {**values, "text": encode(text)[1:-1], "match": match, "through": through}
-    for statement in (_SCAN, _MATCH) if through else (_SCAN,):
-        with closing(connection.execute(statement, about)) as rows:
+    through = indexed_through(connection) if match else None
+    about = {**values, "text": encode(text)[1:-1], "match": match, "through": through or 0}
+    with closing(connection.execute(_SCAN, about)) as rows:
+        yield from rows
+    if through is None:
+        return
+    try:
+        with closing(connection.execute(_MATCH, about)) as rows:
             yield from rows
+    except _DAMAGE as error:
+        raise IndexDamaged(f"the index of what was said cannot be read ({error}), search again") from error
 
 
 def is_indexable(text: str) -> bool:
@@ -76,19 +88,19 @@ def _query(text: str) -> str:
 def index_some(connection: apsw.Connection) -> bool:
     """Index the next entries. Whether there may be more."""
     through = indexed_through(connection)
-    if not through:
+    if through is None:
+        through = 0
         connection.execute(TABLE)
         connection.execute("INSERT INTO passage (passage, rank) VALUES ('secure-delete', 1)")
     rows = every(connection, "SELECT id, item FROM entry WHERE id > ? ORDER BY id LIMIT ?", (through, AT_ONCE))
     connection.executemany("INSERT INTO passage (rowid, words) VALUES (?, ?)", list(_indexable(rows)))
-    # one more than nothing, so that an index without entries is there too
-    _put_through(connection, max(1, rows[-1][0] if rows else through))
+    _put_through(connection, rows[-1][0] if rows else through)
     return len(rows) == AT_ONCE
 
 
 def leave_out(connection: apsw.Connection, condition: str, values: Sequence[Any]) -> None:
     """Take the entries of a condition out of the index, before they are deleted."""
-    if not (through := indexed_through(connection)):
+    if (through := indexed_through(connection)) is None:
         return
     try:
         rows = every(connection, f"SELECT id, item FROM entry WHERE id <= ? AND {condition}", (through, *values))  # noqa: S608  # our own conditions
@@ -96,12 +108,18 @@ def leave_out(connection: apsw.Connection, condition: str, values: Sequence[Any]
             "INSERT INTO passage (passage, rowid, words) VALUES ('delete', ?, ?)", list(_indexable(rows))
         )
         # ids above the highest that stays are given again
-        [(highest,)] = every(connection, f"SELECT ifnull(max(id), 1) FROM entry WHERE NOT ({condition})", values)  # noqa: S608  # our own conditions
-        _put_through(connection, min(through, max(1, highest)))
-    except apsw.Error:
+        [(highest,)] = every(connection, f"SELECT ifnull(max(id), 0) FROM entry WHERE NOT ({condition})", values)  # noqa: S608  # our own conditions
+        _put_through(connection, min(through, highest))
+    # Damage alone: with a failing or full disk SQLite has ended the transaction, and what follows would be done without.
+    except _DAMAGE:
         # a search makes it anew: it must not keep a thread from going on
-        connection.execute("DROP TABLE IF EXISTS passage")
-        _put_through(connection, 0)
+        throw_away(connection)
+
+
+def throw_away(connection: apsw.Connection) -> None:
+    """The next search makes it anew."""
+    connection.execute("DROP TABLE IF EXISTS passage")
+    connection.execute("DELETE FROM meta WHERE name = 'passages_through'")
 
 
 def _indexable(rows: Iterable[tuple[int, str]]) -> Iterator[tuple[int, str]]:
@@ -119,10 +137,10 @@ def _clean(words: str) -> str:
     return words.encode("utf-8", "replace").decode()
 
 
-def indexed_through(connection: apsw.Connection) -> int:
-    """The id of the newest entry that is indexed; 0 where there is no index."""
+def indexed_through(connection: apsw.Connection) -> int | None:
+    """The id of the newest entry that is indexed; None where there is no index."""
     value: int | None = connection.execute("SELECT value FROM meta WHERE name = 'passages_through'").get
-    return value or 0
+    return value
 
 
 def _put_through(connection: apsw.Connection, number: int) -> None:

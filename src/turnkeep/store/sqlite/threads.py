@@ -179,6 +179,11 @@ class SqliteThreads(Engine):
     async def find_passages(self, query: TextSearch) -> list[Passage]:
         if passage_index.is_indexable(query.text):
             await self._bring_index_up_to_date()
+        try:
+            return await self.read_from(lambda view: _find_passages(view, query))
+        except passage_index.IndexDamaged as error:
+            log.warning("passage_index_thrown_away", error=str(error))
+        await self.write(_throw_index_away)
         return await self.read_from(lambda view: _find_passages(view, query))
 
     async def _bring_index_up_to_date(self) -> None:
@@ -291,6 +296,11 @@ def _find_passages(view: View, query: TextSearch) -> list[Passage]:
 def _index_passages(tx: Transaction) -> bool:
     tx.mark()
     return passage_index.index_some(tx.connection)
+
+
+def _throw_index_away(tx: Transaction) -> None:
+    tx.mark()
+    passage_index.throw_away(tx.connection)
 
 
 def _forget(tx: Transaction, address: Address, *, force: bool) -> bool:
