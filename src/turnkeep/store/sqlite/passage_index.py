@@ -102,6 +102,7 @@ def leave_out(connection: apsw.Connection, condition: str, values: Sequence[Any]
     """Take the entries of a condition out of the index, before they are deleted."""
     if (through := indexed_through(connection)) is None:
         return
+    # damage alone: with a failing or full disk SQLite has ended the transaction, and what follows would be done without
     try:
         rows = every(connection, f"SELECT id, item FROM entry WHERE id <= ? AND {condition}", (through, *values))  # noqa: S608  # our own conditions
         connection.executemany(
@@ -110,7 +111,6 @@ def leave_out(connection: apsw.Connection, condition: str, values: Sequence[Any]
         # ids above the highest that stays are given again
         [(highest,)] = every(connection, f"SELECT ifnull(max(id), 0) FROM entry WHERE NOT ({condition})", values)  # noqa: S608  # our own conditions
         _put_through(connection, min(through, highest))
-    # Damage alone: with a failing or full disk SQLite has ended the transaction, and what follows would be done without.
     except _DAMAGE:
         # a search makes it anew: it must not keep a thread from going on
         throw_away(connection)
