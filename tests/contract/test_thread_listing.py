@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from functools import partial
 from pathlib import Path
 
 import apsw
@@ -13,6 +15,7 @@ from tests.services import RedisServer
 from tests.unit.sqlite_files import opened
 from turnkeep.store.memory import MemoryStore
 from turnkeep.store.redis import RedisStore
+from turnkeep.store.redis.activity_index import ActivityIndex
 from turnkeep.store.sqlite import threads as sqlite_threads
 from turnkeep.store.thread_search import ThreadSearch
 from turnkeep.testing import FakeClock
@@ -70,6 +73,30 @@ async def test_redis_completes_an_index_that_is_not_whole(redis_server: RedisSer
         await accepted(store, said(channel("c3"), "m2"))
 
         assert await shown(store) == ["c3", *before[:9]]
+
+
+@pytest.mark.parametrize("pause", [0.0, 5.0], ids=["all in one stretch", "two in each"])
+async def test_redis_lists_every_thread_that_stays_while_others_leave(redis_server: RedisServer, pause: float) -> None:
+    clock = FakeClock()
+    async with store_on(redis_server.url(), clock=clock) as store:
+        # of one partition, where a page of names moves up by those that leave
+        names = [one for one in (f"c{n}" for n in range(1000)) if store._keys.thread(channel(one)).partition.index == 0]
+        names = names[:40]
+        for name in names:
+            await accepted(store, said(channel(name), "m"))
+            clock.advance(pause)
+        listed: list[str] = []
+        gone: list[str] = []
+        index = ActivityIndex(store._link, store._keys.partitions, "t", "q")
+        leaving = iter(reversed(names))
+        async for some in index.walk(math.inf, 4):
+            listed += [address.channel for _, address in some]
+            for name, leave in zip(leaving, (partial(store.forget, force=True), store.pause), strict=False):
+                clock.advance(60.0)
+                await leave(channel(name))
+                gone.append(name)
+        assert len(listed) == len(set(listed))
+        assert set(names) - set(listed) <= set(gone)
 
 
 async def test_sqlite_looks_by_its_index(tmp_path: Path) -> None:

@@ -27,11 +27,11 @@ Look = Callable[[Address], Awaitable[ThreadRecord | None]]
 
 @dataclass(slots=True)
 class _Stretch:
-    """What was read of one partition: `read` names, the oldest of them at `horizon`."""
+    """What was read of one partition: all names above `horizon`, and so many of those at it."""
 
     partition: PartitionKeys
-    read: int = 0
     horizon: float = math.inf
+    count: int = 0
 
     @property
     def is_done(self) -> bool:
@@ -50,7 +50,7 @@ class ActivityIndex:
         """Those active in the stretch of `newest` or before, newest first. A list ends where a stretch does."""
         stretches = [_Stretch(partition) for partition in self._partitions]
         waiting: list[tuple[float, Address]] = []
-        before: set[Address] = set()  # whoever is active meanwhile pushes others to a place that is read next
+        before: set[Address] = set()  # those at a horizon are read again
         while not all(stretch.is_done for stretch in stretches):
             reading = [stretch for stretch in stretches if not stretch.is_done]
             for names in await gather([self._read_on(stretch, newest, page) for stretch in reading]):
@@ -65,17 +65,19 @@ class ActivityIndex:
             waiting = waiting[whole:]
 
     async def _read_on(self, stretch: _Stretch, newest: float, page: int) -> list[tuple[float, Address]]:
-        key = self._key(stretch.partition)
-        end = b"+inf" if newest == math.inf else b"%d" % (newest // STRETCH * STRETCH)
+        # From the horizon on and not from a place: whoever is active or forgotten meanwhile makes others move up. Twice
+        # as many as those that are known there, so that a stretch of thousands is read in a few steps.
+        start, count = min(stretch.horizon, newest), page + 2 * stretch.count
+        end = b"+inf" if start == math.inf else b"%d" % (start // STRETCH * STRETCH)
         reply: list[bytes] = await self._link.look_up(
-            "activity", stretch.partition, "ZREVRANGEBYSCORE", key, end, b"-inf",
-            "WITHSCORES", "LIMIT", stretch.read, page,
+            "activity", stretch.partition, "ZREVRANGEBYSCORE", self._key(stretch.partition), end, b"-inf",
+            "WITHSCORES", "LIMIT", 0, count,
         )  # fmt: skip
         names = [
             (float(at), address_of(self._space, channel)) for channel, at in zip(reply[::2], reply[1::2], strict=True)
         ]
-        stretch.read += len(names)
-        stretch.horizon = names[-1][0] if len(names) == page else -math.inf
+        stretch.horizon = names[-1][0] if len(names) == count else -math.inf
+        stretch.count = sum(at == stretch.horizon for at, _ in names)
         return names
 
     async def complete(self, record_of: Look) -> None:
