@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import stat
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 
 from tests.contract.suite.desk import HERE, Desk, at, delta
 from tests.unit.sqlite_files import engine, opened
-from turnkeep.errors import StoreMisconfigured
+from turnkeep.errors import StoreError, StoreMisconfigured
 from turnkeep.store.sqlite import backup, layout, restore
 from turnkeep.store.values import LAYOUT, RegistryKind
 
@@ -153,6 +154,23 @@ async def test_a_damaged_store_can_be_replaced(tmp_path: Path) -> None:
 
     async with opened(path) as desk:
         assert await desk.waiting_ids() == ["m1"]
+
+
+async def test_a_copy_that_fails_leaves_nothing_that_fills_the_disk(tmp_path: Path) -> None:
+    path = tmp_path / "a.db"
+    await store_with(path, "m1")
+    connection = apsw.Connection(str(path))
+    number, size = connection.execute(
+        "SELECT rootpage, page_size FROM sqlite_schema, pragma_page_size WHERE name = 'entry'"
+    ).get
+    connection.close()
+    with path.open("r+b") as file:
+        file.seek((number - 1) * size)
+        file.write(b"\xff" * size)
+
+    with pytest.raises(StoreError, match="damaged"):
+        backup(path, tmp_path / "backup.db")
+    assert os.listdir(tmp_path) == ["a.db"]
 
 
 async def test_a_backup_is_put_where_nothing_was(tmp_path: Path) -> None:

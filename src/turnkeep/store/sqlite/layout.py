@@ -188,6 +188,17 @@ def copy_to(connection: apsw.Connection, path: Path) -> None:
     draft = path.with_name(f"{path.name}.part")
     draft.unlink(missing_ok=True)
     os.close(private_file.make(draft))
+    try:
+        _copy(connection, draft, path)
+        draft.replace(path)
+    # half of a large store would go on filling the disk that was too small for it
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def _copy(connection: apsw.Connection, draft: Path, path: Path) -> None:
     target = apsw.Connection(str(draft))
     try:
         with target.backup("main", connection, "main") as backup:
@@ -200,8 +211,6 @@ def copy_to(connection: apsw.Connection, path: Path) -> None:
         target.close()
     with open(draft, "rb") as handle:
         os.fsync(handle.fileno())
-    draft.replace(path)
-    sync_folder(path.parent)
 
 
 def _check(connection: apsw.Connection, path: Path) -> None:
