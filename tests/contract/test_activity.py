@@ -195,6 +195,27 @@ async def test_a_store_that_is_away_ends_no_look_at_the_backlog(
     assert series[NOON]["open_messages"] == 1
 
 
+async def test_a_service_that_works_all_the_time_has_every_minute_of_its_hour(clock: FakeClock) -> None:
+    store = MemoryStore(Policies(), clock=clock)
+    process = Activity(store, clock)
+    for _ in range(60):
+        process.note(answered())
+        clock.advance(60.0)
+    await process.save()
+
+    minutes = await series_of(store, "t", span="hour", now=clock.now() - 1.0)
+    assert [(minute.at, minute.cell["runs"]) for minute in minutes] == [(NOON + 60.0 * n, 1) for n in range(60)]
+
+    # as a program of before left it, which bounded the minutes as it did the names of models
+    document = await store.get("activity", "t", "2026-11-29T12")
+    assert document is not None
+    minutes_of_before = {**document.body["figures"]["minutes"], "other": {"runs": 9}}
+    await store.put(
+        "activity", "t", document.name, {"figures": {"minutes": minutes_of_before}}, version=document.version
+    )
+    assert await series_of(store, "t", span="hour", now=clock.now() - 1.0) == minutes
+
+
 def test_figures_add_up_and_names_are_bounded() -> None:
     total: dict[str, Any] = {}
     for number in range(3 * MOST_NAMES):
