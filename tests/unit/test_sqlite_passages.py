@@ -145,6 +145,20 @@ async def test_a_disk_that_fails_while_words_leave_the_index_fails_the_act_and_n
         assert "xyl" not in letters_in(path)
 
 
+async def test_a_search_that_meets_nothing_new_writes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "a.db"
+    async with opened(path) as desk:
+        await talk(desk, "c", SECRET)
+        await places(desk, SECRET)
+        other_process = apsw.Connection(str(path))
+        before = other_process.pragma("data_version")
+        assert await places(desk, SECRET) == ["c"]
+        assert other_process.pragma("data_version") == before
+        await talk(desk, "d", SECRET)
+        assert other_process.pragma("data_version") != before
+        other_process.close()
+
+
 async def test_another_virtual_table_is_not_ours(tmp_path: Path) -> None:
     path = tmp_path / "a.db"
     async with opened(path) as desk:

@@ -92,9 +92,12 @@ def index_some(connection: apsw.Connection) -> bool:
         through = 0
         connection.execute(TABLE)
         connection.execute("INSERT INTO passage (passage, rank) VALUES ('secure-delete', 1)")
+        _put_through(connection, through)
     rows = every(connection, "SELECT id, item FROM entry WHERE id > ? ORDER BY id LIMIT ?", (through, AT_ONCE))
-    connection.executemany("INSERT INTO passage (rowid, words) VALUES (?, ?)", list(_indexable(rows)))
-    _put_through(connection, rows[-1][0] if rows else through)
+    # a write that says nothing new would be synced, and make other processes read all anew
+    if rows:
+        connection.executemany("INSERT INTO passage (rowid, words) VALUES (?, ?)", list(_indexable(rows)))
+        _put_through(connection, rows[-1][0])
     return len(rows) == AT_ONCE
 
 
