@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from pathlib import Path
+from typing import Any
 
 import apsw
 import pytest
@@ -73,6 +74,33 @@ async def test_redis_completes_an_index_that_is_not_whole(redis_server: RedisSer
         await accepted(store, said(channel("c3"), "m2"))
 
         assert await shown(store) == ["c3", *before[:9]]
+
+
+async def test_redis_lists_a_thread_that_begins_while_the_index_is_completed(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = FakeClock()
+    async with store_on(redis_server.url(), clock=clock, partitions=1) as store:
+        for n in range(9):
+            await accepted(store, said(channel(f"c{n}"), "m"))
+        with redis.Redis(port=redis_server.port, protocol=2) as server:
+            server.zpopmax(store._keys.partitions[0].names["threads"] + b":t\0q")
+        clock.advance(60.0)
+        look_up, begun = store._link.look_up, 0
+
+        async def look_up_slowly(*arguments: Any) -> Any:
+            """Between any two looks another thread begins."""
+            nonlocal begun
+            reply = await look_up(*arguments)
+            if begun < 9:
+                begun += 1
+                await accepted(store, said(channel(f"new{begun}"), "m"))
+            return reply
+
+        monkeypatch.setattr(store._link, "look_up", look_up_slowly)
+        listed = [record.address.channel for record in await store.search(ThreadSearch("t", "q"))]
+        assert {f"c{n}" for n in range(9)} <= set(listed)
+        assert [f"new{n}" for n in range(1, 5) if f"new{n}" not in listed] == []
 
 
 @pytest.mark.parametrize("pause", [0.0, 5.0], ids=["all in one stretch", "two in each"])
