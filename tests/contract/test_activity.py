@@ -176,6 +176,57 @@ async def test_buckets_of_another_version_are_no_reason_to_stop(store: Store, cl
     assert (len(minute.cell["waits"]["whole"]), sum(minute.cell["waits"]["whole"])) == (len(BOUNDS) + 1, 1)
 
 
+@pytest.mark.parametrize(
+    "cell",
+    [
+        {"runs": {"all": 5}},
+        {"runs": "5"},
+        {"waits": [5]},
+        {"waits": {"whole": 5}},
+        {"ends": 5, "usage": [5]},
+        [5],
+        5,
+        None,
+    ],
+    ids=str,
+)
+async def test_figures_of_another_form_are_no_reason_to_stop(clock: FakeClock, cell: Any) -> None:
+    store = MemoryStore(Policies(), clock=clock)
+    for body in (
+        {"figures": {"minutes": {"0": cell}}},
+        {"figures": {"minutes": cell}},
+        {"figures": cell},
+        {"other": cell},
+    ):
+        document = await store.get("activity", "t", "2026-11-29T12")
+        await store.put("activity", "t", "2026-11-29T12", body, version=document.version if document else 0)
+        activity = Activity(store, clock)
+        activity.note(answered())
+        activity.stop()
+        await activity.run()
+        await activity.save()
+
+        [minute] = await series_of(store, "t", span="hour", now=clock.now())
+        assert (minute.cell["runs"], minute.cell["ends"]) == (1, {"completed": 1})
+        assert sum(minute.cell["waits"]["whole"]) == 1
+
+
+@pytest.mark.parametrize(
+    "body",
+    [{}, {"backlog": 5}, {"backlog": {"0": 5, "other": {}}}, {"backlog": {"0": {"open_messages": "5"}}}],
+    ids=str,
+)
+async def test_a_backlog_of_another_form_is_no_reason_to_stop(clock: FakeClock, body: dict[str, Any]) -> None:
+    store = MemoryStore(Policies(Policy(window=60.0)), clock=clock)
+    await store.accept([Message(Address("t", "q", "c"), "m", text_content("hello"))])
+    await store.put("activity", "t", "backlog-2026-11-29T12", body)
+
+    await BacklogSeries(store, "q", {"t": None}).look()
+
+    series = await read_backlog(store, "t", span="hour", now=clock.now())
+    assert series[NOON]["open_messages"] == 1
+
+
 async def test_a_store_that_is_away_ends_no_look_at_the_backlog(
     clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:

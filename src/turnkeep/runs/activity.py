@@ -150,7 +150,8 @@ class Activity:
 
 
 def _figures(document: Document | None) -> Cell:
-    return dict(document.body["figures"]) if document else {}
+    figures = document.body.get("figures") if document else None
+    return dict(figures) if isinstance(figures, Mapping) else {}
 
 
 def add_up(one: Mapping[str, Any], other: Mapping[str, Any]) -> Cell:
@@ -165,19 +166,21 @@ def _add_to(total: Cell, figures: Mapping[str, Any]) -> None:
     """Have the total count these figures too. In place: every run adds to cells that hold those of all others."""
     for name, value in figures.items():
         place = name if name in total or len(total) < MOST_NAMES or not isinstance(value, dict | int) else "other"
-        # by class and not as a Mapping: what adds up is our own or was read from JSON
+        # By class and not as a Mapping: what adds up is our own or was read from JSON. Of another version, in another
+        # form or with other buckets, the two do not add up, and a chart is no reason to stop: ours count from now on.
+        before = total.get(place)
         if value.__class__ is dict:
-            _add_to(total.setdefault(place, {}), value)
+            if before.__class__ is not dict:
+                before = total[place] = {}
+            _add_to(before, value)
         elif value.__class__ is list:
-            counts = total.setdefault(place, [0] * len(value))
-            # Of another version, with other buckets: the two do not add up, and a chart is no reason to stop.
-            if len(counts) != len(value):
-                counts = total[place] = [0] * len(value)
+            if before.__class__ is not list or len(before) != len(value):
+                before = total[place] = [0] * len(value)
             for number, count in enumerate(value):
                 if count:
-                    counts[number] += count
+                    before[number] += count
         else:
-            total[place] = total.get(place, 0) + value
+            total[place] = before + value if isinstance(before, int | float) else value
 
 
 def _cell_of(figures: RunFigures) -> Cell:

@@ -10,13 +10,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 from turnkeep.errors import Conflict, StoreError
 from turnkeep.messages import DEFAULT_TENANT
 from turnkeep.runs.activity import DAY_KEPT, HOUR_KEPT, Span
 from turnkeep.store.contract import Registry, Store
-from turnkeep.store.values import Counts
+from turnkeep.store.values import Counts, Document
 from turnkeep.telemetry import get_log
 
 log = get_log(__name__)
@@ -59,7 +58,7 @@ class BacklogSeries:
 
     async def _note(self, tenant: str, name: str, place: str, counts: Counts, *, ttl: float) -> None:
         document = await self._store.get("activity", tenant, name)
-        samples: dict[str, Sample] = dict(document.body["backlog"]) if document else {}
+        samples = _samples(document)
         before = samples.get(place, {})
         sample = {name: max(before.get(name, 0), getattr(counts, name)) for name in NAMES}
         if sample == before or not any(sample.values()):
@@ -85,9 +84,19 @@ async def read_backlog(registry: Registry, tenant: str, *, span: Span, now: floa
     series: dict[float, Sample] = {}
     for begin, name, length in places:
         document = await registry.get("activity", tenant, name)
-        samples: Mapping[str, Any] = document.body["backlog"] if document else {}
-        series |= {begin.timestamp() + int(place) * length: dict(sample) for place, sample in samples.items()}
+        series |= {begin.timestamp() + int(place) * length: sample for place, sample in _samples(document).items()}
     return {at: sample for at, sample in sorted(series.items()) if at > earliest}
+
+
+def _samples(document: Document | None) -> dict[str, Sample]:
+    """Those of a record, by minute or hour. What another version has left in another form does not count."""
+    stored = document.body.get("backlog") if document else None
+    places = stored.items() if isinstance(stored, Mapping) else ()
+    return {
+        place: {name: count for name, count in sample.items() if isinstance(count, int)}
+        for place, sample in places
+        if place.isdigit() and isinstance(sample, Mapping)
+    }
 
 
 def _hour(moment: datetime) -> str:
