@@ -90,8 +90,8 @@ async def read_backlog(registry: Registry, tenant: str, *, span: Span, now: floa
 
 def _samples(document: Document | None) -> dict[str, Sample]:
     """Those of a record, by minute or hour. What another version has left in another form does not count."""
-    stored = document.body.get("backlog") if document else None
-    places = stored.items() if isinstance(stored, Mapping) else ()
+    backlog = document.body.get("backlog") if document else None
+    places = backlog.items() if isinstance(backlog, Mapping) else ()
     return {
         place: {name: count for name, count in sample.items() if isinstance(count, int)}
         for place, sample in places
