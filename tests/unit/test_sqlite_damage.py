@@ -7,13 +7,15 @@ from pathlib import Path
 import apsw
 import pytest
 
-from tests.contract.suite.desk import Desk, answer, at, delta, give_up
+from tests.contract.suite.desk import QUEUE, TENANT, Desk, answer, at, delta, give_up
 from tests.unit.sqlite_files import engine, opened
+from turnkeep.doors.http.recent_runs import RunSearch, newest_runs
 from turnkeep.errors import InvalidMessage, StoreError, ThreadQuarantined
 from turnkeep.events import TurnFault
 from turnkeep.messages import AssistantItem
 from turnkeep.store.sqlite import SqliteStore
 from turnkeep.store.sqlite.transaction import Transaction
+from turnkeep.store.thread_search import ThreadSearch
 
 BROKEN, WHOLE = at("broken"), at("whole")
 
@@ -113,6 +115,15 @@ async def test_a_damaged_event_or_item_spoils_its_channel_alone(tmp_path: Path) 
             await desk.store.history(BROKEN)
         assert len(await desk.transcript(WHOLE)) == 2
         assert len(await desk.events(WHOLE)) == 4
+
+
+async def test_a_damaged_run_hides_no_runs_of_others(tmp_path: Path) -> None:
+    async with opened(tmp_path / "a.db") as desk:
+        for channel in ("a", "b"):
+            await desk.commit(await desk.lease("m1", where=at(channel)), "x")
+        damage(desk, "UPDATE run SET body = '[]' WHERE id = 1")
+        runs = await newest_runs(desk.store, RunSearch(ThreadSearch(TENANT, QUEUE)))
+        assert [one.address.channel for one in runs] == ["b"]
 
 
 async def test_a_damaged_page_is_told_with_a_way_out(tmp_path: Path) -> None:

@@ -540,6 +540,14 @@ class ThreadPromises:
         assert await page(before=(rest[-1].active_at, rest[-1].thread_id)) == []
         assert len(await desk.store.search(ThreadSearch())) == 4
 
+    async def test_a_search_goes_on_behind_any_moment(self, start: Start) -> None:
+        """A cursor comes from outside: whoever makes one up gets a page, and no error."""
+        desk = await start()
+        await desk.say("m1", where=at("a"))
+        for moment, count in ((1e308, 1), (1e20, 1), (2.0**63, 1), (0.5, 0), (-0.5, 0), (-1e20, 0), (-1e308, 0)):
+            page = await desk.store.search(ThreadSearch(TENANT, QUEUE, before=(moment, "thread_x")))
+            assert len(page) == count, moment
+
     async def test_threads_of_one_moment_are_each_on_one_page(self, start: Start) -> None:
         desk = await start()
         for n in range(7):

@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
 
+from turnkeep.errors import StoreUnsealable, ThreadQuarantined
 from turnkeep.messages import Address
 from turnkeep.store.contract import Store
 from turnkeep.store.thread_search import ThreadSearch
@@ -68,7 +69,11 @@ async def _by_activity(store: Store, query: ThreadSearch) -> AsyncGenerator[list
 
 
 async def _runs_of(store: Store, address: Address) -> list[RunOfThread]:
-    return [RunOfThread(address, run) for run in await store.runs(address)]
+    try:
+        return [RunOfThread(address, run) for run in await store.runs(address)]
+    # of one thread that cannot be read: those of all others are shown, as they are in a search
+    except (ThreadQuarantined, StoreUnsealable):
+        return []
 
 
 def _fits(one: RunOfThread, search: RunSearch) -> bool:

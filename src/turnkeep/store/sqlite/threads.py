@@ -258,11 +258,16 @@ def _as_stored(text: str) -> str:
     return text.lower() if text.isascii() and encode(text)[1:-1] == text else ""
 
 
+def _minute_of(moment: float | None) -> int:
+    """As a column can hold it: a moment that somebody has made up may be any number."""
+    return _END_OF_TIME if moment is None else int(max(-_END_OF_TIME, min(moment // 60, _END_OF_TIME)))
+
+
 def _search(view: View, query: ThreadSearch) -> list[ThreadRecord]:
     at, thread_id = query.before or (None, None)
     values = {
         "tenant": query.tenant, "queue": query.queue, "place": query.place, "at": at, "thread_id": thread_id,
-        "text": _as_stored(query.text), "minute": _END_OF_TIME if at is None else int(at // 60), "most": _ROWS,
+        "text": _as_stored(query.text), "minute": _minute_of(at), "most": _ROWS,
     }  # fmt: skip
     statement = _NEWEST_OF_SOME if None in (query.tenant, query.queue) else _NEWEST_OF_ONE
     result: list[ThreadRecord] = []
