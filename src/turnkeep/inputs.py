@@ -6,12 +6,13 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import secrets
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 from urllib.parse import urlsplit
 
-from turnkeep.assistants import FIELDS, MASK
+from turnkeep.assistants import FIELDS, FUNCTION, MASK
 from turnkeep.errors import InvalidMessage, MessageTooLarge
 from turnkeep.messages import BUSY_POLICIES, Address, Content, Message, Part, content_size, text_content
 from turnkeep.models.parameters import wrong_form
@@ -36,6 +37,8 @@ MAX_ENTRIES = 64
 """Entries of an object that is handed on as it is."""
 MAX_NAMES = 200
 MAX_FORMAT_NAME = 64
+MAX_FUNCTION_NAME = 64
+_FUNCTION_NAME = re.compile(r"[a-zA-Z0-9_-]+")
 MAX_METADATA, MAX_METADATA_NAME, MAX_METADATA_TEXT = 16, 64, 512
 """Entries, and characters of their names and texts."""
 RESERVED_CHANNELS = frozenset({"subscription"})
@@ -211,6 +214,19 @@ def optional_text(body: Mapping[str, Any], name: str, longest: int) -> str | Non
     return _clean(name, value)
 
 
+def read_function(function: object) -> tuple[str, dict[str, Any]]:
+    """The name and the parameters of a function that a caller runs."""
+    if not isinstance(function, Mapping):
+        raise InvalidMessage("a function must be an object with a 'name'")
+    # any other would be refused by the provider, when its message is durable and can only die
+    name, parameters = optional_text(function, "name", MAX_FUNCTION_NAME), function.get("parameters")
+    if name is None or not _FUNCTION_NAME.fullmatch(name):
+        raise InvalidMessage(f"a function needs a 'name' of letters, digits, '_' and '-', not {name!r}")
+    if not isinstance(parameters, Mapping | None):
+        raise InvalidMessage(f"the 'parameters' of function {name!r} must be a JSON schema, an object")
+    return name, dict(parameters or {})
+
+
 def optional_number(body: Mapping[str, Any], name: str, largest: float) -> float | None:
     value = body.get(name)
     if value is None:
@@ -366,6 +382,9 @@ def _tools(value: object) -> list[Any] | None:
     # Somebody sends back what he was shown: the mask would be stored in place of the key.
     if any(MASK in tool.values() for tool in provider_tools):
         raise InvalidMessage(f"a tool of the provider holds {MASK!r} where something was not shown: give it again")
+    for tool in provider_tools:
+        if tool["type"] == FUNCTION:
+            read_function(tool.get("function", tool))
     _names("tools", [tool for tool in value if isinstance(tool, str)])
     return value
 

@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from tests.process.served import served
+from turnkeep.messages import Message, text_content
+from turnkeep.store.values import HeldCall
 
 USER = {"id": "u1", "role": "user", "parts": [{"type": "text", "text": "hi"}]}
 SAYS = {"id": "u1", "role": "user", "content": "hi"}
@@ -117,3 +119,35 @@ async def test_odd_messages_of_the_past_are_not_looked_at() -> None:
             async with house.http.post(house.url + "/api/agui", json=body) as answer:
                 assert answer.status == 200
                 assert "RUN_FINISHED" in await answer.text()
+
+
+NO_YES: list[Any] = [False, None, "true", "false", "yes", 1, 0, [True], {"approved": True}]
+
+
+async def test_nothing_but_true_approves_a_call() -> None:
+    """Whatever else a page says about it is a no, for `"false"` is true to many a language."""
+    async with served(role="gateway") as house:
+        store, address = house.queue.store, house.queue.address("c")
+        await house.queue.accept([Message(address, "u1", text_content("hi"))])
+        await store.flush(address)
+        [claim] = await store.claim(owner="tests", limit=1, lease=30.0, queues=(house.queue.name,))
+        names = [f"{door}{number}" for door in ("chat", "agent") for number in range(len(NO_YES))]
+        # one that nobody decides about: what is held stays held
+        calls = [HeldCall(one, "pay", "{}", one, self_approval=True) for one in [*names, "last"]]
+        await store.hold(claim, calls, expires_in=600.0)
+        for number, said in enumerate(NO_YES):
+            tool = {"type": "dynamic-tool", "toolCallId": f"chat{number}", "state": "approval-responded"}
+            answer_parts = [tool | {"approval": {"id": "a", "approved": said}}]
+            chat = {"id": "c", "messages": [USER, {"id": "a", "role": "assistant", "parts": answer_parts}]}
+            async with house.http.post(house.url + "/api/chat", json=chat) as answer:
+                assert answer.status == 200, await answer.text()
+            resumption = {"interruptId": f"agent{number}", "status": "resolved", "payload": {"approved": said}}
+            run = {"threadId": "c", "messages": [SAYS], "resume": [resumption]}
+            async with house.http.post(house.url + "/api/agui", json=run) as answer:
+                assert "more calls wait" in await answer.text()
+        record = await store.thread(address)
+        assert record is not None
+        assert {call.call_id: call.decision for call in record.calls} == {
+            **dict.fromkeys(names, "denied"),
+            "last": None,
+        }

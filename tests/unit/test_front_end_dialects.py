@@ -9,9 +9,12 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
+import orjson
 import pytest
 
 from turnkeep.doors.http.agui_events import Cursor, RunEncoder
+from turnkeep.doors.http.past_turns import TranscriptTurn
+from turnkeep.doors.http.ui_messages import ui_messages
 from turnkeep.doors.http.vercel_chunks import ChunkEncoder, Level
 from turnkeep.events import CallDetail, Event, FileDetail, ResultDetail, StepDetail, TurnFault
 from turnkeep.messages import Citation
@@ -260,3 +263,37 @@ def test_a_step_that_is_taken_back_leaves_the_finished_ones() -> None:
     [snapshot] = [event for _, event in frames if event["type"] == "MESSAGES_SNAPSHOT"]
     assert [message["role"] for message in snapshot["messages"]] == ["user", "assistant", "tool"]
     assert [message.get("content") for message in encoder.messages] == ["Well.", "5", "right"]
+
+
+@pytest.mark.parametrize("end", list(ENDS.values()), ids=list(ENDS))
+@pytest.mark.parametrize("excess", [2, 10**9])
+def test_an_id_of_more_than_there_is_hides_nothing(end: Event, excess: int) -> None:
+    events = [*turn(1), end]
+    top = Cursor.read([frame_id for frame_id, _ in frames_of(RunEncoder("t", "w").encode(events)) if frame_id][-1])
+    assert top is not None
+    encoder = RunEncoder("t", "w", cursor=Cursor(top.run_id, top.attempt, top.progress + excess))
+    first, *_, snapshot, last = [event for frame_id, event in frames_of(encoder.encode(events)) if frame_id]
+    assert (first["type"], snapshot["messages"]) == ("RUN_STARTED", encoder.messages)
+    assert last["type"] in ("RUN_FINISHED", "RUN_ERROR")
+
+
+DEEP = [f"{'[' * depth}{']' * depth}" for depth in (1, 199, 201, 300, 1_000, 5_000)]
+
+
+@pytest.mark.parametrize("value", [*DEEP, f'{{"a":{DEEP[-3]}}}', f'{{"a":{DEEP[1]}}}'])
+@pytest.mark.parametrize("kind", ["output", "approval"])
+def test_a_value_however_deep_is_told(value: str, kind: str) -> None:
+    """Models write arguments, and tools outputs, deeper than anybody can write them again."""
+    call = {**HELD_CALL, "call_id": "c2", "arguments": value, "kind": kind}
+    called = part("tool_call", CallDetail("c1", "look", value))
+    events = [START, called, part("tool_result", ResultDetail("c1", "look", "ok", value)), Event("held", calls=(call,))]
+    for level in LEVELS:
+        kinds = [json.loads(line[6:])["type"] for line in _lines(ChunkEncoder(level).encode(events))]
+        assert (kinds.count("tool-input-available"), kinds[-1]) == (2, "finish")
+    assert frames_of(RunEncoder("t", "w").encode(events))[-1][1]["type"] == "RUN_FINISHED"
+    parts = ui_messages([TranscriptTurn((), "run_1", tuple(events), 0.0)], (), 7)[0]["parts"]
+    assert orjson.dumps({"messages": [{"parts": parts}]})
+
+
+def _lines(data: bytes) -> list[bytes]:
+    return [line for line in data.split(b"\n\n") if line and line != b"data: [DONE]"]

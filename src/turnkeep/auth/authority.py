@@ -55,9 +55,11 @@ def message_of(body: Mapping[str, Any], address: Address, limits: Limits, princi
     return message.but(instructions=None, user_instructions=message.instructions)
 
 
-def content_of(body: Mapping[str, Any], limits: Limits, principal: Principal) -> Content:
-    """What a message is changed to. Raises as `message_of`."""
-    content = read_content(body, limit=limits.message_bytes)
+def content_of(
+    body: Mapping[str, Any], limits: Limits, principal: Principal, *, most_bytes: int | None = None
+) -> Content:
+    """What a message is changed to, or said before. Raises as `message_of`."""
+    content = read_content(body, limit=most_bytes or limits.message_bytes)
     _check_parts(content, limits, principal)
     return content
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import json
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -30,7 +31,7 @@ from turnkeep.doors.http.turn_feed import TurnFeed, chunks, follow, one_chunk
 from turnkeep.doors.http.vercel import MOST_NEW, WISHES, PageDecision
 from turnkeep.errors import InvalidMessage, NotFound
 from turnkeep.events import Event
-from turnkeep.inputs import MAX_INSTRUCTIONS, MAX_NAME, MAX_NAMES, checked_channel, optional_text
+from turnkeep.inputs import MAX_INSTRUCTIONS, MAX_NAME, MAX_NAMES, checked_channel, read_function
 from turnkeep.messages import Address, Message
 from turnkeep.store.values import Receipt, ThreadRecord
 from turnkeep.wire import call_form
@@ -279,7 +280,7 @@ class AgentRun:
         for message in reversed(self.request.messages):
             if message["role"] != "tool" or not isinstance(message.get("toolCallId"), str):
                 break
-            decisions.append(PageDecision(message["toolCallId"], None, str(message.get("content") or "")))
+            decisions.append(PageDecision(message["toolCallId"], None, _output_of(message)))
         return decisions
 
     async def _decide(self, decisions: Sequence[PageDecision]) -> Response:
@@ -316,17 +317,24 @@ def _resumption(entry: Mapping[str, Any]) -> PageDecision:
 
 
 def _function(tool: Mapping[str, Any]) -> dict[str, Any]:
-    name = optional_text(tool, "name", 64)
-    parameters = tool.get("parameters")
-    if name is None or not isinstance(parameters, Mapping | None):
-        raise InvalidMessage("a tool needs a 'name', and 'parameters' that are a JSON schema")
+    name, parameters = read_function(tool)
     function = {"name": name, "description": str(tool.get("description") or "")}
-    return {**function, "parameters": dict(parameters)} if parameters else function
+    return {**function, "parameters": parameters} if parameters else function
 
 
 def content_of(message: AgUiMessage) -> str | list[dict[str, Any]]:
     content = message.get("content")
-    return [_part(part) for part in content] if isinstance(content, list) else str(content or "")
+    if isinstance(content, list):
+        return [_part(part) for part in content]
+    if not isinstance(content, str | None):
+        raise InvalidMessage("the 'content' of a message must be a text or a list of parts")
+    return content or ""
+
+
+def _output_of(message: AgUiMessage) -> str:
+    """What a tool of the page gave, as a model reads it."""
+    content = message.get("content")
+    return content if isinstance(content, str) else "" if content is None else json.dumps(content, ensure_ascii=False)
 
 
 def _part(part: object) -> dict[str, Any]:

@@ -201,14 +201,16 @@ class RunEncoder(TurnEncoder):
         is_known = cursor is not None and cursor.run_id == self._run_id and cursor.attempt == self._attempt
         self._skip = cursor.progress if cursor is not None and is_known else 0
         has_some = self._leave_out_own()
-        self._emit(
-            "RUN_STARTED", threadId=self._thread_id, runId=self.outer_run_id(self._run_id), protocolVersion=VERSION
-        )
+        self._tell_start()
         if self._state is not None and not is_known:
             self._out.append(_frame({"type": "STATE_SNAPSHOT", "snapshot": self._state}))
         # of an attempt that is no more, or told again from its beginning: what the client has of it goes
         if (cursor is not None or has_some) and not (is_known or self._after_calls):
             self._out.append(_frame({"type": "MESSAGES_SNAPSHOT", "messages": list(self._base)}))
+
+    def _tell_start(self) -> None:
+        run_id = self.outer_run_id(self._run_id)
+        self._emit("RUN_STARTED", threadId=self._thread_id, runId=run_id, protocolVersion=VERSION)
 
     def _leave_out_own(self) -> bool:
         """Of the messages of the client those that it made of this turn; whether there are some."""
@@ -262,6 +264,7 @@ class RunEncoder(TurnEncoder):
     def _fail(self, fault: TurnFault | None) -> None:
         self._close_part()
         self._is_done = True
+        self._tell_whole_if_ahead()
         code = {"code": fault.code} if fault else {}
         self._emit("RUN_ERROR", message=fault.message if fault else "This could not be answered.", **code)
 
@@ -271,8 +274,17 @@ class RunEncoder(TurnEncoder):
     def _finish(self, outcome: Mapping[str, Any], **more: Any) -> None:
         self._finish_step()
         self._is_done = True
+        self._tell_whole_if_ahead()
         run_id = self.outer_run_id(self._run_id)
         self._emit("RUN_FINISHED", threadId=self._thread_id, runId=run_id, outcome=outcome, **more)
+
+    def _tell_whole_if_ahead(self) -> None:
+        """Nobody was told of more than there is: an id that says so is of something else, and hid all of it."""
+        if self._skip <= self._progress + 1:
+            return
+        self._progress = self._skip = 0
+        self._tell_start()
+        self._emit("MESSAGES_SNAPSHOT", messages=[*self._base, *self._messages])
 
     # ------------------------------------------------------------ frames
 

@@ -4,7 +4,7 @@ parts. A dialect derives from it, and says of each what its clients read.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import orjson
@@ -13,6 +13,8 @@ from turnkeep.events import BESIDE_TEXT, CallDetail, Event, FileDetail, ResultDe
 from turnkeep.messages import Citation
 from turnkeep.runs.journal import SEPARATOR
 
+MOST_LEVELS = 200
+"""Levels of a value that is told as one. Models and tools may give more; orjson writes 254, with what stands around."""
 NO_OUTPUT = {"denied": "The call was denied.", "expired": "Nobody decided about the call in time."}
 
 
@@ -226,11 +228,25 @@ def is_result_of(piece: Event, call_ids: Collection[str]) -> bool:
 
 
 def value_of(text: str) -> Any:
-    """JSON where it is some, else the text."""
+    """JSON where it is some that can be written again, else the text."""
     try:
-        return orjson.loads(text)
+        value = orjson.loads(text)
     except orjson.JSONDecodeError:
         return text
+    return text if _is_too_deep(value) else value
+
+
+def _is_too_deep(value: object) -> bool:
+    level = [value]
+    for _ in range(MOST_LEVELS):
+        level = [child for outer in level for child in _inside(outer) if isinstance(child, dict | list)]
+        if not level:
+            return False
+    return True
+
+
+def _inside(outer: object) -> Iterable[object]:
+    return outer.values() if isinstance(outer, dict) else outer if isinstance(outer, list) else ()
 
 
 def failure_text(result: ResultDetail) -> str:

@@ -324,7 +324,8 @@ class PageDecision:
     output: str = ""
 
     def to_body(self, digest: str, *, is_approval: bool) -> dict[str, Any]:
-        verdict = ("approved" if self.is_approved else "denied") if is_approval else "output"
+        unasked = "denied" if is_approval else "output"
+        verdict = {True: "approved", False: "denied", None: unasked}[self.is_approved]
         return {"call_id": self.call_id, "digest": digest, "decision": verdict, "output": self.output}
 
 
@@ -340,7 +341,8 @@ def _decision(part: Mapping[str, Any]) -> PageDecision | None:
     approval = part.get("approval")
     if state == "approval-responded" and isinstance(approval, dict):
         reason = approval.get("reason")
-        return PageDecision(call_id, bool(approval.get("approved")), reason if isinstance(reason, str) else "")
+        # nothing but true is a yes: not "false", nor a number
+        return PageDecision(call_id, approval.get("approved") is True, reason if isinstance(reason, str) else "")
     # what we ran ourselves is no decision, whatever the page says it gave
     if state not in ("output-available", "output-error") or part.get("providerExecuted"):
         return None

@@ -58,7 +58,7 @@ def _messages(body: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
     if not isinstance(messages, list) or not 1 <= len(messages) <= MAX_MESSAGES:
         raise InvalidMessage(f"'messages' must be a list of 1 to {MAX_MESSAGES} messages")
     for message in messages:
-        if not isinstance(message, Mapping) or message.get("role") not in ROLES:
+        if not isinstance(message, Mapping) or str(message.get("role")) not in ROLES:
             raise InvalidMessage(f"each message must be an object whose 'role' is one of {', '.join(sorted(ROLES))}")
     return messages
 

@@ -21,12 +21,12 @@ from turnkeep.doors.http.openai import turn_request
 from turnkeep.doors.http.openai.conversation_items import ItemForm, items_of_conversation, items_of_turn, user_item_form
 from turnkeep.doors.http.openai.conversation_key import AnswerName, thread_of
 from turnkeep.doors.http.openai.cursor_list import list_response
-from turnkeep.doors.http.openai.openai_input import read_parts
+from turnkeep.doors.http.openai.openai_input import read_past_content
 from turnkeep.doors.http.openai.response_endpoints import messages_of
 from turnkeep.doors.http.openai.sdk_retries import is_retry
 from turnkeep.doors.http.openai.turn_reader import turn_of
 from turnkeep.errors import InvalidMessage, MessageFrozen, NotAllowed, NotFound, NotOffered, ThreadNotFound
-from turnkeep.inputs import checked_channel, read_content, read_metadata
+from turnkeep.inputs import checked_channel, read_metadata
 from turnkeep.messages import AssistantItem, CallItem, Item, OutputItem, UserItem, turns_of
 from turnkeep.pricing.tokenizer import tokenizer_for
 from turnkeep.store.clearing import forget_at_work
@@ -157,7 +157,7 @@ def _read_items(call: HttpCall, value: object) -> list[Item]:
 def _past_items(call: HttpCall, message: Mapping[str, Any]) -> list[Item]:
     role = message["role"]
     if role == "user":
-        content = read_content({"content": read_parts(message.get("content"))}, limit=call.limits.frame_bytes)
+        content = read_past_content(call, message.get("content"))
         return [UserItem(content, f"msg_{secrets.token_hex(12)}", call.application.clock.now())]
     if role in ("system", "developer"):
         raise NotOffered(

@@ -11,12 +11,11 @@ from turnkeep.assistants import FUNCTION
 from turnkeep.auth import authority
 from turnkeep.doors.http.endpoint import HttpCall
 from turnkeep.errors import InvalidMessage, NotAllowed, NotOffered
-from turnkeep.inputs import MAX_METADATA, MAX_NAMES, optional_text
-from turnkeep.messages import Address, Message
+from turnkeep.inputs import MAX_METADATA, MAX_NAMES, read_function
+from turnkeep.messages import Address, Content, Message
 from turnkeep.runs.budget import USER
 from turnkeep.store.values import HeldCall
 
-MAX_FUNCTION_NAME = 64
 PARAMETERS = (
     "temperature", "top_p", "presence_penalty", "frequency_penalty", "logit_bias", "seed", "stop", "response_format",
     "reasoning_effort", "verbosity", "max_tokens", "max_completion_tokens", "max_output_tokens", "reasoning", "text",
@@ -57,21 +56,22 @@ def read_functions(tools: object) -> tuple[dict[str, Any], ...]:
     return tuple(functions)
 
 
-def _function(tool: object) -> dict[str, Any]:
-    if not isinstance(tool, Mapping):
-        raise InvalidMessage("'function' must be an object")
-    name = optional_text(tool, "name", MAX_FUNCTION_NAME)
-    parameters = tool.get("parameters")
-    if name is None or not isinstance(parameters, Mapping | None):
-        raise InvalidMessage("a function needs a 'name', and 'parameters' that are an object")
+def _function(tool: Any) -> dict[str, Any]:
+    name, parameters = read_function(tool)
     function: dict[str, Any] = {"name": name}
     if description := tool.get("description"):
         function["description"] = str(description)
     if parameters:
-        function["parameters"] = dict(parameters)
+        function["parameters"] = parameters
     if tool.get("strict") is True:
         function["strict"] = True
     return function
+
+
+def read_past_content(call: HttpCall, content: object) -> Content:
+    """What a user is said to have said before: no more may stand in it than in what is said now."""
+    body = {"content": read_parts(content)}
+    return authority.content_of(body, call.limits, call.principal, most_bytes=call.limits.frame_bytes)
 
 
 def read_parts(content: object) -> object:
@@ -137,7 +137,10 @@ def message_of(
     """The message of a request, with what it asks of the answer: `assistant`, `client_tools`,
     `instructions`, `assistant_instructions`, `model`, `parameters`, `metadata`, `user`.
     """
-    metadata = dict(wishes.get("metadata") or {})
+    metadata = wishes.get("metadata") or {}
+    if not isinstance(metadata, Mapping):
+        raise InvalidMessage("'metadata' must be an object")
+    metadata = dict(metadata)
     if isinstance(user := wishes.get("user"), str) and user and USER not in metadata and len(metadata) < MAX_METADATA:
         metadata[USER] = user
     body = {

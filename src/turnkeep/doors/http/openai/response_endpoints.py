@@ -102,8 +102,7 @@ async def _address(call: HttpCall, body: Mapping[str, Any]) -> Address | None:
 
 async def _ask(call: HttpCall, address: Address | None, request: TurnRequest, *, is_kept: bool) -> TurnAnswer:
     if address is None and is_kept and not turn_request.outputs_of(request.messages):
-        record = await turn_request.new_thread(call)
-        return await turn_request.ask_anew(call, record.address, request)
+        return await turn_request.ask_anew(call, request)
     has_past = any(one.get("role") == "assistant" for one in request.messages)
     if address is not None and has_past:  # a client that resends its history
         request = turn_request.comparing(request)

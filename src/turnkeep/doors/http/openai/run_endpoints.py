@@ -45,6 +45,7 @@ async def begin_thread_and_run(call: HttpCall) -> Response:
     call.principal.require("read")
     body = await call.body()
     await _wishes(call, body)  # refused before a thread is made
+    thread_endpoints.read_messages(call, body, "additional_messages")
     thread = body.get("thread") or {}
     if not isinstance(thread, Mapping):
         raise InvalidMessage("'thread' must be an object")
@@ -55,9 +56,10 @@ async def begin_thread_and_run(call: HttpCall) -> Response:
 async def _begin(call: HttpCall, record: ThreadRecord, body: Mapping[str, Any], *, is_new: bool = False) -> Response:
     wishes = await _wishes(call, body)
     before = await find_run(call, record.address)
+    more = thread_endpoints.read_messages(call, body, "additional_messages")
     if before is None:
         await _check_strict(call, record)
-        for message in body.get("additional_messages") or ():
+        for message in more:
             await thread_endpoints.write(call, record, message)
     async with response_resources() as resources:
         resources.enter_context(call.limits.streaming(call.holder))
@@ -173,9 +175,17 @@ async def submit_outputs(call: HttpCall) -> Response:
 
 
 def _outputs(value: object) -> dict[str, str]:
-    if not isinstance(value, list) or not all(isinstance(one, Mapping) for one in value):
-        raise InvalidMessage("'tool_outputs' must be a list of objects with 'tool_call_id' and 'output'")
-    return {str(one.get("tool_call_id")): str(one.get("output") or "") for one in value}
+    if not isinstance(value, list) or not all(map(_is_output, value)):
+        raise InvalidMessage("'tool_outputs' must be a list of objects with 'tool_call_id' and 'output', both texts")
+    return {one["tool_call_id"]: one.get("output") or "" for one in value}
+
+
+def _is_output(value: object) -> bool:
+    return (
+        isinstance(value, Mapping)
+        and isinstance(value.get("tool_call_id"), str)
+        and isinstance(value.get("output"), str | None)
+    )
 
 
 async def cancel_run(call: HttpCall) -> Response:

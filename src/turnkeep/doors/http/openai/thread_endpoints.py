@@ -42,9 +42,7 @@ async def begin_thread(call: HttpCall) -> Response:
 
 async def make_thread(call: HttpCall, body: Mapping[str, Any]) -> ThreadRecord:
     check_resources(body.get("tool_resources"))
-    messages = body.get("messages") or []
-    if not isinstance(messages, list) or len(messages) > MOST_MESSAGES:
-        raise InvalidMessage(f"'messages' must be a list of at most {MOST_MESSAGES} messages")
+    messages = read_messages(call, body, "messages")
     metadata = read_metadata(body.get("metadata") or {})
     record = await turn_request.new_thread(call)
     if metadata:
@@ -52,6 +50,19 @@ async def make_thread(call: HttpCall, body: Mapping[str, Any]) -> ThreadRecord:
     for message in messages:
         await write(call, record, message)
     return record
+
+
+def read_messages(call: HttpCall, body: Mapping[str, Any], name: str) -> list[Any]:
+    """Those that stand in another request. Raises what `write` would, but for the state of a thread:
+    a request is not taken half.
+    """
+    messages = body.get(name) or []
+    if not isinstance(messages, list) or len(messages) > MOST_MESSAGES:
+        raise InvalidMessage(f"'{name}' must be a list of at most {MOST_MESSAGES} messages")
+    anywhere = call.application.address(name, call.principal.tenant)
+    for message in messages:
+        _read(call, anywhere, message)
+    return messages
 
 
 async def show_thread_form(call: HttpCall) -> Response:
@@ -118,24 +129,31 @@ async def find_message(call: HttpCall, record: ThreadRecord, message_id: str) ->
     raise NotFound(f"No message found with id '{message_id[:80]}'.")
 
 
-async def write(call: HttpCall, record: ThreadRecord, body: object, *, once: str | None = None) -> str:
-    """Put a message behind what was said; its id. Raises `ThreadBusy` where runs are strict."""
+def _read(call: HttpCall, address: Address, body: object, message_id: str | None = None) -> tuple[str, Message]:
+    """The role, and the message."""
     if not isinstance(body, Mapping) or body.get("role", "user") not in ("user", "assistant"):
         raise InvalidMessage("a message must be an object whose 'role' is user or assistant")
     if body.get("attachments"):
         raise NotOffered("'attachments': files are not kept here: send one as a part of the content, or its text")
+    role = str(body.get("role", "user"))
+    if role == "assistant" and not call.principal.may("manage"):
+        raise NotAllowed("to speak as the assistant needs the scope 'manage'")
     wishes = {"metadata": body.get("metadata") or {}}
+    content = body.get("content")
+    return role, openai_input.message_of(call, address, content=content, message_id=message_id, wishes=wishes)
+
+
+async def write(call: HttpCall, record: ThreadRecord, body: object, *, once: str | None = None) -> str:
+    """Put a message behind what was said; its id. Raises `ThreadBusy` where runs are strict."""
     message_id = f"msg_{secrets.token_hex(12)}" if once is None else openai_input.id_from(once)
-    message = openai_input.message_of(
-        call, record.address, content=body.get("content"), message_id=message_id, wishes=wishes
-    )
+    role, message = _read(call, record.address, body, message_id)
     if (before := await find_written(call, record.address, message.content)) is not None:
         return before
     open_messages = await call.application.store.open_messages(record.address)
     run = active_run(open_messages)
     if run is not None and call.application.settings.openai_runs == "strict":
         raise InvalidMessage(ACTIVE.format(thread=record.thread_id, run=run))
-    if body.get("role") == "assistant":
+    if role == "assistant":
         return await _write_answer(call, message)
     if not any(one.status != "delayed" for one in open_messages):
         try:
@@ -155,8 +173,6 @@ async def _await_a_run(call: HttpCall, message: Message) -> str:
 
 
 async def _write_answer(call: HttpCall, message: Message) -> str:
-    if not call.principal.may("manage"):
-        raise NotAllowed("to speak as the assistant needs the scope 'manage'")
     item = AssistantItem(message.text, author=call.principal.subject)
     await append(call, message.address, item, once=None)
     record = await call.application.store.thread(message.address)

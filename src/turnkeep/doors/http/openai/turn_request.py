@@ -14,7 +14,7 @@ from turnkeep.doors import acceptance
 from turnkeep.doors.http.endpoint import HttpCall
 from turnkeep.doors.http.openai import resent_history as history
 from turnkeep.doors.http.openai.conversation_key import AnswerName
-from turnkeep.doors.http.openai.openai_input import allow_wishes, id_from, message_of, plain_text, read_parts
+from turnkeep.doors.http.openai.openai_input import allow_wishes, id_from, message_of, plain_text, read_past_content
 from turnkeep.doors.http.openai.sdk_retries import find_written
 from turnkeep.doors.http.openai.turn_reader import (
     Beginning,
@@ -28,7 +28,6 @@ from turnkeep.doors.http.openai.turn_reader import (
 )
 from turnkeep.doors.http.sent_events import response_resources
 from turnkeep.errors import Conflict, InvalidMessage, NotFound, Rejection
-from turnkeep.inputs import read_content
 from turnkeep.messages import Address, AssistantItem, CallItem, Item, Message, OutputItem, UserItem, turns_of
 from turnkeep.pricing.tokenizer import tokenizer_for
 from turnkeep.store.clearing import forget_at_work
@@ -104,11 +103,18 @@ async def ask(call: HttpCall, address: Address | None, request: TurnRequest) -> 
         return await _ask_in(call, address, request, stack)
 
 
-async def ask_anew(call: HttpCall, address: Address, request: TurnRequest) -> TurnAnswer:
-    """The same in a thread that was just made: what was said before is written into it first."""
-    ends = history.answer_before(request.messages)
-    await _write_past(call, address, request.messages[:ends], once=None)
-    return await ask(call, address, replace(request, messages=request.messages[ends:]))
+async def ask_anew(call: HttpCall, request: TurnRequest) -> TurnAnswer:
+    """The same in a new thread: what was said before is written into it first."""
+    allow_wishes(call, request.wishes)
+    address = (await new_thread(call)).address
+    try:
+        ends = history.answer_before(request.messages)
+        await _write_past(call, address, request.messages[:ends], once=None)
+        return await ask(call, address, replace(request, messages=request.messages[ends:]))
+    except Rejection:
+        # nobody was told of it
+        await _forget(call, address)
+        raise
 
 
 def comparing(request: TurnRequest) -> TurnRequest:
@@ -308,8 +314,7 @@ def past_items(call: HttpCall, message: Mapping[str, Any]) -> list[Item]:
     text = plain_text(message.get("content"))
     match message.get("role"):
         case "user":
-            content = read_content({"content": read_parts(message.get("content"))}, limit=call.limits.frame_bytes)
-            return [UserItem(content)]
+            return [UserItem(read_past_content(call, message.get("content")))]
         case "assistant":
             calls = [CallItem(one.call_id, one.name, one.arguments) for one in _calls_of(message)]
             return [*([AssistantItem(text)] if text.strip() else []), *calls]
@@ -319,13 +324,17 @@ def past_items(call: HttpCall, message: Mapping[str, Any]) -> list[Item]:
 
 
 def _calls_of(message: Mapping[str, Any]) -> list[HeldCall]:
-    calls = message.get("tool_calls") or ()
-    functions = [(one, one.get("function")) for one in calls if isinstance(one, Mapping)]
-    return [
-        HeldCall(str(one.get("id")), str(function.get("name")), str(function.get("arguments") or "{}"), "")
-        for one, function in functions
-        if isinstance(function, Mapping)
-    ]
+    calls = message.get("tool_calls") or []
+    if not isinstance(calls, list) or not all(isinstance(one, Mapping) for one in calls):
+        raise InvalidMessage("'tool_calls' must be a list of objects")
+    return [_call_of(one, one["function"]) for one in calls if isinstance(one.get("function"), Mapping)]
+
+
+def _call_of(call: Mapping[str, Any], function: Mapping[str, Any]) -> HeldCall:
+    call_id, name, arguments = call.get("id"), function.get("name"), function.get("arguments") or "{}"
+    if not (isinstance(call_id, str) and isinstance(name, str) and isinstance(arguments, str)):
+        raise InvalidMessage("a call needs its 'id', and a 'function' of 'name' and 'arguments', all of them texts")
+    return HeldCall(call_id, name, arguments, "")
 
 
 # ---------------------------------------------------------------- outputs of the caller's functions
