@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import secrets
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
@@ -38,7 +37,6 @@ MAX_ENTRIES = 64
 MAX_NAMES = 200
 MAX_FORMAT_NAME = 64
 MAX_FUNCTION_NAME = 64
-_FUNCTION_NAME = re.compile(r"[a-zA-Z0-9_-]+")
 MAX_METADATA, MAX_METADATA_NAME, MAX_METADATA_TEXT = 16, 64, 512
 """Entries, and characters of their names and texts."""
 RESERVED_CHANNELS = frozenset({"subscription"})
@@ -218,10 +216,9 @@ def read_function(function: object) -> tuple[str, dict[str, Any]]:
     """The name and the parameters of a function that a caller runs."""
     if not isinstance(function, Mapping):
         raise InvalidMessage("a function must be an object with a 'name'")
-    # any other would be refused by the provider, when its message is durable and can only die
     name, parameters = optional_text(function, "name", MAX_FUNCTION_NAME), function.get("parameters")
-    if name is None or not _FUNCTION_NAME.fullmatch(name):
-        raise InvalidMessage(f"a function needs a 'name' of letters, digits, '_' and '-', not {name!r}")
+    if name is None:
+        raise InvalidMessage("a function needs a 'name'")
     if not isinstance(parameters, Mapping | None):
         raise InvalidMessage(f"the 'parameters' of function {name!r} must be a JSON schema, an object")
     return name, dict(parameters or {})

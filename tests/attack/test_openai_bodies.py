@@ -17,7 +17,7 @@ SAYS = {"role": "assistant", "content": "x"}
 ODD = (5, True, ["x"], [[]], {"a": {"b": 1}})
 TEXT = {"type": "text", "text": "hi"}
 FUNCTION = {"name": "look", "parameters": {}}
-NAMES = ("say hello", "a.b", "näh", "x" * 65, "", "a\n")
+NAMES = (5, None, "", "x" * 65, ["look"])
 Body = tuple[str, dict[str, Any]]
 
 
