@@ -14,7 +14,7 @@ from turnkeep.auth.api_keys import ApiKeys
 
 USER = {"role": "user", "content": "hi"}
 SAYS = {"role": "assistant", "content": "x"}
-ODD = (5, True, ["x"], [[]], {"a": {"b": 1}})
+ODD: tuple[Any, ...] = (5, True, ["x"], [[]], {"a": {"b": 1}})
 TEXT = {"type": "text", "text": "hi"}
 FUNCTION = {"name": "look", "parameters": {}}
 NAMES = (5, None, "", "x" * 65, ["look"])
@@ -28,14 +28,13 @@ def bodies(model: str, thread: str) -> Iterator[Body]:
         yield "/v1/chat/completions", chat | {"messages": [USER | {"role": odd}]}
         yield "/v1/chat/completions", chat | {"messages": [SAYS | {"tool_calls": odd}, USER]}
         yield f"/v1/threads/{thread}/runs", run | {"additional_messages": [USER, odd]}
-    for odd in (5, True, ["x"], [[]]):
+    for odd in ODD[:4]:
         yield f"/v1/threads/{thread}/messages", USER | {"metadata": odd}
         yield "/v1/threads", {"messages": [USER, USER | {"metadata": odd}]}
         yield "/v1/threads/runs", run | {"additional_messages": [USER, USER | {"metadata": odd}]}
         yield f"/v1/threads/{thread}/runs", run | {"metadata": odd}
-    for odd in (5, True, "x", {"a": 1}):
         yield f"/v1/threads/{thread}/runs", run | {"additional_messages": odd}
-        yield "/v1/responses", chat | {"input": [SAYS, USER | {"content": odd if odd != "x" else []}]}
+        yield "/v1/responses", chat | {"input": [SAYS, USER | {"content": odd if odd != ["x"] else []}]}
     for call in ({"id": 5, "function": FUNCTION}, {"id": "c", "function": {"name": "look", "arguments": {"a": 1}}}):
         yield "/v1/chat/completions", chat | {"messages": [SAYS | {"tool_calls": [call]}, USER]}
     for name in NAMES:
