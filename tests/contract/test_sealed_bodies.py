@@ -20,6 +20,7 @@ from tests.patience import PATIENCE
 from tests.process.served import served
 from tests.services import RedisServer
 from tests.unit.talk import talk
+from turnkeep.doors.http.recent_runs import RunSearch, newest_runs
 from turnkeep.errors import ConfigurationError, StoreMisconfigured, StoreUnsealable
 from turnkeep.messages import Address, content_text, text_content
 from turnkeep.store import seal_store
@@ -30,6 +31,7 @@ from turnkeep.store.redis import RedisStore
 from turnkeep.store.seal import Seal
 from turnkeep.store.sealing import SealedStore, require_unsealed
 from turnkeep.store.sqlite import SqliteStore
+from turnkeep.store.thread_search import ThreadSearch
 from turnkeep.store.values import Policies, Receipt
 from turnkeep.testing import FakeClock, counting_ids
 
@@ -178,6 +180,23 @@ async def test_a_message_that_does_not_open_takes_no_other_along(place: Place) -
         [letter] = await desk.store.dead()
         assert (letter.message.message_id, letter.fault.code) == ("m1", "store_unsealable")
         assert "'k1'" in letter.message.text
+
+
+async def test_a_thread_that_does_not_open_hides_no_other_from_a_list(place: Place) -> None:
+    """A key is taken away once nothing new is sealed with it, and what is old may still be there."""
+    async with place.opened({**FIRST, **SECOND}) as desk:
+        await desk.commit(await desk.lease("m1", where=at("c1")), WORD)
+        await desk.store.update(at("c1"), {"metadata": {"name": WORD}})
+    async with place.opened({**SECOND, **FIRST}) as desk:
+        await desk.commit(await desk.lease("m2", where=at("c2")), "fine")
+        await desk.store.update(at("c2"), {"metadata": {"name": "fine"}})
+    async with place.opened(SECOND) as desk:
+        listing = ThreadSearch(HERE.tenant, HERE.queue)
+        records = await desk.store.search(listing)
+        assert {one.address.channel: dict(one.metadata) for one in records} == {"c2": {"name": "fine"}, "c1": {}}
+        assert "c2" in {one.address.channel for one in await newest_runs(desk.store, RunSearch(listing))}
+        with pytest.raises(StoreUnsealable):
+            await desk.store.thread(at("c1"))
 
 
 async def test_texts_that_the_store_has_put_together_open(place: Place) -> None:

@@ -292,7 +292,14 @@ class SealedStore(_Before):
         raise WrongState("what was said is sealed in this store, so that nobody can search it there")
 
     async def search(self, query: ThreadSearch) -> list[ThreadRecord]:
-        return [self._seal(record.address).unseal(record) for record in await self._engine.search(query)]
+        return [self._listed_record(record) for record in await self._engine.search(query)]
+
+    def _listed_record(self, record: ThreadRecord) -> ThreadRecord:
+        """One that does not open is listed all the same, without its words: others are on the page."""
+        try:
+            return self._seal(record.address).unseal(record)
+        except StoreUnsealable:
+            return replace(record, metadata={}, summary=None, calls=())
 
     async def scan(
         self, *, tenant: str | None = None, queue: str | None = None, idle_for: float = 0.0
