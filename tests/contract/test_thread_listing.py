@@ -16,7 +16,7 @@ from tests.services import RedisServer
 from tests.unit.sqlite_files import opened
 from turnkeep.store.memory import MemoryStore
 from turnkeep.store.redis import RedisStore
-from turnkeep.store.redis.activity_index import ActivityIndex
+from turnkeep.store.redis.activity_index import PAGE, ActivityIndex
 from turnkeep.store.sqlite import threads as sqlite_threads
 from turnkeep.store.thread_search import ThreadSearch
 from turnkeep.testing import FakeClock
@@ -48,6 +48,25 @@ async def test_redis_reads_as_many_threads_as_it_shows(redis_server: RedisServer
         store._record = counting  # type: ignore[method-assign, assignment]
         assert await shown(store) == newest
         assert 10 <= looks <= 12  # two of one stretch of ten seconds
+
+
+async def test_redis_reads_a_bounded_number_of_threads_at_once(redis_server: RedisServer) -> None:
+    async with store_on(redis_server.url(), clock=FakeClock()) as store:
+        await store.accept([said(channel(f"c{n}"), "m") for n in range(3 * THREADS)])  # at one moment
+        await shown(store)  # which completes the index
+        record_of, reading, most = store._record, 0, 0
+
+        async def counting(*address: object) -> object:
+            nonlocal reading, most
+            reading += 1
+            most = max(most, reading)
+            record = await record_of(*address)  # type: ignore[arg-type]
+            reading -= 1
+            return record
+
+        store._record = counting  # type: ignore[method-assign, assignment]
+        assert len(await shown(store)) == LISTING.limit
+        assert most <= PAGE
 
 
 @pytest.mark.parametrize("damage", ["gone", "of another type", "too short", "too long"])

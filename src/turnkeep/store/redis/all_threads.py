@@ -105,8 +105,10 @@ class RedisAllThreads(RedisPart):
         start = math.inf if query.before is None else query.before[0]
         async for names in index.walk(start, query.limit):
             for some in batched_by_stretch(names, query.limit):
-                records = await gather([self._record(address) for _, address in some])
-                newest = newest_threads([*newest, *(record for record in records if record is not None)], query)
+                # a stretch in which thousands were stored is one
+                for start in range(0, len(some), PAGE):
+                    records = await gather([self._record(address) for _, address in some[start : start + PAGE]])
+                    newest = newest_threads([*newest, *(record for record in records if record is not None)], query)
                 looked_at += len(some)
                 if len(newest) == query.limit:
                     return newest
