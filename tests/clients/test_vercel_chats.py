@@ -260,7 +260,7 @@ async def test_a_stop_ends_the_answer_with_what_was_said(chats: Driver, major: i
 
 
 async def _until_said(chats: Driver, chat: str, *, answers: int = 1) -> None:
-    """A word of this answer is shown, not a thought alone: of that nothing is kept by a stop."""
+    """A word of this answer is shown, and with it all that was thought before."""
     async with asyncio.timeout(PATIENCE):
         while True:
             said = [m for m in (await chats.ask("look", key=chat))["messages"] if m["role"] == "assistant"]
@@ -332,12 +332,7 @@ async def test_a_conversation_with_everything_in_it_is_shown_alike_live_and_load
         async with house.http.post(f"{house.url}/api/chat/c/stop"):
             told = await sending
         assert told["errors"] == []
-        assert [spoken(m) for m in told["messages"]] == [spoken(m) for m in await loaded(house, "c", major)]
-
-
-def spoken(message: dict[str, Any]) -> list[Any]:
-    """What is shown, without thoughts: a stop keeps nothing of those."""
-    return [part for part in shown(message) if not (isinstance(part, tuple) and part[0] == "thought")]
+        assert [shown(m) for m in told["messages"]] == [shown(m) for m in await loaded(house, "c", major)]
 
 
 async def _approved_elsewhere(chats: Driver, house: Served, chat: str) -> dict[str, Any]:

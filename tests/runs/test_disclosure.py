@@ -21,9 +21,11 @@ from turnkeep.messages import (
     item_to_json,
     text_content,
 )
-from turnkeep.models.model import Began, Delta, Finish, ItemDone, ReasoningDelta
+from turnkeep.models.capabilities import Capabilities
+from turnkeep.models.fit import fit
+from turnkeep.models.model import Began, Delta, Finish, ItemDone, ModelRequest, ReasoningDelta
 from turnkeep.runs.answer_contract import AnswerRules
-from turnkeep.runs.disclosure import MOST_OF_A_FILE, MOST_SHOWN, MOST_THOUGHT, PIECE, _output
+from turnkeep.runs.disclosure import MOST_OF_A_FILE, MOST_SHOWN, MOST_THOUGHT, NO_SITE, PIECE, _output
 from turnkeep.store.values import Commit, Failure
 from turnkeep.tools.tool import Tool, tool
 
@@ -127,6 +129,44 @@ async def test_a_thought_without_an_end_is_shown_up_to_a_bound() -> None:
     await stage.assistant(model=MODEL, show_reasoning=True)
     await stage.play()
     assert sum(len(e.text) for e in await stage.events() if e.kind == "reasoning") == MOST_THOUGHT
+
+
+@pytest.mark.parametrize("said", ["", "half a"])
+@pytest.mark.parametrize("stop", ["cancel", "interrupt", "rollback"])
+@pytest.mark.parametrize("shows", [False, True])
+async def test_a_stop_keeps_of_a_thought_what_was_shown_of_it(shows: bool, stop: Any, said: str) -> None:
+    stage = Stage([Began(None), ReasoningDelta("hm"), *([Delta(said)] if said else []), 60.0])
+    await stage.assistant(model=MODEL, show_reasoning=shows)
+    lease = await stage.lease("m1")
+    asyncio.get_running_loop().call_later(5.0, lease.stop, stop)
+    await stage.perform(lease)
+
+    thought = [ReasoningItem({"reasoning": "hm"}, NO_SITE, is_public=True)] if shows else []
+    kept = [*thought, *([AssistantItem(said, interrupted=True)] if said else [])]
+    assert (await stage.transcript())[1:] == ([] if stop == "rollback" else kept)
+
+
+async def test_a_stop_between_two_steps_keeps_each_thought_once() -> None:
+    """The thought of a finished step is its own item, as its provider gave it."""
+    hm = ReasoningItem({"reasoning": "hm"})
+    first: list[Line] = [
+        Began(None), ReasoningDelta("hm"), ItemDone(hm), ItemDone(CallItem("c1", "look", AMOUNT)), Finish("calls", ONE),
+    ]  # fmt: skip
+    stage = Stage(first, [Began(None), 60.0], tools=[look()])
+    await stage.assistant(model=MODEL, show_reasoning=True)
+    lease = await stage.lease("m1")
+    asyncio.get_running_loop().call_later(5.0, lease.stop)
+    await stage.perform(lease)
+
+    assert [item.text for item in await stage.transcript() if isinstance(item, ReasoningItem)] == ["hm"]
+
+
+@pytest.mark.parametrize("site", ["", "https://models.example"])
+def test_no_model_is_told_of_a_thought_that_was_cut_off(site: str) -> None:
+    cut, said = ReasoningItem({"reasoning": "hm"}, NO_SITE), AssistantItem("half a", interrupted=True)
+    before, behind = UserItem(text_content("hi")), UserItem(text_content("so?"))
+    told = fit(ModelRequest(model=MODEL, items=[before, cut, said, behind]), Capabilities(), site)
+    assert told.request.items == [before, said, behind]
 
 
 # ---------------------------------------------------------------- sources, files, tools of the provider

@@ -28,6 +28,8 @@ MOST_THOUGHT = 262_144
 """Characters of the thoughts of one step that are shown: a log holds what is thought beside what is said."""
 MOST_OF_A_FILE = 1_048_576
 """Characters of a file that goes into the log; a larger one is in the transcript alone."""
+NO_SITE = "nowhere"
+"""Whose the thought is that a stop has cut off: half of one is no provider's, who would miss his seal on it."""
 PIECE, EVERY = 1_024, 0.25
 """Characters, and seconds, after which a piece of a thought is shown: thoughts are not read word by
 word, and their pieces stay in the log for as long as the run goes on.
@@ -45,6 +47,8 @@ class Disclosure:
         self._shows_thoughts = assistant.show_reasoning
         self._calls: dict[str, CallItem] = {}
         self._pieces: list[str] = []
+        self._shown_thought: list[str] = []
+        """Of the step of this number."""
         self._thought_place = 0
         self._thought_length = 0
         self._shown_at = 0.0
@@ -88,6 +92,7 @@ class Disclosure:
         """Show what is left of a thought: what comes next is something else."""
         if self._pieces:
             text, self._pieces = "".join(self._pieces), []
+            self._shown_thought.append(text)
             self._show("reasoning", text=text, place=self._thought_place)
 
     def item(self, item: Item, place: int) -> None:
@@ -102,10 +107,18 @@ class Disclosure:
 
     def begin_again(self) -> None:
         """The model is asked anew: what the call before has shown beside its text does not count."""
-        self._pieces, self._thought_length = [], 0
+        self._pieces, self._shown_thought, self._thought_length = [], [], 0
         if self._has_loose_parts:
             self._has_loose_parts = False
             self._say("step", StepDetail(self._number))
+
+    def shown_thought(self, steps: int) -> ReasoningItem | None:
+        """What was shown of the thoughts behind so many finished steps, as a transcript has it: people
+        have read it, and no model is told of it.
+        """
+        text = "".join(self._shown_thought)
+        is_of_next = text and self._number == steps + 1
+        return ReasoningItem({"reasoning": text}, NO_SITE, is_public=True) if is_of_next else None
 
     def begin_step(self) -> None:
         """Another model call of this run: the one before was not its last."""
@@ -127,6 +140,7 @@ class Disclosure:
         detail = StepDetail(number, step.ending, step.model)
         end = self._event("step", detail, usage=step.usage, place=self._place)
         self._has_loose_parts, self._number, self._unsaid_end = False, number + 1, end
+        self._shown_thought = []
         if calls or step.ending == "pause" or number > 1:
             self.begin_step()
 

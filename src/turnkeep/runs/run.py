@@ -296,14 +296,21 @@ class Run:
         if stop == "rollback":
             # what was said is taken back, what was done cannot be
             text, items = "", without_text(items, self.journal.started_calls)
-        elif partial := text[len(self.journal.text) :].lstrip("\n"):
-            items.append(AssistantItem(partial, interrupted=True))
+        else:
+            items += self._cut_step(text)
         items += [
             close_call(call, self.journal.started_calls, EFFECT_UNKNOWN)
             for call in self.journal.open_calls
             if call in items
         ]
         return self._commit("cancelled", text, items)
+
+    def _cut_step(self, text: str) -> list[Item]:
+        """What was shown of the step that a stop has cut off; `text` is the whole answer."""
+        answering, partial = self.answering, text[len(self.journal.text) :].lstrip("\n")
+        reasoning = answering.disclosure.shown_thought(self.journal.steps) if answering is not None else None
+        sentence = AssistantItem(partial, interrupted=True) if partial else None
+        return [item for item in (reasoning, sentence) if item is not None]
 
     async def _stop_there(self) -> Usage:
         """Stop what the provider works out for this run and nobody wants any more; what it has cost

@@ -324,8 +324,8 @@ class PageDecision:
     output: str = ""
 
     def to_body(self, digest: str, *, is_approval: bool) -> dict[str, Any]:
-        unasked = "denied" if is_approval else "output"
-        verdict = {True: "approved", False: "denied", None: unasked}[self.is_approved]
+        bare_verdict = "denied" if is_approval else "output"
+        verdict = {True: "approved", False: "denied", None: bare_verdict}[self.is_approved]
         return {"call_id": self.call_id, "digest": digest, "decision": verdict, "output": self.output}
 
 
