@@ -47,6 +47,7 @@ LEVELS: Mapping[str, Level] = {"5": 5, "6": 6, "7": 7}
 EARLIER_CHANGED = (
     "An earlier message was changed. What was answered stays here as it was said: send the change as a new message."
 )
+OTHERS_WAIT = "Somebody has written since: the last answer can be made anew when that is answered."
 ONLY_THE_LAST = "Only the last answer can be made anew: what came after an earlier one rests on it."
 
 
@@ -257,23 +258,35 @@ class ChatTurn:
         if record.status == "dead":
             return await self._redrive(record)
         self.call.limits.check_rate(self.call.principal, self.address)
-        await self._check_is_last(last_user)
+        words = content_text(authority.content_of(_content_body(last_user), self.call.limits, self.call.principal))
         await self.follow(only=())
-        try:
-            receipts = await self.call.application.store.regenerate(self.address, once=self.call.once)
-        except ThreadBusy:
-            # the same was asked before, and its client lost the answer; or others have written since
-            self.feed = TurnFeed(None)
-            await self.resources.aclose()
-            await self.follow()
-            return self.stream()
-        self.feed.follow(*(receipt.message_id for receipt in receipts))
-        return self.stream(_acceptance(receipts[-1]))
+        receipt = await self._find_repeat(words) or await self._make_anew(words)
+        self.feed.follow(receipt.message_id)
+        return self.stream(_acceptance(receipt))
 
-    async def _check_is_last(self, message: Mapping[str, Any]) -> None:
+    async def _find_repeat(self, words: str) -> Receipt | None:
+        """The message that waits with these words: the same was asked before, and its client lost the
+        answer. Raises `Conflict` where others wait: their answer is not the one that is asked for.
+        """
+        waiting = [one for one in await self.call.application.store.open_messages(self.address) if one.message]
+        repeats = [one.receipt for one in waiting if one.message and content_text(one.message.content) == words]
+        if not repeats and any(one.status != "delayed" for one in waiting):
+            raise Conflict(OTHERS_WAIT)
+        return repeats[-1] if repeats else None
+
+    async def _make_anew(self, words: str) -> Receipt:
+        await self._check_is_last(words)
+        try:
+            return (await self.call.application.store.regenerate(self.address, once=self.call.once))[-1]
+        except ThreadBusy:
+            # somebody was faster, with the same or with something else
+            if (receipt := await self._find_repeat(words)) is None:
+                raise
+            return receipt
+
+    async def _check_is_last(self, words: str) -> None:
         """By its words: a message whose answer was made anew has another id here."""
         turns = await past_turns(self.call.application, self.address)
-        words = content_text(authority.content_of(_content_body(message), self.call.limits, self.call.principal))
         if not turns or not turns[-1].users or content_text(turns[-1].users[-1].content) != words:
             raise Conflict(ONLY_THE_LAST)
 
