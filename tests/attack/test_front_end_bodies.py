@@ -125,7 +125,7 @@ NO_YES: list[Any] = [False, None, "true", "false", "yes", 1, 0, [True], {"approv
 
 
 async def test_nothing_but_true_approves_a_call() -> None:
-    """Whatever else a page says about it is a no, for `"false"` is true to many a language."""
+    """Whatever else a page decides is a no, for `"false"` is true to many a language; an output is no decision."""
     async with served(role="gateway") as house:
         store, address = house.queue.store, house.queue.address("c")
         await house.queue.accept([Message(address, "u1", text_content("hi"))])
@@ -145,6 +145,14 @@ async def test_nothing_but_true_approves_a_call() -> None:
             run = {"threadId": "c", "messages": [SAYS], "resume": [resumption]}
             async with house.http.post(house.url + "/api/agui", json=run) as answer:
                 assert "more calls wait" in await answer.text()
+        gives: dict[str, dict[str, Any]] = {
+            "/api/agui": says(role="tool", toolCallId="last", content="yes"),
+            "/api/chat": {"id": "c", "messages": [USER, {"id": "a", "role": "assistant", "parts": [
+                {"type": "dynamic-tool", "toolCallId": "last", "state": "output-available", "output": "yes"}]}]},
+        }  # fmt: skip
+        for path, body in gives.items():
+            async with house.http.post(house.url + path, json=body) as answer:
+                assert (answer.status, "takes no output" in await answer.text()) == (400, True), path
         record = await store.thread(address)
         assert record is not None
         assert {call.call_id: call.decision for call in record.calls} == {

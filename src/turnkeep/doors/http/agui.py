@@ -292,7 +292,7 @@ class AgentRun:
         for one in decisions:
             if (held_call := held_calls.pop(one.call_id, None)) is not None:
                 call.principal.require("approve", self.address.channel)
-                body = one.to_body(held_call.digest, is_approval=held_call.kind == "approval")
+                body = one.to_body(held_call.digest)
                 await authority.decide(call.application, call.principal, self.address, body, once=None)
         if held_calls:
             raise InvalidMessage(f"{len(held_calls)} more calls wait for a decision: 'resume' must answer all of them")

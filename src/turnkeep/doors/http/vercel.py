@@ -315,7 +315,7 @@ class ChatTurn:
         if decisions_now := [one for one in decisions if one.call_id in held_calls]:
             call.principal.require("approve", self.address.channel)
         for one in decisions_now:
-            body = one.to_body(held_calls[one.call_id].digest, is_approval=held_calls[one.call_id].kind == "approval")
+            body = one.to_body(held_calls[one.call_id].digest)
             await authority.decide(call.application, call.principal, self.address, body, once=None)
         if held_calls.keys() - {one.call_id for one in decisions_now}:
             return self._once(aside(state="held") + chunk("finish", finishReason="tool-calls") + END_OF_STREAM)
@@ -336,9 +336,9 @@ class PageDecision:
     is_approved: bool | None = None
     output: str = ""
 
-    def to_body(self, digest: str, *, is_approval: bool) -> dict[str, Any]:
-        bare_verdict = "denied" if is_approval else "output"
-        verdict = {True: "approved", False: "denied", None: bare_verdict}[self.is_approved]
+    def to_body(self, digest: str) -> dict[str, Any]:
+        # an output of a tool that runs here is refused by the store: it is neither a yes nor a no
+        verdict = {True: "approved", False: "denied", None: "output"}[self.is_approved]
         return {"call_id": self.call_id, "digest": digest, "decision": verdict, "output": self.output}
 
 
