@@ -253,9 +253,12 @@ class ChatTurn:
         if last_user is None:
             raise InvalidMessage("there is no message of the user to answer anew")
         record = await self.call.application.store.message(self.address, str(last_user["id"]))
-        if record is None or record.settled_at is None:
+        # the transcript knows a message for longer than its id is remembered
+        if record is None and await past_turn(self.call.application, self.address, str(last_user["id"])) is None:
             return await self._take_in(request)
-        if record.status == "dead":
+        if record is not None and record.settled_at is None:
+            return await self._take_in(request)
+        if record is not None and record.status == "dead":
             return await self._redrive(record)
         self.call.limits.check_rate(self.call.principal, self.address)
         words = content_text(authority.content_of(_content_body(last_user), self.call.limits, self.call.principal))
