@@ -72,7 +72,7 @@ async def test_an_answer_is_not_made_anew_while_others_wait_and_nobody_is_shown_
         assert (status, "Somebody has written since" in text) == (409, True), text
 
 
-async def test_an_answer_is_made_anew_also_when_the_id_of_its_question_is_forgotten() -> None:
+async def test_what_was_answered_is_known_also_when_its_id_is_forgotten() -> None:
     """A page that was left open for longer than ids are remembered does not ask the same twice."""
     async with served(dedupe=0.1) as house:
         asked = user("u1", "one [[say:hi]]")
@@ -81,6 +81,8 @@ async def test_an_answer_is_made_anew_also_when_the_id_of_its_question_is_forgot
         async with asyncio.timeout(PATIENCE):
             while await store.message(address, "u1") is not None:
                 await asyncio.sleep(0.01)
+        status, text = await told(house, {"id": "c", "messages": [user("u1", "changed")], "messageId": "u1"})
+        assert (status, "An earlier message was changed" in text) == (409, True), text
         status, text = await told(house, ANEW | {"messages": [asked]})
         assert (status, len(runs_of(text))) == (200, 1), text
         assert [entry.item.kind for entry in (await store.history(address)).entries] == ["user", "assistant"]

@@ -195,6 +195,10 @@ class ChatTurn:
             is_known = await self.call.application.store.message(self.address, str(message["id"])) is not None
             if is_known and message["id"] != request.message_id:
                 break
+            # the transcript knows it for longer than its id is remembered
+            is_change = not is_known and message["id"] == request.message_id
+            if is_change and await past_turn(self.call.application, self.address, str(message["id"])) is not None:
+                raise Conflict(EARLIER_CHANGED)
             new.append(message)
         return new[::-1]
 
