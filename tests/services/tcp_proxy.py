@@ -57,8 +57,9 @@ class TcpProxy:
     def forward(self) -> None:
         """Pass everything on at once; what was held flows now."""
         self._delay = 0.0
-        self._lost_request = b""
+        self._lost_requests: tuple[bytes, ...] = ()
         self._losses = 0
+        self._passing = b""
         self._holds = False
         self._budget: int | None = None
         self._open.set()
@@ -68,15 +69,16 @@ class TcpProxy:
         self.forward()
         self._delay = seconds
 
-    def cut_before_reply(self, matching: bytes = b"", times: int = 1, *, hold: bool = False) -> None:
-        """The next requests that contain `matching` arrive, their replies do not: the connection is cut instead.
+    def cut_before_reply(self, *matching: bytes, times: int = 1, hold: bool = False, passing: bytes = b"") -> None:
+        """The next requests that contain one of `matching` arrive, their replies do not: the connection is cut instead.
 
         After `times` of them everything is forwarded again. A request in several pieces is matched piece by piece;
         with several requests in flight on one connection, the first reply after the match is the one that is lost.
-        With `hold` nothing moves from the cut on until `forward`; `lost` tells when.
+        With `hold` nothing moves from the cut on until `forward`; `lost` tells when. A reply with `passing` is none
+        of those: it passes, and the next request is looked at.
         """
         self.forward()
-        self._lost_request, self._losses, self._holds = matching, times, hold
+        self._lost_requests, self._losses, self._holds, self._passing = matching or (b"",), times, hold, passing
         self.lost.clear()
 
     def cut_after(self, count: int) -> None:
@@ -172,13 +174,15 @@ class TcpProxy:
         link.cut()
 
     async def _pass_request(self, link: _Link, data: bytes) -> bytes:
-        if self._losses > 0 and self._lost_request in data:
+        if self._losses > 0 and any(each in data for each in self._lost_requests):
             self._losses -= 1
             link.loses_reply = True
         return data
 
     async def _pass_reply(self, link: _Link, data: bytes) -> bytes:
-        if link.loses_reply:
+        if link.loses_reply and self._passing and self._passing in data:
+            link.loses_reply, self._losses = False, self._losses + 1
+        elif link.loses_reply:
             link.doomed = True
             return b""
         if self._delay:
