@@ -16,10 +16,10 @@ import aio_pika
 import pytest
 
 from tests.clients.node import driver, python_driver
+from tests.patience import PATIENCE
 from tests.process.fleet import Fleet, Worker, fleet
 from tests.process.openai_desk import NESTED
 from tests.process.test_roles import until_taken_over
-from tests.scenario.house import eventually
 from tests.services import RabbitServer, RedisServer
 from turnkeep.simulator import Simulator, serve
 
@@ -42,6 +42,7 @@ class House:
         self.taken: list[float] = []
         self.beside: list[float] = []
         """Seconds from message to model of somebody who speaks meanwhile: how late this machine is by itself."""
+        self.all_is_said = asyncio.Event()
 
     @property
     def url(self) -> str:
@@ -50,12 +51,26 @@ class House:
     async def kill_in_turn(self, busy: int) -> None:
         """Kill each worker once, with runs under way."""
         for worker in self.many.workers:
-            await eventually(lambda: len(self.simulator.ledger.open()) >= busy, patience=60.0)
+            if not await self._gets_busy(busy):
+                assert self.taken, "nothing was under way when the first worker was to die"
+                return
             is_over = asyncio.Event()
             speaking = asyncio.ensure_future(self._speak_after(worker, worker.lives, until=is_over))
             self.taken += await until_taken_over(worker, self.simulator)
             is_over.set()
             await speaking  # what is on its way is measured, too: it was beside the last one that was taken over
+
+    async def _gets_busy(self, busy: int) -> bool:
+        """Whether so many runs are under way together; not any more where all is said and nothing more begins."""
+        idle_since = time.monotonic()
+        async with asyncio.timeout(PATIENCE):
+            while (count := len(self.simulator.ledger.open())) < busy:
+                if count or not self.all_is_said.is_set():
+                    idle_since = time.monotonic()
+                elif time.monotonic() - idle_since > 3 * LEASE:
+                    return False
+                await asyncio.sleep(0.005)
+        return True
 
     async def _speak_after(self, worker: Worker, lives: int, *, until: asyncio.Event) -> None:
         """One word after the other once this worker is dead, each on a channel of its own: nothing holds it
@@ -119,6 +134,7 @@ async def test_a_program_that_queues_and_polls_runs_by_its_address_alone(
                     text = f"{user} says {number} {SLOWLY}" + (LOOKUP.format(user=user) if number == 0 else "")
                     await program.ask("add", user=user, text=text)
                 await asyncio.sleep(0.7)
+            here.all_is_said.set()
 
         async def look() -> Any:
             return await program.ask("look", users=users)
@@ -178,6 +194,7 @@ async def test_a_program_that_streams_runs_by_its_address_alone(
                     text = f"{channel} says {number} {SLOWLY}" + (LOOKUP.format(user=channel) if number == 1 else "")
                     body = json.dumps({"channel": channel, "message": text, "message_id": f"{channel}-{number}"})
                     await exchange.publish(aio_pika.Message(body.encode()), amqp_name)
+            here.all_is_said.set()
 
         async def look() -> Any:
             return await program.ask("look", channels=channels)

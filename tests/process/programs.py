@@ -15,7 +15,6 @@ from pathlib import Path
 import aiohttp
 
 from tests.patience import PATIENCE
-from tests.process.forks import Fork, fork
 from tests.services import CHECKOUT, free_port
 
 
@@ -26,16 +25,14 @@ class Program:
     arguments: list[str]
     folder: Path
     environment: Mapping[str, str] = field(default_factory=dict)
-    process: subprocess.Popen[bytes] | Fork | None = None
+    process: subprocess.Popen[bytes] | None = None
     modules: tuple[str, ...] = ("turnkeep",)
     """What Python is told to run, before the arguments."""
 
     def start(self) -> None:
         environment = {"PATH": os.environ["PATH"], "HOME": str(self.folder), **self.environment}
-        if self.modules == ("turnkeep",):
-            self.process = fork(self.arguments, environment, self.folder)
-            return
-        environment["PYTHONPATH"] = str(CHECKOUT)
+        if self.modules != ("turnkeep",):
+            environment["PYTHONPATH"] = str(CHECKOUT)
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", *self.modules, *self.arguments],

@@ -22,7 +22,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Protocol, Self
+from typing import IO, Self
 
 from tests.patience import PATIENCE
 
@@ -209,7 +209,7 @@ def spawn(command: Sequence[str], environment: Mapping[str, str], directory: Pat
             stderr=log,
             start_new_session=True,
         )
-    watch(process)
+    _keeper.watch(process.pid)
     return process
 
 
@@ -223,22 +223,8 @@ def _ask_to_end(process: subprocess.Popen[bytes], patience: float) -> None:
             continue
 
 
-class Child(Protocol):
-    """A process in a session of its own."""
-
-    @property
-    def pid(self) -> int: ...
-
-    def wait(self, timeout: float | None = None) -> int: ...
-
-
-def watch(process: Child) -> None:
-    """Have it killed, with all that it started, when this process ends."""
-    _keeper.watch(process.pid)
-
-
-def end_process(process: Child) -> None:
-    """Kill it and all that it started; it need not be watched any more."""
+def end_process(process: subprocess.Popen[bytes]) -> None:
+    """Kill a child of `spawn` and all that it started."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait(PATIENCE)
