@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.scenario.house import TestHouse, opened
+from tests.scenario.house import TestHouse, eventually, opened
 from turnkeep.events import BESIDE_TEXT, Event
 from turnkeep.tools.tool import tool
 from turnkeep.turn_growth import TurnGrowth
@@ -20,11 +20,25 @@ GOLDEN = (
 FIELDS: dict[str, Any] = {"show_reasoning": True, "parameters": {"reasoning": {"effort": "low", "summary": "auto"}}}
 
 
-@tool(effect="pure", show="all")
-async def look(amount: int) -> str:
-    """Look."""
-    await asyncio.sleep(0.05)
-    return f"saw {amount}"
+class Joiners:
+    """Those who join, and where the turn is: each joins at a state of the turn, whatever the machine is busy with."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.subscribed = 0
+        self.letters = 0
+
+    def is_time(self, number: int) -> bool:
+        """The first half joins while the tool waits for them, the others at a letter of the answer each."""
+        return self.letters >= (1 if number < self.number // 2 else number * 20)
+
+    @property
+    def is_half_there(self) -> bool:
+        return self.subscribed >= self.number // 2
+
+    @property
+    def are_all_there(self) -> bool:
+        return self.subscribed == self.number
 
 
 @pytest.fixture(params=["memory", "sqlite", pytest.param("redis", marks=pytest.mark.redis)])
@@ -34,16 +48,19 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return "memory:" if request.param == "memory" else f"sqlite:{tmp_path / 'turnkeep.db'}"
 
 
-async def told(house: TestHouse, growth: TurnGrowth, wait: float) -> list[tuple[str, Any]]:
-    """What somebody is told who joins after so many seconds: kinds and contents, neighbouring texts as one."""
-    await asyncio.sleep(wait)
+async def told(house: TestHouse, joiners: Joiners, *, is_first: bool = False) -> list[tuple[str, Any]]:
+    """What somebody who joins now is told of one turn: kinds and contents, neighbouring texts as one."""
+    growth = TurnGrowth()
     shown: list[Event] = []
     async with house.stream("c") as stream:
+        joiners.subscribed += 1
         top = stream.subscription_start.top
         async for event in stream:
             growth.fold(event)
             if event.offset >= top:
                 shown += growth.advance()
+            if is_first and event.kind == "delta":
+                joiners.letters += len(event.text)
             if event.is_final:
                 break
     joined: list[tuple[str, Any]] = []
@@ -57,14 +74,32 @@ async def told(house: TestHouse, growth: TurnGrowth, wait: float) -> list[tuple[
 
 
 async def test_all_who_join_are_told_the_same_turn_in_the_same_order(place: str) -> None:
-    async with opened(place, tools=[look]) as house:
+    joiners = Joiners(10)
+
+    @tool(effect="pure", show="all")
+    async def look(amount: int) -> str:
+        """Look."""
+        await eventually(lambda: joiners.is_half_there)
+        return f"saw {amount}"
+
+    async def join(house: TestHouse, number: int) -> list[tuple[str, Any]]:
+        await eventually(lambda: joiners.is_time(number))
+        return await told(house, joiners)
+
+    async with opened(place, tools=[look]) as house, asyncio.TaskGroup() as group:
         made = await house.queue.assistants.create("default", FIELDS, now=house.queue.clock.now())
         await house.queue.assistants.use("default", made.assistant_id)
-        joining = [asyncio.ensure_future(told(house, TurnGrowth(), number * 0.05)) for number in range(10)]
+        witness = group.create_task(told(house, joiners, is_first=True))
+        others = [group.create_task(join(house, number)) for number in range(1, joiners.number)]
+        await eventually(lambda: joiners.subscribed == 1)
         await house.send("c", GOLDEN, "m1")
-        first, *others = await asyncio.gather(*joining)
+        first = await witness
+        # who comes when the turn is over is told nothing of it (the transcript has it), and all of the next
+        await eventually(lambda: joiners.are_all_there)
+        await house.send("c", "[[words:3]]", "m2")
+        all_told = [await other for other in others]
 
         assert {kind for kind, _ in first} == {"delta", *BESIDE_TEXT - {"source", "file"}}
-        # who comes when the turn is over is told nothing of it: the transcript has it
-        assert [one for one in others if one not in ([], first)] == []
-        assert others.count(first) >= 3
+        assert all_told.count(first) >= joiners.number // 2 - 1
+        late = [one for one in all_told if one != first]
+        assert [one for one in late if [kind for kind, _ in one] != ["delta"] or len(one[0][1].split()) != 3] == []
