@@ -12,6 +12,7 @@ import pytest
 import typer.main
 
 from turnkeep import AssistantMessageQueue, ConversationManager, OpenAIService, Settings, create_openai_config
+from turnkeep.client import SyncTurnkeepClient, TurnkeepClient
 from turnkeep.errors import ConfigurationError
 from turnkeep.service import RetryConfig
 from turnkeep.setting_types import QueueSettings, ServiceSettings
@@ -79,6 +80,8 @@ def test_every_name_of_the_seeds_is_told_with_its_name_here_and_all_at_once() ->
         (create_openai_config, {"retries": {"maxRetries": 3}}, "maxRetries: use max_retries"),
         (ConversationManager, {"maxMessages": 4}, "maxMessages: use max_messages"),
         (ConversationManager, {"redis": {"hostname": "x"}}, "redis has no option of this name:\n  hostname: "),
+        (TurnkeepClient, {"baseUrl": "http://x", "apiKey": "x"}, "baseUrl: use base_url\n  apiKey: use api_key"),
+        (SyncTurnkeepClient, {"timeout": 4}, "timeout: there is none with a name like it\nIt takes base_url, "),
         (Settings.load, {"redisUrl": "x"}, "redisUrl: use redis_url"),
         (Settings.load, {"WINDOW": 1}, "WINDOW: use window"),
     ],
@@ -96,6 +99,8 @@ def test_a_name_that_does_not_exist_is_told_with_the_one_that_was_meant(
         (create_openai_config, {"apiKey": "sk-x"}),
         (ConversationManager, {"redis": {"host": "localhost"}, "ttl": 3600, "maxMessages": 100}),
         (OpenAIService, {"apiKey": "sk-x"}),
+        (TurnkeepClient, {"baseUrl": "http://x"}),
+        (SyncTurnkeepClient, {"baseUrl": "http://x"}),
     ],
 )
 def test_one_object_of_options_is_refused_with_how_to_write_it(make: Make, place: dict[str, Any]) -> None:
@@ -227,6 +232,9 @@ def test_two_names_of_one_setting_are_not_chosen_from(make: Make, options: dict[
         ({"handle_requires_action": 5}, "handle_requires_action is of type int, it must be a function"),
         ({"handle_requires_action": lambda call: call}, "write async def handle_requires_action(thread_id, run_id, "),
         ({"tools": [5]}, "is of type int, it must be a function"),
+        ({"tools": 5}, "tools is of type int, it must be a list of tools"),
+        ({"tools": refusal}, "tools is of type function, it must be a list of tools"),
+        ({"tools": {"type": "function"}}, "tools is of type dict, it must be a list of tools"),
     ],
 )
 def test_what_is_of_the_wrong_kind_is_refused(options: dict[str, Any], said: str) -> None:

@@ -35,6 +35,8 @@ class ServerLink:
     """One server, with a credential. `patience`: seconds that one call is repeated for."""
 
     def __init__(self, base_url: str, api_key: str | None, *, patience: float) -> None:
+        if not isinstance(base_url, str):
+            raise ConfigurationError("a client takes keywords: TurnkeepClient(base_url=…, api_key=…)")
         if not base_url.startswith(("http://", "https://")):
             raise ConfigurationError(f"base_url {base_url[:200]!r} is no address that begins with http:// or https://")
         self._base = base_url.rstrip("/")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Self
+from typing import Never, Self
 
 from turnkeep.background_loop import BackgroundLoop, Blocking
 from turnkeep.client.server_link import Json, StreamState
@@ -18,9 +18,14 @@ class SyncTurnkeepClient:
     """
 
     def __init__(
-        self, base_url: str = "http://127.0.0.1:8080", api_key: str | None = None, *, patience: float = 60.0
+        self,
+        base_url: str = "http://127.0.0.1:8080",
+        api_key: str | None = None,
+        *,
+        patience: float = 60.0,
+        **strangers: Never,
     ) -> None:
-        self._inner = TurnkeepClient(base_url, api_key, patience=patience)
+        self._inner = TurnkeepClient(base_url, api_key, patience=patience, **strangers)
         self._background = BackgroundLoop("this client")
 
     call = Blocking(TurnkeepClient.call)

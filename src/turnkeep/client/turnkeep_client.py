@@ -6,15 +6,17 @@ import asyncio
 import secrets
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
-from typing import Any, Literal, Self, Unpack
+from typing import Any, Literal, Never, Self, Unpack
 from urllib.parse import urlencode
 
 from turnkeep.client.server_link import Json, ServerLink, StreamState, error_of, path_of
-from turnkeep.errors import NoAnswer, NotFound
+from turnkeep.errors import ConfigurationError, NoAnswer, NotFound
 from turnkeep.seconds import SecondsLimit
+from turnkeep.spelling import strangers_sentence
 from turnkeep.wishes import Wishes
 
 TIMEOUT = SecondsLimit(7_200.0)
+OPTIONS = ("base_url", "api_key", "patience")
 
 
 class TurnkeepClient:
@@ -27,8 +29,15 @@ class TurnkeepClient:
     """
 
     def __init__(
-        self, base_url: str = "http://127.0.0.1:8080", api_key: str | None = None, *, patience: float = 60.0
+        self,
+        base_url: str = "http://127.0.0.1:8080",
+        api_key: str | None = None,
+        *,
+        patience: float = 60.0,
+        **strangers: Never,
     ) -> None:
+        if strangers:
+            raise ConfigurationError(strangers_sentence("TurnkeepClient", strangers, OPTIONS))
         TIMEOUT.check("patience", patience)
         self._link = ServerLink(base_url, api_key, patience=patience)
 

@@ -40,6 +40,8 @@ class Toolbox:
         self._tenants = dict(tenants or {})
         self._own: dict[str, Toolbox] = {}
         self.catch_all(handle_requires_action)
+        if isinstance(tools, str | Mapping) or not isinstance(tools, Iterable):
+            raise ConfigurationError(f"tools is of type {type(tools).__name__}, it must be a list of tools")
         for one in tools:
             self.register(one)
 
