@@ -87,7 +87,7 @@ def obstacles(version: str) -> list[str]:
 
 def disagreements(version: str) -> list[str]:
     """Where the tree says something else than this version."""
-    wrong = [f"{name} says {told}" for name, told in versions().items() if told != version]
+    wrong = [f"{name} says {told}" for name, told in versions().items() if told != version_in(name, version)]
     if not section(changelog(), version).strip():
         wrong.append(f"CHANGELOG.md has nothing under {version}")
     return wrong
@@ -97,6 +97,14 @@ def versions() -> dict[str, str]:
     found = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.M)
     package = json.loads((ROOT / "clients" / "js" / "package.json").read_text())
     return {"pyproject.toml": found[1] if found else "", "clients/js/package.json": package["version"]}
+
+
+def version_in(name: str, version: str) -> str:
+    """As the index of this file writes it: npm knows semantic versions alone, 1.2.3-rc.1 for 1.2.3rc1."""
+    if not name.endswith("package.json"):
+        return version
+    kinds = {"a": "alpha", "b": "beta", "rc": "rc"}
+    return re.sub(r"(a|b|rc)(\d+)$", lambda found: f"-{kinds[found[1]]}.{found[2]}", version)
 
 
 def changelog() -> str:
@@ -119,8 +127,9 @@ def put_version(version: str) -> None:
         (ROOT / "pyproject.toml", 'version = "{}"'),
         (ROOT / "clients/js/package.json", '"version": "{}"'),
     ):
-        before = versions()[str(path.relative_to(ROOT))]
-        path.write_text(path.read_text().replace(form.format(before), form.format(version), 1))
+        name = str(path.relative_to(ROOT))
+        before, after = form.format(versions()[name]), form.format(version_in(name, version))
+        path.write_text(path.read_text().replace(before, after, 1))
     date = time.strftime("%Y-%m-%d", time.gmtime())
     (ROOT / "CHANGELOG.md").write_text(with_release(changelog(), version, date))
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import json
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml  # type: ignore[import-untyped]  # ships no types
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[2]
@@ -110,6 +113,44 @@ def test_a_release_needs_a_version_that_tree_and_changelog_say() -> None:
     ]
     assert "is no version" in " ".join(release.obstacles("1.0"))
     assert release.disagreements("9.9.9")
+
+
+@pytest.mark.parametrize(
+    ("version", "of_npm"),
+    [("1.2.0a1", "1.2.0-alpha.1"), ("1.2.0b2", "1.2.0-beta.2"), ("1.2.0rc13", "1.2.0-rc.13"), ("1.2.0", "1.2.0")],
+)
+def test_a_version_has_the_form_that_each_index_demands(
+    version: str, of_npm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release = script("release")
+    for name in ("pyproject.toml", "CHANGELOG.md", "clients/js/package.json"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text((ROOT / name).read_text())
+    monkeypatch.setattr(release, "ROOT", tmp_path)
+    release.put_version(version)
+    assert release.versions() == {"pyproject.toml": version, "clients/js/package.json": of_npm}
+    assert release.disagreements(version) == []
+    assert release.disagreements("1.2.1rc1")
+
+
+def test_what_npm_verifies_of_a_package_is_in_it() -> None:
+    """It refuses a package whose provenance names another repository than the package does."""
+    package = json.loads((ROOT / "clients/js/package.json").read_text())
+    source = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]["Source"]
+    assert package["repository"]["url"] == f"git+{source}.git"
+    assert (ROOT / package["repository"]["directory"] / "package.json").exists()
+    assert (ROOT / "clients/js/LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
+
+
+def test_the_workflow_of_a_release_calls_what_there_is() -> None:
+    workflow = yaml.safe_load((ROOT / ".github/workflows/release.yml").read_text())
+    jobs = workflow["jobs"]
+    typed = "\n".join(step.get("run", "") for job in jobs.values() for step in job["steps"])
+    files = re.findall(r"(?:python3 |sudo -E )(\S+)", typed.replace("python3 -m pip", ""))
+    assert {"scripts/release.py", ".ci/run", "scripts/install_trial.py", "dev.py"} <= {*files}
+    assert all((ROOT / file).exists() for file in files)
+    for name, job in jobs.items():
+        assert {*([job["needs"]] if "needs" in job else [])} <= {*jobs}, name
 
 
 def test_a_release_that_fails_leaves_the_tree_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
