@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib.util
 import os
 import re
 import shutil
@@ -80,8 +81,8 @@ def follow(folder: Path, page: Path, port: int) -> bool:
     with Terminal(folder, port) as terminal:
         for step in steps_of(page, folder):
             start = time.monotonic()
-            if "curl " in step.command and shutil.which("curl") is None:
-                print(f"not tried  {step.text}: there is no curl here", flush=True)
+            if missing := absent(step.command):
+                print(f"not tried  {step.text}: there is no {missing} here", flush=True)
                 continue
             code, said = terminal.type(step.command)
             print(f"{time.monotonic() - start:7.1f} s  {step.text}", flush=True)
@@ -91,6 +92,15 @@ def follow(folder: Path, page: Path, port: int) -> bool:
     return True
 
 
+def absent(command: str) -> str:
+    """What this command needs and a bare machine may not have."""
+    if "curl " in command and shutil.which("curl") is None:
+        return "curl"
+    if "python3 -m venv" in command and importlib.util.find_spec("ensurepip") is None:
+        return "python3-venv"
+    return ""
+
+
 def steps_of(page: Path, folder: Path) -> Iterator[Step]:
     """Commands in their order. The samples of a page go on where earlier ones ended, so they are one program, at the
     place of the last one.
@@ -98,7 +108,7 @@ def steps_of(page: Path, folder: Path) -> Iterator[Step]:
     blocks = FENCE.findall(page.read_text())
     samples = [code for language, code in blocks if language == "python"]
     if not any("git clone" in code for _, code in blocks):
-        yield Step("git clone", f"{STAND_INS['git clone https://github.com/turnkeep/turnkeep']} && cd turnkeep")
+        yield from steps_before(page)
     seen = 0
     for language, code in blocks:
         if language == "python":
@@ -111,6 +121,14 @@ def steps_of(page: Path, folder: Path) -> Iterator[Step]:
             for line in code.splitlines():
                 if (command := command_of(line)) and command != "python hello.py":  # it comes with its text
                     yield Step(command, stand_in(command))
+
+
+def steps_before(page: Path) -> Iterator[Step]:
+    """Where pages begin in a clone: what the first of them says to do before, but the installing, which they repeat."""
+    for _, code in FENCE.findall((page.parent / "index.md").read_text()):
+        for command in filter(None, map(command_of, code.splitlines())):
+            if not command.startswith("pip install"):
+                yield Step(command, stand_in(command))
 
 
 def command_of(line: str) -> str:
@@ -142,8 +160,8 @@ class Terminal:
         self._keys = os.fdopen(writes, "w")
 
     def _environment(self) -> dict[str, str]:
-        """What a new login has. A system without `python` gets one, and pip may install as in an environment: the
-        pages say to make one.
+        """What a new login has. A system without `python` gets one, and where no environment could be made pip
+        installs beside the system's packages.
         """
         here = os.environ  # noqa: TID251 - of the person who sits here, for programs that we only start
         commands = self._folder / "bin"
