@@ -2,8 +2,8 @@
 closed together.
 
 The names of the seeds stand above it, in `queue/`: what a door needs and what a program calls are
-two lists, and a door that went through the second could not offer anything that the first does not
-have.
+two lists, and a door that went through the second could not offer anything that the
+first does not have.
 """
 
 from __future__ import annotations
@@ -119,8 +119,8 @@ class Application:
 
     @property
     def is_simulated(self) -> bool:
-        """Whether the built-in simulator answers here, once the queue is open and its worker was
-        started.
+        """Whether the built-in simulator answers here, once the queue is open and
+        its worker was started.
         """
         return self._has_simulator and self._worker_wanted.is_set()
 

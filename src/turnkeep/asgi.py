@@ -33,8 +33,8 @@ from turnkeep.queue import AssistantMessageQueue
 __all__ = ["Access", "OpenAccess", "Principal", "Who", "app", "lifespan", "queue_of", "running"]
 
 Who = Callable[[HTTPConnection], Awaitable[Principal | None]]
-"""Says who a request or a socket is, by whatever the application around knows them; None: nobody it
-knows.
+"""Says who a request or a socket is, by whatever the application around knows them;
+None: nobody it knows.
 """
 
 STATE = "turnkeep"

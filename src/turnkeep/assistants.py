@@ -85,8 +85,8 @@ class Assistant:
         return [tool for tool in objects if (tool.get("type") == FUNCTION) == of_caller]
 
     def shows_hosted(self, name: str) -> bool:
-        """Whether people see what was asked of a tool that runs at the provider: one with ``"show":
-        "arguments"``.
+        """Whether people see what was asked of a tool that runs at the provider:
+        one with ``"show": "arguments"``.
         """
         tools = self._tool_objects(of_caller=False)
         return any(str(tool["type"]).startswith(name) and tool.get("show") in ("arguments", "all") for tool in tools)

@@ -3,8 +3,8 @@
 A machine has two: the time of day, which somebody may set at any moment, and one that counts
 seconds as they pass. Windows, leases and expiries are spans, so a store measures them on a
 `SteadyClock`: the time of day when it was begun, and from there on the seconds that passed. Whoever
-compares with a moment that was named from outside (the end of an API key, a JWT) asks the time of
-day.
+compares with a moment that was named from outside (the end of an API key, a JWT) asks
+the time of day.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class Clock(Protocol):
 
 @runtime_checkable
 class Stopwatch(Protocol):
-    """Counts seconds as they pass. Two that have the same `origin` (not empty) count from the same
-    moment.
+    """Counts seconds as they pass. Two that have the same `origin` (not empty) count
+    from the same moment.
     """
 
     @property
@@ -63,8 +63,8 @@ class SystemClock:
 class SteadyClock:
     """Goes on as seconds pass, from the time of day of its beginning on; nobody can set it.
 
-    On a clock that is no `Stopwatch` it goes on with that one, and stands still where that is set
-    back.
+    On a clock that is no `Stopwatch` it goes on with that one, and stands still where
+    that is set back.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -94,8 +94,8 @@ class SteadyClock:
         self._base = base
 
     def of_day(self, moment: float) -> float:
-        """A moment that somebody named by the time of day, on this clock: as far ahead as it is
-        there.
+        """A moment that somebody named by the time of day, on this clock: as far ahead
+        as it is there.
 
         Exactly the same where both agree within a second.
         """
@@ -106,8 +106,8 @@ class SteadyClock:
 
 
 class _CountedClock:
-    """Counts how far a time of day has gone on; where it goes back nothing is known, and nothing is
-    counted.
+    """Counts how far a time of day has gone on; where it goes back nothing is known,
+    and nothing is counted.
     """
 
     origin = ""

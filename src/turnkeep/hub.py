@@ -96,8 +96,8 @@ class _Subscription:
         if not self.live:
             self.look_again = True
             return
-        # offsets of another epoch are other numbers: what comes first of it is new, whatever its
-        # offset
+        # offsets of another epoch are other numbers: what comes first of it is
+        # new, whatever its offset
         if events[0].epoch != self.epoch:
             self.epoch, self.last = events[0].epoch, events[0].offset - 1
         # who has read the log later than the others has a part of them
@@ -278,8 +278,8 @@ class Hub:
         return subscription_start
 
     async def _before_last_answer(self, address: Address, page: Page) -> int:
-        """Of a log that has lost its end: where the last answer begins that it still holds, in one
-        event.
+        """Of a log that has lost its end: where the last answer begins that it still
+        holds, in one event.
         """
         last = await self._store.read(address, after=max(0, page.top - LAST_ANSWER), limit=LAST_ANSWER)
         return next((event.offset - 1 for event in reversed(last.events) if event.is_final), page.top)
@@ -358,8 +358,8 @@ class Hub:
                 elif not channel.look_again:
                     return
         except Exception:
-            # a log that cannot be read once ended the hub of the process: it ends its own reading
-            # alone
+            # a log that cannot be read once ended the hub of the process: it ends
+            # its own reading alone
             log.exception("channel_unreadable", watched=len(self._channels))
         finally:
             channel.reading = False
@@ -402,8 +402,8 @@ class Hub:
         event = Event("processing", run.message_ids, run_id=run.run_id, attempt=run.attempt, error=SILENT_RUN)
         notice = event.at_position(channel.last, channel.epoch, self._clock.now())
         for subscription in channel.subscriptions:
-            # it stands in no log: whoever is behind would get it at a place where it does not
-            # belong
+            # it stands in no log: whoever is behind would get it at a place where
+            # it does not belong
             if subscription.live and (subscription.epoch, subscription.last) == (channel.epoch, channel.last):
                 try:
                     subscription.subscriber.deliver(channel.address, (notice,))

@@ -24,8 +24,8 @@ MAX_WINDOW = 3600.0
 MAX_WAIT = 86_400.0
 MAX_DELAY = 366 * 86_400.0
 MAX_MOMENT = 1e11
-"""Seconds since 1970: some 3,000 years from now, and what a clock in milliseconds would say is far
-beyond.
+"""Seconds since 1970: some 3,000 years from now, and what a clock in milliseconds would
+say is far beyond.
 """
 MAX_INSTRUCTIONS = 32_000
 MAX_ASSISTANT_INSTRUCTIONS = 100_000
@@ -41,8 +41,8 @@ MAX_METADATA, MAX_METADATA_NAME, MAX_METADATA_TEXT = 16, 64, 512
 """Entries, and characters of their names and texts."""
 RESERVED_CHANNELS = frozenset({"subscription"})
 OURS = ("type", "status", "timestamp")
-"""A frame that has one of these is output and never taken for input, so that a relay makes no
-loops.
+"""A frame that has one of these is output and never taken for input, so that a
+relay makes no loops.
 """
 
 
@@ -104,8 +104,8 @@ ATTACHMENT_KINDS = {
     "image": (("image_url", "file_id"), ("detail",)),
     "file": (("file_id", "file_url", "file_data"), ("filename",)),
 }
-"""Of a part that is no text: the names of its place, of which it has one, and what else it may
-hold.
+"""Of a part that is no text: the names of its place, of which it has one, and what
+else it may hold.
 """
 
 

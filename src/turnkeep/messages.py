@@ -50,8 +50,8 @@ class Address:
 @lean_init
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One part of a content: text, or an image or file that is passed through to models that take
-    it.
+    """One part of a content: text, or an image or file that is passed through to
+    models that take it.
     """
 
     type: Literal["text", "image", "file"]
@@ -237,8 +237,8 @@ class SystemItem:
 
 @dataclass(frozen=True, slots=True)
 class ProviderData:
-    """What a provider attached to an item beside what is understood here (signatures and the like),
-    opaque.
+    """What a provider attached to an item beside what is understood here (signatures
+    and the like), opaque.
 
     Goes back, word for word, to the `site` that gave it (host and path of a base URL, whatever the
     key) and to no other: servers refuse a call that lacks its signature, and one with a signature
@@ -310,8 +310,8 @@ class ReasoningItem:
 
     @property
     def text(self) -> str:
-        """What people may read of it: the thoughts or their summary, empty where the provider seals
-        them.
+        """What people may read of it: the thoughts or their summary, empty where
+        the provider seals them.
         """
         for name in ("thinking", "reasoning_content", "reasoning"):
             # Servers name it differently, and some send two of

@@ -13,8 +13,8 @@ from turnkeep.errors import ConfigurationError
 
 @dataclass(frozen=True, slots=True)
 class SecondsLimit:
-    """A time beyond which milliseconds were meant. `otherwise`: how to say so long a time all the
-    same.
+    """A time beyond which milliseconds were meant. `otherwise`: how to say so long a
+    time all the same.
     """
 
     most: float

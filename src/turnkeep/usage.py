@@ -20,8 +20,8 @@ class Usage:
 
     `cost_nano` is in billionths of a US dollar and covers the priced requests only: `unpriced`
     counts those for which no price is known, so a total is exact exactly when `unpriced` is 0.
-    `estimated` counts requests whose tokens we counted ourselves because the provider sent no
-    usage.
+    `estimated` counts requests whose tokens we counted ourselves because the
+    provider sent no usage.
     """
 
     requests: int = 0

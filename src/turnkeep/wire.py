@@ -71,8 +71,8 @@ def call_form(call: Mapping[str, Any], *, in_full: bool) -> Frame:
 
 def _aside(frame: Frame) -> Frame:
     """Said beside the log, so at no position of it: nobody resumes from here."""
-    # With a position it would be taken for one of the log, and whoever resumes there would miss
-    # events.
+    # With a position it would be taken for one of the log, and whoever resumes
+    # there would miss events.
     return {name: value for name, value in frame.items() if name not in ("offset", "epoch")} | {"more": True}
 
 
@@ -382,8 +382,8 @@ def _members(frame: Frame, names: Sequence[str]) -> bytes:
 
 
 def subscription_frame(address: Address, thread_id: str | None, start: SubscriptionStart, *, at: float) -> Frame:
-    """The first frame of a subscription: where it begins, and whether anything is missing before
-    that.
+    """The first frame of a subscription: where it begins, and whether anything
+    is missing before that.
     """
     return {
         "message": "",

@@ -1,5 +1,5 @@
-"""API keys: `tk_<id>_<secret>`. The secret is 256 random bits, shown once; what is kept is its
-SHA-256.
+"""API keys: `tk_<id>_<secret>`. The secret is 256 random bits, shown once; what is
+kept is its SHA-256.
 """
 
 from __future__ import annotations
@@ -90,8 +90,8 @@ class ApiKeys:
         key_id, secret = secrets.token_hex(8), secrets.token_hex(32)
         reach = None if channels is None else tuple(channels)
         key = Key(key_id, digest_of(secret), tenant, tuple(scopes), reach, name, self._clock.now(), expires_at)
-        # version 0: an id that there is already, however unlikely, must not be given to somebody
-        # else
+        # version 0: an id that there is already, however unlikely, must not be
+        # given to somebody else
         await self.registry.put("key", ALL_TENANTS, key_id, _body(key), version=0)
         return f"{KEY_PREFIX}{key_id}_{secret}", key
 

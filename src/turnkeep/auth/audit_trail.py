@@ -167,8 +167,8 @@ async def events_of(registry: Registry) -> list[AuditEvent]:
 
 
 def channel_digest(name: str) -> str:
-    """Of the name of a channel, which may be anything: whoever knows the name finds what happened
-    there.
+    """Of the name of a channel, which may be anything: whoever knows the name
+    finds what happened there.
     """
     return hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 

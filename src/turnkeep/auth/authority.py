@@ -1,5 +1,5 @@
-"""What a scope alone does not say: whose message it is, who has asked for a call, whose words are
-instructions.
+"""What a scope alone does not say: whose message it is, who has asked for a call,
+whose words are instructions.
 """
 
 from __future__ import annotations
@@ -78,8 +78,8 @@ def _check_parts(content: Content, limits: Limits, principal: Principal) -> None
 
 
 async def own_message(application: Application, principal: Principal, address: Address, message_id: str) -> None:
-    """Raises `NotAllowed` for a waiting message of somebody else, unless who asks manages the
-    channel.
+    """Raises `NotAllowed` for a waiting message of somebody else, unless who
+    asks manages the channel.
     """
     if principal.may("manage"):
         return

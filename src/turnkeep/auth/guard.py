@@ -52,8 +52,8 @@ class Guard:
     async def authenticate(self, credentials: Credentials) -> Principal:
         try:
             principal = await self._identify(credentials)
-            # an API key has no time of issue: who shows it now was not sent away by what happened
-            # before
+            # an API key has no time of issue: who shows it now was not sent away
+            # by what happened before
             if principal.since is None:
                 principal = replace(principal, since=self._clock.now())
             await self.revalidate(principal)
@@ -129,8 +129,8 @@ class OpenGuard(Guard):
 def asks_for_credentials(settings: Settings, *, has_keys: bool) -> bool:
     """The one decision about an open door. `has_keys`: the store holds an API key, valid or not.
 
-    Raises `ConfigurationError` where everybody from elsewhere could do everything, or nobody
-    anything.
+    Raises `ConfigurationError` where everybody from elsewhere could do
+    everything, or nobody anything.
     """
     if settings.insecure_no_auth:
         if settings.auth == "on":

@@ -69,8 +69,8 @@ class Jwks:
         self._reading = asyncio.Lock()
 
     async def key(self, kid: object) -> SigningKey:
-        """Raises `NotAuthenticated`; `StoreUnavailable` while no set is known that may still be
-        believed.
+        """Raises `NotAuthenticated`; `StoreUnavailable` while no set is known that
+        may still be believed.
         """
         if kid is not None and (not isinstance(kid, str) or len(kid) > LONGEST_KID):
             raise NotAuthenticated("this token names its key in a way that is not taken")
@@ -150,8 +150,8 @@ class Jwks:
 
 
 def _usable_key(entry: dict[str, Any], algorithms: frozenset[str]) -> SigningKey | None:
-    """A key and what it is for; None for one that we do not take, or that says it is for something
-    else.
+    """A key and what it is for; None for one that we do not take, or that says it
+    is for something else.
     """
     # "oct" is a shared secret, which has no place in a set that is published
     if entry.get("use", "sig") != "sig" or not isinstance(entry.get("kid"), str | None) or entry.get("kty") == "oct":

@@ -24,8 +24,8 @@ MOST_RATES = 100_000
 LONGEST_WAIT = 5.0
 """Seconds for which a refusal is held back at most."""
 LOOK_AGAIN, LOOK_SOON = 60.0, 5.0
-"""Seconds between two counts of a tenant's threads: when there is much room, and when there is
-little.
+"""Seconds between two counts of a tenant's threads: when there is much room, and
+when there is little.
 """
 MARGIN = 100_000
 """Threads that may be made between two looks."""
@@ -33,8 +33,8 @@ MARGIN = 100_000
 
 @dataclass(slots=True)
 class Rate:
-    """A token bucket per key: `count` at once, refilled evenly over `seconds`. A count of 0 is
-    unlimited.
+    """A token bucket per key: `count` at once, refilled evenly over `seconds`. A count
+    of 0 is unlimited.
     """
 
     count: int
@@ -121,8 +121,8 @@ class Slots:
 
 
 class ThreadQuota:
-    """Threads of a tenant, counted now and then: it may have a few more than `most` by the time we
-    look.
+    """Threads of a tenant, counted now and then: it may have a few more than `most` by
+    the time we look.
     """
 
     def __init__(self, most: int, store: Store | None, clock: Clock) -> None:

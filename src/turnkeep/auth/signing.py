@@ -140,8 +140,8 @@ def _is_number_of_key(data: bytes) -> bool:
     for curve in (SECP256R1(), SECP384R1()):
         if len(data) == 1 + 2 * curve.key_size // 8:
             with contextlib.suppress(ValueError):
-                # the curve decides: hardly any random bytes are a point of it, and every public key
-                # is
+                # the curve decides: hardly any random bytes are a point of it, and
+                # every public key is
                 EllipticCurvePublicKey.from_encoded_point(curve, data)
                 return True
     return False

@@ -1,5 +1,5 @@
-"""What a browser holds in place of a key: tickets that open one socket, and sessions of the
-dashboard.
+"""What a browser holds in place of a key: tickets that open one socket, and
+sessions of the dashboard.
 
 Both are 256 random bits, kept by their SHA-256. A ticket lives 30 s and is used up by its first
 use; of two takers one gets it. A session lives at most eight hours, and its cookie alone changes

@@ -78,8 +78,8 @@ class Tokens:
 
     async def authenticate(self, text: str) -> Principal:
         try:
-            # for the name of the key alone: the algorithm is that of the key, whatever the header
-            # says
+            # for the name of the key alone: the algorithm is that of the key,
+            # whatever the header says
             header = jwt.get_unverified_header(text)
             signing_key = await self._source.key(header.get("kid"))
             return self._principal(self._claims(text, signing_key))
@@ -133,8 +133,8 @@ class Tokens:
         )
 
     def _whose(self, claims: Mapping[str, Any]) -> object:
-        """All tokens that do not say it would be one user, who edits and withdraws what others have
-        sent.
+        """All tokens that do not say it would be one user, who edits and withdraws
+        what others have sent.
         """
         if (whose := self._claim_value(claims, "sub", None)) is None:
             raise NotAuthenticated("this token lacks the claim 'sub', which says whose it is")
@@ -189,8 +189,8 @@ def _channels(value: object) -> tuple[str, ...] | None:
 
 
 def tokens_of(settings: Settings) -> Tokens | None:
-    """As set; None without a key. Raises `ConfigurationError` for a key that is weak or of another
-    kind.
+    """As set; None without a key. Raises `ConfigurationError` for a key that is weak
+    or of another kind.
     """
     source = _source(settings)
     if source is None:

@@ -12,8 +12,8 @@ from turnkeep.cli import output
 
 @dataclass(frozen=True, slots=True)
 class RunningService:
-    """A house that answers: where it is (None for a worker), who answers, where its data is, what to
-    know.
+    """A house that answers: where it is (None for a worker), who answers, where its data
+    is, what to know.
     """
 
     role: str

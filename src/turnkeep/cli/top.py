@@ -1,5 +1,5 @@
-"""`turnkeep top`: the fleet, what waits, the last hour and the newest threads, on one screen that
-stays.
+"""`turnkeep top`: the fleet, what waits, the last hour and the newest threads, on
+one screen that stays.
 """
 
 from __future__ import annotations

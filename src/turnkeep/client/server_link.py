@@ -21,8 +21,8 @@ PAUSES = Backoff(delay=0.2, cap=5.0)
 AGAIN = frozenset({429, 502, 503, 504})
 """What a server or a proxy before it says when the same request may be answered later."""
 CONNECT, ANSWER, SILENCE = 5.0, 30.0, 45.0
-"""Seconds: to connect, for one answer, and of a stream that says nothing, not even that it is still
-there.
+"""Seconds: to connect, for one answer, and of a stream that says nothing, not even that
+it is still there.
 """
 
 ANSWER_TIMEOUT = aiohttp.ClientTimeout(total=ANSWER, sock_connect=CONNECT)
@@ -77,8 +77,8 @@ class ServerLink:
     async def events(self, path: str, position: str) -> AsyncGenerator[Json, None]:
         """The frames of one connection, from a position on.
 
-        Raises `aiohttp.ClientError` or `TimeoutError` when it is cut, and what the server refuses
-        with.
+        Raises `aiohttp.ClientError` or `TimeoutError` when it is cut, and what
+        the server refuses with.
         """
         headers = {**self._headers, **({"Last-Event-ID": position} if position else {})}
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT, sock_read=SILENCE)

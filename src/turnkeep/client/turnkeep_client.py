@@ -129,8 +129,8 @@ class TurnkeepClient:
 
         The first connection is waited for as any call is. One that is lost later is made again for as
         long as it takes, and goes on where it ended; no frame comes twice. `deltas`: each token by
-        itself; `everything`: the life of messages, tools and steps too. `on_state` is told "live" and
-        "away".
+        itself; `everything`: the life of messages, tools and steps too. `on_state` is
+        told "live" and "away".
         """
         options = {"text": "delta" if deltas else None, "events": "all" if everything else None}
         query = urlencode({name: value for name, value in options.items() if value})
@@ -283,8 +283,8 @@ class TurnkeepClient:
         return await self._json("GET", "/api/assistants")
 
     async def create_assistant(self, fields: Mapping[str, Any]) -> Json:
-        """An assistant of `model`, `name`, `instructions`, `tools`, … `OutcomeUnknown`: the answer was
-        lost.
+        """An assistant of `model`, `name`, `instructions`, `tools`, … `OutcomeUnknown`:
+        the answer was lost.
         """
         assistant: Json = await self._link.call("POST", "/api/assistants", dict(fields), repeats=False)
         return assistant

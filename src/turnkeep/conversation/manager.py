@@ -64,8 +64,8 @@ class ConversationManager:
     kept is older, until the store's own bounds. With `summarize` older parts are replaced by a
     summary when they do not fit any more.
 
-    Nothing is opened before the first use. Raises `ThreadBusy` where a run is answering on the same
-    thread.
+    Nothing is opened before the first use. Raises `ThreadBusy` where a run is answering
+    on the same thread.
     """
 
     def __init__(
@@ -119,8 +119,8 @@ class ConversationManager:
     async def add_message(
         self, session_id: str, message: Mapping[str, Any] | Item, model: str | None = None, *, key: str | None = None
     ) -> None:
-        """Add one message, ``{"role": …, "content": …}`` or an item, counted in the tokens of a
-        model.
+        """Add one message, ``{"role": …, "content": …}`` or an item, counted in the
+        tokens of a model.
 
         With the `key` of the last addition nothing happens: so it can be repeated safely.
         """
@@ -286,8 +286,8 @@ REDIS_PLACE = ("host", "port", "db", "username", "password", "tls")
 
 
 def redis_url(place: Mapping[str, Any]) -> str:
-    """A URL from ``{"host", "port", "db", "username", "password", "tls"}``, of which none is
-    needed.
+    """A URL from ``{"host", "port", "db", "username", "password", "tls"}``, of
+    which none is needed.
     """
     if strangers := [str(name) for name in place if name not in REDIS_PLACE]:
         raise ConfigurationError(strangers_sentence("redis", strangers, REDIS_PLACE))

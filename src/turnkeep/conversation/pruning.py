@@ -11,8 +11,8 @@ from turnkeep.store.values import TranscriptEntry
 def prune(
     entries: Sequence[TranscriptEntry], *, tokens: int | None = None, messages: int | None = None
 ) -> list[TranscriptEntry]:
-    """The part of a transcript that fits a budget of tokens and of entries (None: no limit), in its
-    order.
+    """The part of a transcript that fits a budget of tokens and of entries (None: no
+    limit), in its order.
 
     Guarantees: the result is within both limits and the same for the same input. System messages
     are kept before all else, from the first on. Then come the newest whole turns; where not even
@@ -26,8 +26,8 @@ def prune(
     turns = _turns(entries, pieces)
     for turn in reversed(turns):
         if not room.takes(entries[place] for piece in turn for place in piece):
-            # and no older one instead, though it may be shorter: a conversation is told without
-            # gaps
+            # and no older one instead, though it may be shorter: a conversation
+            # is told without gaps
             if turn is turns[-1]:
                 picks.update(_end_of(turn, entries, room))
             break

@@ -21,8 +21,8 @@ async def accept(application: Application, limits: Limits, principal: Principal,
     try:
         limits.check_rate(principal, address, user)
     except TooManyRequests:
-        # A client that was not told repeats under the same id: to refuse it would lose what is
-        # stored.
+        # A client that was not told repeats under the same id: to refuse it would
+        # lose what is stored.
         if message.minted or await application.store.message(address, message.message_id) is None:
             raise
         is_free = True

@@ -1,5 +1,5 @@
-"""The ASGI application: all doors of one queue, to be served alone or mounted in another
-application.
+"""The ASGI application: all doors of one queue, to be served alone or
+mounted in another application.
 """
 
 from __future__ import annotations
@@ -133,8 +133,8 @@ def _middleware(settings: Settings, access: Access, trail: Trail) -> list[Middle
     guard: Middleware = Middleware(Origins, settings, access, trail)
     strict, paths = Middleware(Strictness), Middleware(Paths)
     # Outermost first. Nobody decides about a request that two programs read differently; and a page
-    # that may not call gets no leave by CORS. Paths last: the others look at the path as it was
-    # decoded.
+    # that may not call gets no leave by CORS. Paths last: the others look at the path
+    # as it was decoded.
     return [strict, guard, cors, paths] if settings.origins else [strict, guard, paths]
 
 

@@ -1,5 +1,5 @@
-"""What was read of a connection and waits to be parsed: how much at a turn of the loop, and whose
-first.
+"""What was read of a connection and waits to be parsed: how much at a turn of the
+loop, and whose first.
 
 A peer that pours, and an address that asks a thousand times at once, wait for themselves; others
 have their turn.
@@ -23,8 +23,8 @@ LARGEST_SLICE = 65_536
 TURN = 0.005
 """Seconds of a turn of the loop for all that is more than a little."""
 AT_ONCE = 8
-"""How often a little of one address is parsed at a turn of the loop, beside that: it may be as many
-requests.
+"""How often a little of one address is parsed at a turn of the loop, beside that: it may
+be as many requests.
 """
 PIECES = 1_000
 """Frames of a socket in a second, fragments and pings too, and chunks of a body; what is more is
@@ -36,8 +36,8 @@ Reason = Literal["application", "backlog", "fault", "lobby", "peer"]
 
 
 class Valve:
-    """A transport that reads while nobody holds it. What uvicorn knows of it is one reason among
-    others.
+    """A transport that reads while nobody holds it. What uvicorn knows of it is
+    one reason among others.
     """
 
     __slots__ = ("_reasons", "inner", "write")
@@ -125,8 +125,8 @@ class Rota:
         self._is_called = False
         self._at_once.clear()
         due, until = self._due, time.perf_counter() + TURN
-        # A new one: who comes while others are served waits for the next turn, and the loop gets in
-        # between.
+        # A new one: who comes while others are served waits for the next turn, and the
+        # loop gets in between.
         self._due = OrderedDict()
         while due and time.perf_counter() < until:
             host, backlogs = due.popitem(last=False)
@@ -147,8 +147,8 @@ class Rota:
 
 
 class Backlog:
-    """Bytes of one connection that were read and wait to be parsed. Nothing more is read until they
-    are.
+    """Bytes of one connection that were read and wait to be parsed. Nothing more is
+    read until they are.
     """
 
     __slots__ = ("_data", "_parse", "_pieces", "_rota", "_slice", "_valve", "_waiting", "host")
@@ -174,8 +174,8 @@ class Backlog:
             self._later(0.0)
 
     def step(self) -> None:
-        """One slice: a larger one after each that was one piece, so that what is honest costs
-        little.
+        """One slice: a larger one after each that was one piece, so that what
+        is honest costs little.
         """
         self._waiting = None
         if not self._data or self._valve.is_closing():
@@ -187,8 +187,8 @@ class Backlog:
         pieces = self._parse(piece)
         if self._parse is parse_nothing:  # it has ended meanwhile: the connection is a socket now
             return
-        # One large frame is honest and needs few slices; many small pieces are what a flood is made
-        # of.
+        # One large frame is honest and needs few slices; many small pieces are what a
+        # flood is made of.
         self._slice = min(self._slice * 2, LARGEST_SLICE) if pieces <= 1 else SLICE
         self._later(self._pieces.wait_after(pieces))
 

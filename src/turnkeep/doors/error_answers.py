@@ -34,8 +34,8 @@ def status_of(error: TurnkeepError) -> int:
 
 
 def error_body(error: TurnkeepError) -> dict[str, Any]:
-    """What a caller learns: of his own mistakes everything, of what is inside of us only the public
-    sentence.
+    """What a caller learns: of his own mistakes everything, of what is inside of us
+    only the public sentence.
     """
     ours = status_of(error) >= 500
     # What breaks inside of us may quote addresses, paths and secrets of the operator.

@@ -84,8 +84,8 @@ class Peers:
         self._meter = meter
         self._clock = clock or SystemClock()
         self._lobby = Lobby(lobby)
-        # Who is dropped comes back within milliseconds, and each time a request is begun for him in
-        # vain.
+        # Who is dropped comes back within milliseconds, and each time a request is begun
+        # for him in vain.
         self._drops = Rate(DROPS, 1.0, self._clock)
         self._is_called = False
         self._hosts: dict[Connection, str] = {}
@@ -149,8 +149,8 @@ class Peers:
         """Whose request this is, by its peer and the values of X-Forwarded-For."""
         if not self._is_trusted(host):
             return host
-        # From the right, as far as those are ours: what stands further left the sender wrote
-        # himself.
+        # From the right, as far as those are ours: what stands further left
+        # the sender wrote himself.
         hops = [one.strip() for one in b",".join(headers).decode("latin-1").split(",")]
         return next((one for one in reversed(hops) if one and not self._is_trusted(one)), hops[0] or host)[:LONGEST]
 
@@ -251,8 +251,8 @@ _FORWARDED_FOR = re.compile(rb"\r\nx-forwarded-for:([^\r\n]*)", re.IGNORECASE)
 
 
 def forwarded_in(data: bytes) -> list[bytes]:
-    """The values of X-Forwarded-For in the beginning of a request, before anything else of it is
-    read.
+    """The values of X-Forwarded-For in the beginning of a request, before anything else
+    of it is read.
     """
     return _FORWARDED_FOR.findall(data.partition(b"\r\n\r\n")[0])
 
@@ -266,8 +266,8 @@ def peers_of(settings: Settings, meter: Meter = SILENT) -> Peers:
 
 
 def most_connections(limit: int, descriptors: int | None) -> int:
-    """So many as are wanted (0: any number), less what the lobby and everything else need of the
-    descriptors.
+    """So many as are wanted (0: any number), less what the lobby and everything else
+    need of the descriptors.
     """
     if descriptors is None:
         return limit
@@ -284,8 +284,8 @@ def _for_connections(descriptors: int) -> int:
 
 
 def raise_descriptors() -> int | None:
-    """Take as many descriptors as the system gives this process; how many. None where nobody counts
-    them.
+    """Take as many descriptors as the system gives this process; how many. None
+    where nobody counts them.
     """
     if resource is None:
         return None

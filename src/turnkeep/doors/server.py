@@ -95,8 +95,8 @@ def spare_collector() -> None:
 
 
 def secrets_in(settings: Settings) -> Iterator[str]:
-    """Every value that nobody may read in a log: what is set as a secret, and passwords in
-    addresses.
+    """Every value that nobody may read in a log: what is set as a secret,
+    and passwords in addresses.
     """
     for name in type(settings).model_fields:
         value = getattr(settings, name)
@@ -180,8 +180,8 @@ async def _answer(
             ws=ws,
             ws_max_size=max(READ_LIMIT, application.settings.max_frame_bytes),
             ws_per_message_deflate=False,
-            # The queue is open before anybody can connect: a lifespan would be a second one to open
-            # it.
+            # The queue is open before anybody can connect: a lifespan would be a second
+            # one to open it.
             lifespan="off",
             log_config=None,
             access_log=False,
@@ -197,8 +197,8 @@ async def _answer(
         host, port = listener.getsockname()[:2]
         on_start(f"http://{host if ':' not in host else f'[{host}]'}:{port}")
         await application.lives_until(ending)
-        # Before the server stops: uvicorn would close sockets with 1012 in its own time, without a
-        # reason.
+        # Before the server stops: uvicorn would close sockets with 1012 in its own
+        # time, without a reason.
         if asgi_app.state.sockets is not None:
             asgi_app.state.sockets.close()
         server.end()

@@ -78,8 +78,8 @@ class SocketTransport(WebSocketsSansIOProtocol):
         self._rota = rota
         self.scope = {"state": {}}  # type: ignore[typeddict-item]  # until there is one
         self._read_limit = self.conn.max_message_size
-        # A stranger's first frame is a credential; what is larger costs memory for somebody
-        # unknown.
+        # A stranger's first frame is a credential; what is larger costs
+        # memory for somebody unknown.
         self.conn.max_message_size = UNKNOWN_READ_LIMIT
         self._fragments = self._size = 0
         self._deadline: asyncio.TimerHandle | None = None
@@ -249,8 +249,8 @@ class SocketTransport(WebSocketsSansIOProtocol):
     def _fail(self, reason: str) -> None:
         """Hear nothing more, and say so a little later: whoever floods would be back at once."""
         self._backlog.end()
-        # Not closed yet, so that whoever floods keeps this one connection busy instead of a new
-        # one.
+        # Not closed yet, so that whoever floods keeps this one connection busy instead
+        # of a new one.
         self.transport.hold("fault")
         if self._deadline is not None:
             self._deadline.cancel()

@@ -1,8 +1,8 @@
 """HTTP and WebSocket connections that cost little before they have asked for anything.
 
 uvicorn speaks the protocols; here is what it leaves open: how long a request may take to arrive,
-and that nothing is read from a peer that does not read. How much is parsed at a turn of the loop:
-`backlog`.
+and that nothing is read from a peer that does not read. How much is parsed at a turn
+of the loop: `backlog`.
 """
 
 from __future__ import annotations
@@ -137,8 +137,8 @@ class HttpTransport(H11Protocol):
         self._early = data
         if self._peers.ask(self, self._peers.sender(self._backlog.host, forwarded_in(data))):
             self.admit()
-        # A lobby that buffered more than a head would be a way to fill the memory without being let
-        # in.
+        # A lobby that buffered more than a head would be a way to fill the memory
+        # without being let in.
         elif len(data) > LARGEST_HEAD:
             self._late()
 

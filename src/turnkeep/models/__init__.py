@@ -1,5 +1,5 @@
-"""Where answers come from: OpenAI, Anthropic and every server that speaks one of their three
-protocols.
+"""Where answers come from: OpenAI, Anthropic and every server that speaks one
+of their three protocols.
 """
 
 from __future__ import annotations

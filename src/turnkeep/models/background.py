@@ -1,5 +1,5 @@
-"""Answers that OpenAI works out whether or not anybody listens: gone on with, or stopped, by their
-id.
+"""Answers that OpenAI works out whether or not anybody listens: gone on with, or
+stopped, by their id.
 
 A response that was asked for in background mode outlives the connection and the process that asked
 for it. Its stream can be read again from its beginning while it is young; later it is waited for,
@@ -45,8 +45,8 @@ class BackgroundResponse:
         """All parts of a response, from its beginning, as if it were asked for now; nothing is paid
         for again.
 
-        Raises ResponseLost where it is no longer there, has failed or was cancelled, else as a
-        `Model`.
+        Raises ResponseLost where it is no longer there, has failed or was cancelled,
+        else as a `Model`.
         """
         state = await self._look(response_id)
         if state.get("status") in _RUNNING:

@@ -15,8 +15,8 @@ LONGEST_CALL_ID = 64
 
 
 class CallIds:
-    """Keeps the ids of a server that are good and replaces those that are missing, too long or
-    taken.
+    """Keeps the ids of a server that are good and replaces those that are missing,
+    too long or taken.
 
     Some servers count from zero in every answer or send no id. Two calls of one name in a
     transcript would be taken for one: the second would get the result of the first.

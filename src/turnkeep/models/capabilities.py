@@ -1,5 +1,5 @@
-"""What a server takes: known by its host, overridable by settings, refined by the family of the
-model.
+"""What a server takes: known by its host, overridable by settings, refined by the
+family of the model.
 
 An OpenAI-compatible server answers 400 to a parameter it does not know, so nothing is sent on a
 guess. What is known of which server is in `capabilities.toml`; what a server refuses in spite of it
@@ -23,8 +23,8 @@ from turnkeep.models.provider import Provider
 
 Protocol = Literal["responses", "chat", "anthropic"]
 CallIdForm = Literal["any", "word", "nine"]
-"""Ids of calls: any of up to 40 characters; of letters, digits, `_` and `-`; or nine letters and
-digits.
+"""Ids of calls: any of up to 40 characters; of letters, digits, `_` and `-`; or
+nine letters and digits.
 """
 
 
@@ -191,8 +191,8 @@ def read_capabilities(text: str) -> dict[str, bool | str]:
     """Overrides as a setting says them: the name of a server, then `capability=yes` or `=no`, with
     commas between.
 
-    `takes_` may be left out of a name. Raises ConfigurationError that names everything that is
-    wrong.
+    `takes_` may be left out of a name. Raises ConfigurationError that names
+    everything that is wrong.
     """
     overrides: dict[str, bool | str] = {}
     for part in filter(None, (part.strip() for part in text.split(","))):

@@ -1,5 +1,5 @@
-"""Answers over Chat Completions, the protocol that every compatible server speaks, each a little
-differently.
+"""Answers over Chat Completions, the protocol that every compatible server speaks,
+each a little differently.
 
 What an answer is gets decided by what arrived, not by what the server calls it: tool calls make it
 ``calls`` whatever the finish reason says, and an answer without any sign of its end has failed.

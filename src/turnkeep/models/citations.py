@@ -22,8 +22,8 @@ def citations_of_annotations(annotations: object, *, offset: int = 0) -> list[Ci
 
 
 def citations_of_sources(chunk: Mapping[str, Any]) -> list[Citation]:
-    """Sources that stand beside an answer without a place in it (Perplexity's `search_results`,
-    `citations`).
+    """Sources that stand beside an answer without a place in
+    it (Perplexity's `search_results`, `citations`).
     """
     results = chunk.get("search_results") or chunk.get("citations")
     if not isinstance(results, list):

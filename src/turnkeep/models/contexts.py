@@ -1,5 +1,5 @@
-"""How many tokens a model takes that no table knows: what its server tells, else what a refusal has
-taught.
+"""How many tokens a model takes that no table knows: what its server tells, else what
+a refusal has taught.
 
 Local servers run any model with any context; sending more than fits is refused by some and cut in
 silence by others.
@@ -73,8 +73,8 @@ class ContextSizes:
 
 
 async def _ask(endpoint: Provider, model: str) -> int | None:
-    """The list of models says it at most servers; who owns a model tells which other door knows it
-    better.
+    """The list of models says it at most servers; who owns a model tells which other
+    door knows it better.
     """
     entry = _entry(await _document(endpoint, "/models"), model)
     owner = str(entry.get("owned_by", "")).lower()

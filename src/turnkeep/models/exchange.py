@@ -1,5 +1,5 @@
-"""One request, one answer: what both protocols have in common around their own way of reading
-frames.
+"""One request, one answer: what both protocols have in common around their own
+way of reading frames.
 """
 
 from __future__ import annotations

@@ -146,8 +146,8 @@ class Reply:
         return classify(200, self.headers, error, secrets=self._endpoint.secrets)
 
     def failure_without_end(self, complaint: object, end: str) -> ModelError:
-        """What a stream means that stopped without its `end`: the complaint in it, if there was
-        one.
+        """What a stream means that stopped without its `end`: the complaint in it,
+        if there was one.
         """
         return self.failure(complaint) if complaint else AnswerMalformed(f"the stream ended without {end}")
 
@@ -155,8 +155,8 @@ class Reply:
         """The frames of the next bytes (perhaps none), None at a clean end.
 
         `take` is given them before this returns, and those of each later arrival, at the moment they
-        come, for as long as it says that it is content. It may not wait; what it raises is raised
-        here.
+        come, for as long as it says that it is content. It may not wait; what it
+        raises is raised here.
 
         Raises ModelTimedOut after silence, ModelUnavailable when the connection breaks,
         AnswerMalformed for what is no stream of events.
@@ -237,8 +237,8 @@ class Reply:
         return [frame for frame in self._framer.rest() if is_json(frame[1])]
 
     def hurry(self, limit: float) -> None:
-        """From here on less silence is borne: the answer is complete, only its trimmings are
-        missing.
+        """From here on less silence is borne: the answer is complete, only
+        its trimmings are missing.
         """
         if limit < self._dog.limit:
             self._dog.allow(limit)
@@ -348,8 +348,8 @@ async def look_up(
 ) -> object:
     """One JSON document of a server, beneath its base URL or its host; None for whatever is none.
 
-    Never raises for what the server does, and waits `LOOK_UP_TIME` at most: it is good to know, not
-    needed.
+    Never raises for what the server does, and waits `LOOK_UP_TIME` at most: it is good
+    to know, not needed.
     """
     url = endpoint.root_url(path) if from_root else endpoint.url(path)
     data = b""

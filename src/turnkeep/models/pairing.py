@@ -36,8 +36,8 @@ def repair(items: Sequence[Item]) -> list[Item]:
 
 
 def _match(items: Sequence[Item]) -> tuple[list[Item], dict[int, int]]:
-    """The items without stray outputs, and the place of each answered call with the place of its
-    output.
+    """The items without stray outputs, and the place of each answered call with the
+    place of its output.
     """
     waiting: defaultdict[str, deque[int]] = defaultdict(deque)
     result: list[Item] = []

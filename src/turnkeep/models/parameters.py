@@ -1,8 +1,8 @@
 """The parameters of a request in the words of each protocol, without those the server or the model
 does not take.
 
-Either protocol's names may be used; ours are those of Responses (`max_output_tokens`, `reasoning`,
-`text`).
+Either protocol's names may be used; ours are those of
+Responses (`max_output_tokens`, `reasoning`, `text`).
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 A long thread tells the same thousands of entries with every message. What pairing, fitting and the
 words of a protocol make of a turn depends on that turn alone, unless ids of calls meet or a server
-wants something moved. So it is done once for each turn (`past_words`), and a request puts the words
-together.
+wants something moved. So it is done once for each turn (`past_words`), and a request
+puts the words together.
 """
 
 from __future__ import annotations

@@ -16,8 +16,8 @@ from turnkeep.models.past import Past, PastTurn
 from turnkeep.models.writing import json_bytes
 
 MOST_FORMS = 16
-"""Forms of one server that are remembered: one for what it is known to take, and one for each
-lesson.
+"""Forms of one server that are remembered: one for what it is known to take, and
+one for each lesson.
 """
 
 _OWN_NAMES = ToolNames.of(())

@@ -181,8 +181,8 @@ def arguments_of(value: object) -> str:
 
 
 def _clean_arguments(text: str) -> str:
-    """Arguments without an empty object before the real one, unwrapped where they were encoded
-    twice.
+    """Arguments without an empty object before the real one, unwrapped where
+    they were encoded twice.
     """
     text = repair_text(text)
     if text.strip().lower() in _NOTHING:

@@ -95,8 +95,8 @@ class Provider:
         return tuple(value for value in (self.api_key, *sorted(self.headers.values())) if value)
 
     def root_url(self, path: str) -> str:
-        """The address of what a server offers beside its API: beneath the base URL without its
-        ``/v1``.
+        """The address of what a server offers beside its API: beneath the base
+        URL without its ``/v1``.
         """
         parts = urlsplit(self.base_url)
         return urlunsplit(parts._replace(path=parts.path.rstrip("/").removesuffix("/v1") + path, query="", fragment=""))

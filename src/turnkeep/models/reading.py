@@ -34,8 +34,8 @@ def words(value: object) -> str:
 
 
 def label(value: object) -> str | None:
-    """The name of something (an id, a model), None where there is none or what is there names
-    nothing.
+    """The name of something (an id, a model), None where there is none or what
+    is there names nothing.
     """
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
@@ -148,8 +148,8 @@ def is_json(text: str | bytes) -> bool:
 
 
 def json_values(data: bytes) -> list[Any]:
-    """The JSON values in the data of one event: usually one, several where a server glued events
-    together.
+    """The JSON values in the data of one event: usually one, several where a
+    server glued events together.
 
     Takes what Python servers write (NaN, raw control characters) and broken UTF-8, whose bytes
     become lone surrogates for `Halves`. What is no JSON at all (heartbeats, remarks) is no value.
@@ -184,8 +184,8 @@ _LONE = re.compile("[\ud800-\udc7f\udd00-\udfff]")
 
 
 class Halves:
-    """Joins characters that a server cut in two: halves of a surrogate pair, or the bytes of one
-    character.
+    """Joins characters that a server cut in two: halves of a surrogate pair, or the
+    bytes of one character.
     """
 
     def __init__(self) -> None:

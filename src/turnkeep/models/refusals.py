@@ -51,8 +51,8 @@ class Lessons:
         return self.capabilities.get(model, self.start)
 
     def keep(self, model: str, lesson: Lesson) -> None:
-        """Remember it; the model that was learned of longest ago is forgotten when there are too
-        many.
+        """Remember it; the model that was learned of longest ago is forgotten when
+        there are too many.
         """
         self.capabilities[model] = lesson.apply(self.of(model))
         self.capabilities.move_to_end(model)
@@ -192,8 +192,8 @@ def _snake(name: str) -> str:
 
 
 def _is_keyword(name: str, tools: object) -> bool:
-    """Whether a tool's parameters use this word as a keyword of their schema, not as the name of a
-    property.
+    """Whether a tool's parameters use this word as a keyword of their schema, not as the
+    name of a property.
     """
     if isinstance(tools, list):
         return any(_is_keyword(name, tool) for tool in tools)

@@ -92,8 +92,8 @@ def _assistant_entry(item: AssistantItem, caps: Capabilities) -> dict[str, Any]:
 
 
 def _reasoning_entry(raw: Mapping[str, Any]) -> dict[str, Any] | None:
-    """A reasoning item as it may go back: with its contents, without what points into the server's
-    store.
+    """A reasoning item as it may go back: with its contents, without what points
+    into the server's store.
     """
     if not raw.get("encrypted_content") and not raw.get("content"):
         return None

@@ -46,8 +46,8 @@ class Thoughts:
         return "".join(self._texts.get(name, ()))
 
     def take(self, message: Mapping[str, Any]) -> str:
-        """Take in what a piece of the message holds of them; gives the words of it that people may
-        read.
+        """Take in what a piece of the message holds of them; gives the words of it
+        that people may read.
         """
         for name in message.keys() - _PLAIN:
             if (value := message[name]) and _OF_A_THOUGHT.search(name):

@@ -2,8 +2,8 @@
 and moments.
 
 Everything here comes from outside, so nothing waits longer than `LONGEST_WAIT`, whatever was said:
-a mistaken header must not stop a house for a year. After that somebody looks again, as at an open
-circuit.
+a mistaken header must not stop a house for a year. After that somebody looks again, as
+at an open circuit.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ _EPOCH = 1_000_000_000.0
 
 
 def named_wait(headers: Mapping[str, str], body: object, message: str) -> float | None:
-    """Seconds until this provider wants to be asked again, None where it names no time; not
-    bounded.
+    """Seconds until this provider wants to be asked again, None where it names
+    no time; not bounded.
 
     `headers` have lower-case names; `body` is the decoded error. Moments are read against the
     provider's own `Date`, for its clock and ours are not the same; without one they are left aside.
@@ -95,8 +95,8 @@ def _is_spent(reset: str, headers: Mapping[str, str]) -> bool:
 
 
 def moment_or_seconds(text: object, headers: Mapping[str, str]) -> float | None:
-    """Seconds of `12.5`, `6m0s`, an HTTP date, an ISO moment or an epoch in seconds or
-    milliseconds.
+    """Seconds of `12.5`, `6m0s`, an HTTP date, an ISO moment or an epoch
+    in seconds or milliseconds.
     """
     if isinstance(text, bool) or not isinstance(text, (str, int, float)):
         return None
@@ -156,8 +156,8 @@ _FIELDS = ("retry_after", "retryafter", "retry_after_seconds", "retry_after_s", 
 
 
 def _in_body(body: object, headers: Mapping[str, str], depth: int = 6) -> float | None:
-    """A field that names a wait, wherever the error has it: Google's `details`, OpenRouter's
-    `metadata.headers`.
+    """A field that names a wait, wherever the error has it:
+    Google's `details`, OpenRouter's `metadata.headers`.
     """
     if isinstance(body, list):
         # Bounded, and so is the depth: the body is whatever a server sends.

@@ -62,8 +62,8 @@ class ForwardRules:
     lease: float = 30.0
     page: int = 500
     pause: float = 0.05
-    """Between two pages while there is something: what is merged for a receiver is merged over this
-    time.
+    """Between two pages while there is something: what is merged for a receiver is
+    merged over this time.
     """
     idle: float = 0.25
     store_every: float = 1.0
@@ -188,8 +188,8 @@ class Forwarder:
 
 
 class _PartitionDelivery:
-    """One partition in the hands of this process: from the stored position on, until the lease is
-    lost.
+    """One partition in the hands of this process: from the stored position on, until
+    the lease is lost.
     """
 
     def __init__(self, forwarder: Forwarder, partition: int, position: str) -> None:
@@ -334,8 +334,8 @@ def sink_name(kind: str, queue: str) -> str:
 
 
 async def close_sink(store: Events, sink: str) -> None:
-    """Forget a sink, so that nothing is kept for it; a store that is away will be told another
-    time.
+    """Forget a sink, so that nothing is kept for it; a store that is away will
+    be told another time.
     """
     try:
         await store.close_sink(sink)

@@ -57,8 +57,8 @@ class ModelFacts:
         return _holds(self.sampling, effort or self.effort)
 
     def takes_chat_tools(self, effort: str | None = None) -> bool:
-        """Does it take tools over Chat Completions at this reasoning effort (None: its own
-        default)?
+        """Does it take tools over Chat Completions at this reasoning effort
+        (None: its own default)?
         """
         return _holds(self.chat_tools, effort or self.effort)
 
@@ -94,8 +94,8 @@ class Catalog:
     def load(cls, override: Path | None = None) -> Self:
         """The shipped list, with the entries of `override` (TOML or JSON) laid over it.
 
-        Raises ConfigurationError for a file that cannot be read or says something that is not
-        understood.
+        Raises ConfigurationError for a file that cannot be read or says something
+        that is not understood.
         """
         data = _shipped_data()
         if override is not None:
@@ -107,8 +107,8 @@ class Catalog:
         return tuple(self._models)
 
     def model(self, name: str) -> ModelFacts | None:
-        """The facts of a model by its name, an alias, a dated snapshot, a fine-tune or
-        ``vendor/name``.
+        """The facts of a model by its name, an alias, a dated snapshot,
+        a fine-tune or ``vendor/name``.
         """
         for form in _forms(name):
             if facts := self._models.get(form) or self._aliases.get(form):

@@ -3,8 +3,8 @@
 A rank file names every token of an encoding in the order in which byte pairs merge. The published
 form is text, one ``base64 rank`` per line; ours is ``zlib(lengths + tokens)``: one byte of length
 per token, then the bytes of all tokens, both in rank order. The published file can be rebuilt byte
-for byte, and `SHA256` is what it must then have: the digest that tiktoken itself checks after its
-download.
+for byte, and `SHA256` is what it must then have: the digest that tiktoken itself
+checks after its download.
 """
 
 from __future__ import annotations

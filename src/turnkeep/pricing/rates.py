@@ -53,8 +53,8 @@ class Price:
         rates = self.rates_for(usage.input_tokens)
         cache_read = min(usage.cached_tokens, usage.input_tokens)
         cache_write = min(usage.cache_write_tokens, usage.input_tokens - cache_read)
-        # Bounded by the whole: counts are a server's, and a part above it would make the rest
-        # negative.
+        # Bounded by the whole: counts are a server's, and a part above it would
+        # make the rest negative.
         reasoning = min(usage.reasoning_tokens, usage.output_tokens)
         per_million = (
             (usage.input_tokens - cache_read - cache_write) * rates.input

@@ -94,8 +94,8 @@ class Tokenizer:
         return self._vocabulary.count(text)
 
     def count_item(self, item: Item) -> int:
-        """The tokens of one transcript entry with what surrounds it: a sum over items is a sum of
-        these.
+        """The tokens of one transcript entry with what surrounds it: a sum over items is
+        a sum of these.
         """
         match item:
             case CallItem():

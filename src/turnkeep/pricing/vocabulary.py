@@ -20,8 +20,8 @@ from turnkeep.pricing import ranks
 Engine = Callable[[str], list[int]]
 
 SLICE = 64_000
-"""Characters given to the engine at once: it is written for documents, and dies on a million
-blanks.
+"""Characters given to the engine at once: it is written for documents, and dies
+on a million blanks.
 """
 
 # How each encoding cuts text into words before it merges bytes: part of the encoding's definition.

@@ -1,5 +1,5 @@
-"""What other people's programs call: a queue of conversations, under the names that they know from
-before.
+"""What other people's programs call: a queue of conversations, under the names that
+they know from before.
 """
 
 from turnkeep.queue.assistant_message_queue import AssistantMessageQueue

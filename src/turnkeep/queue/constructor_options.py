@@ -35,8 +35,8 @@ TIMES = ("message_delay", "lock_duration")
 
 
 class BackoffOptions(TypedDict, total=False):
-    """How attempts are spread: ``exponential`` or ``fixed``, the first delay and the longest one, in
-    seconds.
+    """How attempts are spread: ``exponential`` or ``fixed``, the first delay and the
+    longest one, in seconds.
     """
 
     type: str

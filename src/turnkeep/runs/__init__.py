@@ -1,3 +1,3 @@
-"""From a claim to one settled outcome: worker, lease, run, the model's answer, its tool calls,
-journal.
+"""From a claim to one settled outcome: worker, lease, run, the model's answer,
+its tool calls, journal.
 """

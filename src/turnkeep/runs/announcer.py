@@ -13,8 +13,8 @@ from turnkeep.store.contract import EventGap
 from turnkeep.store.values import Claim, Publication
 
 MERGE_ABOVE = 64
-"""Events waiting for the store from which on neighbouring deltas are merged: only when it is
-behind.
+"""Events waiting for the store from which on neighbouring deltas are merged: only
+when it is behind.
 """
 
 

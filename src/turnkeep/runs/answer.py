@@ -1,5 +1,5 @@
-"""The step loop: ask the model, show what it says, run the tools it asks for, until it has
-answered.
+"""The step loop: ask the model, show what it says, run the tools it asks for,
+until it has answered.
 
 Everything that must not happen twice is in the journal before it is acted upon; a new attempt
 begins with what the journal holds.
@@ -125,8 +125,8 @@ class Answering:
     async def _steer(self) -> None:
         """Take in what the user has said meanwhile and wants answered in this run.
 
-        Asked between steps whatever the hints say; before the end only on a hint, which may be
-        late.
+        Asked between steps whatever the hints say; before the end only on a hint,
+        which may be late.
         """
         if messages := await self.resources.store.list_offered(self.claim):
             await self.journal.write_steered(messages)
@@ -151,8 +151,8 @@ class Answering:
         self.disclosure.end_step(step, self.journal.steps)
 
     async def _ask(self, request: ModelRequest) -> Step:
-        """One model call, repeated as the rules allow; its finished step, not yet believed to have
-        happened.
+        """One model call, repeated as the rules allow; its finished step, not yet
+        believed to have happened.
         """
         before, failures, resumes = self.announcer.text_so_far, 0, 0
         last_break: ModelError | None = None
@@ -241,8 +241,8 @@ class Answering:
 
     def _show_text(self, text: str, partial: PartialStep) -> None:
         """Called by the connection on which it arrives: once for each token."""
-        # a response is read from its first word again: to go on at the last would need a record per
-        # token
+        # a response is read from its first word again: to go on at the last would need
+        # a record per token
         new_text = partial.new_part(text) if partial.repeats else text
         if not (partial.repeats or partial.text):
             self.disclosure.end_thought()

@@ -236,8 +236,8 @@ class RunBudget:
             raise PaceReached(f"the pace of {endpoint} is reached, {wait:.1f} s to wait", retry_after=wait)
 
     async def take_rate_limits(self, rate: Mapping[str, str], endpoint: str) -> None:
-        """Take in the limits that an answer states: where nothing remains, all workers wait for the
-        reset.
+        """Take in the limits that an answer states: where nothing remains, all workers
+        wait for the reset.
         """
         if (wait := wait_for_spent(rate)) is not None:
             await self._budgets.store.slow_down(endpoint, wait)

@@ -1,5 +1,5 @@
-"""Circuits: what a run's failure means for all others, and which model a run asks while some are
-open.
+"""Circuits: what a run's failure means for all others, and which model a run asks
+while some are open.
 
 An endpoint that fails for good would fail every thread alike. So the first run that meets it opens
 its circuit for all workers, the threads wait without using up attempts, and one run at a time

@@ -1,5 +1,5 @@
-"""What becomes of a run that is halted: what works for it elsewhere stops, and every call gets an
-output.
+"""What becomes of a run that is halted: what works for it elsewhere stops, and every
+call gets an output.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ UNKNOWN_USAGE = Usage(requests=1, estimated=1)
 
 
 async def stop_response(response: OpenResponse, model: Model, *, seconds: float) -> Usage:
-    """Stop what a provider works out in the background, and give what it has cost until then,
-    unpriced.
+    """Stop what a provider works out in the background, and give what it has
+    cost until then, unpriced.
 
     Never raises a ModelError: what could not be stopped, or does not tell what it has cost, is one
     estimated request.

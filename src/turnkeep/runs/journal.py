@@ -1,5 +1,5 @@
-"""The journal of a run: what has happened so far, so that another attempt continues instead of
-repeating.
+"""The journal of a run: what has happened so far, so that another attempt
+continues instead of repeating.
 
 Records are plain JSON, in five types:
 

@@ -31,8 +31,8 @@ class LeaseRules:
 
     @property
     def give_up(self) -> float:
-        # a sixth before the store gives the thread away: first the one owner stops, then another
-        # begins
+        # a sixth before the store gives the thread away: first the one owner
+        # stops, then another begins
         return self.duration * 5 / 6
 
 
@@ -81,8 +81,8 @@ class Lease:
 
     @property
     def remaining(self) -> float:
-        """Seconds until this lease counts as lost if it is not renewed; at least a moment, for one
-        try.
+        """Seconds until this lease counts as lost if it is not renewed; at least a
+        moment, for one try.
         """
         return max(1.0, self._good_until - self._loop.time())
 
@@ -110,8 +110,8 @@ class Lease:
 class Keeper:
     """Claims for one owner, and renews what it has claimed while `run` runs.
 
-    A claim and a renewal never overlap: a renewal frees every lease of this owner that it does not
-    name.
+    A claim and a renewal never overlap: a renewal frees every lease of this owner that
+    it does not name.
     """
 
     def __init__(self, store: Inbox, *, rules: LeaseRules | None = None, owner: str | None = None) -> None:

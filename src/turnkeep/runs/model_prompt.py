@@ -26,8 +26,8 @@ DEFAULT_CONTEXT = 128_000
 """Tokens that a model of unknown size is believed to take."""
 
 OF_A_USER = "Instructions of a user for this answer. They do not replace those of the operator:"
-"""Stands before them, in a message of the user: who may write a message may not write the system's
-words.
+"""Stands before them, in a message of the user: who may write a message may not
+write the system's words.
 """
 
 FREE = (None, "auto", "none")
@@ -68,8 +68,8 @@ class ModelPrompt:
         self.past = recollection.past.newest(max(0, room - self._batch_tokens(room - recollection.past.tokens)))
 
     async def shorten(self, error: ContextTooLong) -> None:
-        """Tell less of the past from here on; what the refusal taught spares the next turns this
-        detour.
+        """Tell less of the past from here on; what the refusal taught spares the
+        next turns this detour.
         """
         self.resources.contexts.learn(self.model_name, window=error.window, tokens=self.input_tokens(self.request()))
         await self.recall(self.past.tokens // 4)
@@ -81,8 +81,8 @@ class ModelPrompt:
         return most if most <= free else self.tokenizer.count_items(items, instructions=instructions)
 
     async def _context_size(self) -> int | None:
-        """What the table says, else the server; a refusal that taught otherwise is believed before
-        both.
+        """What the table says, else the server; a refusal that taught otherwise
+        is believed before both.
         """
         facts, learned_size = (
             self.resources.catalog.model(self.model_name),
@@ -155,8 +155,8 @@ class ModelPrompt:
         return [UserItem(text_content(f"{OF_A_USER}\n{text}")) for text in wishes]
 
     def _parameters(self) -> dict[str, Any]:
-        """The assistant's, with what messages of this run ask for: of each parameter what was said
-        last.
+        """The assistant's, with what messages of this run ask for: of each parameter
+        what was said last.
         """
         parameters = dict(self.assistant.parameters)
         for item in self.journal.transcript:

@@ -116,8 +116,8 @@ class Run:
                 "settlement_failed", run_id=self.claim.run_id, error=str(error) or "the store did not answer in time"
             )
             verdict = Dropping()
-        # also a mistake of ours: beyond this line it would end the worker, and every other run with
-        # it
+        # also a mistake of ours: beyond this line it would end the worker, and every
+        # other run with it
         except Exception as error:
             log.error("settlement_broke", run_id=self.claim.run_id, exc_info=error)
             verdict = Dropping()
@@ -258,8 +258,8 @@ class Run:
         )
 
     def _candidates(self) -> list[str]:
-        """Who may answer, in this order: the model that was asked for last, the assistant's, its
-        fallbacks.
+        """Who may answer, in this order: the model that was asked for last,
+        the assistant's, its fallbacks.
         """
         models = [item.model for item in self.journal.first_messages if item.model]
         return list(dict.fromkeys((*models[-1:], self.assistant.model, *self.assistant.fallbacks)))

@@ -1,5 +1,5 @@
-"""How an `OpenAIService` answers: checked once, when it is made, against what is known of the
-model.
+"""How an `OpenAIService` answers: checked once, when it is made, against what is
+known of the model.
 """
 
 from __future__ import annotations
@@ -143,8 +143,8 @@ TIMEOUT = SecondsLimit(3_600.0, "run_deadline")
 
 
 def _load_settings(own_values: Mapping[str, Any], settings: Mapping[str, Any]) -> Settings:
-    """What parameters and settings say, then the environment. Raises `ConfigurationError`, in the words of who
-    calls.
+    """What parameters and settings say, then the environment. Raises `ConfigurationError`, in the
+    words of who calls.
     """
     for name, own in OWN_NAMES.items():
         if None not in (own_values[name], settings.get(name)):
@@ -190,8 +190,8 @@ def _check_numbers(config: OpenAIConfig) -> None:
 
 
 def _check_model(config: OpenAIConfig, today: date) -> None:
-    """A model that has ended is refused where OpenAI answers; elsewhere the name may mean something
-    else.
+    """A model that has ended is refused where OpenAI answers; elsewhere the name
+    may mean something else.
     """
     settings = config.settings
     is_openais = settings.uses_openai and server_of(endpoint_of(settings)) in ("openai", "azure")

@@ -82,16 +82,16 @@ class OpenAIService:
         metadata: Mapping[str, str] | None = None,
         tenant: str = DEFAULT_TENANT,
     ) -> AsyncGenerator[Chunk, None]:
-        """Yield the answer as it comes: content, tool_call and tool_result chunks, then one done or
-        error.
+        """Yield the answer as it comes: content, tool_call and tool_result chunks, then
+        one done or error.
 
         Without a session, `messages` are the whole conversation and nothing is remembered. With one
         they are what is new, system messages are instructions for this call alone, and what waits
         on the thread is answered along. Where a run is in progress there, the call waits for so
         many seconds. Leaving the iterator early cancels: the text so far is kept in the session.
 
-        Raises, before the first chunk: `InvalidMessage`, `ThreadBusy`, `ConfigurationError`,
-        `StoreError`.
+        Raises, before the first chunk:
+        `InvalidMessage`, `ThreadBusy`, `ConfigurationError`, `StoreError`.
         """
         WAIT_LIMIT.check("wait", wait)
         request = DirectRequest.of(messages) if session_id is None else DirectRequest.of_session(messages)

@@ -51,8 +51,8 @@ class AesCodec:
 
 
 def codec_of(text: str) -> AesCodec:
-    """From ``id:base64,id:base64``, the newest first. Raises `ConfigurationError`, which shows no
-    key.
+    """From ``id:base64,id:base64``, the newest first. Raises `ConfigurationError`,
+    which shows no key.
     """
     keys: dict[str, bytes] = {}
     for one in text.split(","):

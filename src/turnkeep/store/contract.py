@@ -234,8 +234,8 @@ class Events(Sinks, Protocol):
         ...
 
     async def read(self, address: Address, *, after: int = 0, limit: int = 1000) -> Page:
-        """The events after an offset, oldest first. An unknown channel has the epoch "" and no
-        events.
+        """The events after an offset, oldest first. An unknown channel has the epoch
+        "" and no events.
         """
         ...
 
@@ -389,8 +389,8 @@ class Store(Inbox, Events, Threads, Registry, Ledger, Protocol):
     engine: str
 
     async def open(self) -> None:
-        """Connect and check. Raises `StoreMisconfigured`, `StoreUnavailable`. Safe to call once per
-        instance.
+        """Connect and check. Raises `StoreMisconfigured`, `StoreUnavailable`. Safe to
+        call once per instance.
         """
         ...
 

@@ -90,8 +90,8 @@ def carries_place(thread_id: str) -> bool:
 
 
 def new_thread_id(ids: Ids, address: Address, partitions: int = PARTITIONS) -> str:
-    """The id of the thread that is created for this address: the channel itself if that names a
-    thread.
+    """The id of the thread that is created for this address: the channel itself if
+    that names a thread.
     """
     if address.names_thread:
         return address.channel

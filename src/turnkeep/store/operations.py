@@ -35,8 +35,8 @@ def operations_of(address: Address) -> str:
 
 
 def operation_id(once: str, name: str, *arguments: Any) -> str:
-    """The same for the same call alone, so that a name used again for another call makes another
-    operation.
+    """The same for the same call alone, so that a name used again for another
+    call makes another operation.
     """
     call = repr((once, name, arguments)).encode("utf-8", "surrogatepass")
     return blake2b(call, digest_size=16).hexdigest()

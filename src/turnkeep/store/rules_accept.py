@@ -68,8 +68,8 @@ def _repeat_receipt(prior: AcceptedId, message: Message) -> Receipt:
 
 
 def _what_counts(thread: Thread, message: Message, policy: Policy) -> dict[str, Any]:
-    """Of a message with what counts for it fixed: its own values, else the thread's, else the
-    queue's.
+    """Of a message with what counts for it fixed: its own values, else the
+    thread's, else the queue's.
     """
     options = thread.options
     window = _first(message.window, options.window, default=policy.window)

@@ -233,8 +233,8 @@ def _between_turns(thread: Thread) -> None:
 
 
 def update(thread: Thread, changes: Mapping[str, Any], now: float) -> None:
-    """Change what people may set. A time to live that somebody set is never shortened by a later
-    one.
+    """Change what people may set. A time to live that somebody set is never shortened
+    by a later one.
     """
     if strange := set(changes) - {"assistant", "metadata", "options", "ttl"}:
         raise InvalidMessage(

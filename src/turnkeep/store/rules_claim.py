@@ -1,5 +1,5 @@
-"""The rules of a claim: taking a thread that is due, and what its owner does to it while the lease
-holds.
+"""The rules of a claim: taking a thread that is due, and what its owner does to it
+while the lease holds.
 
 Plain functions, as in `rules_accept`. Everything an owner writes is checked against the token of
 its claim first.

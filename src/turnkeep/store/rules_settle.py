@@ -107,8 +107,8 @@ def remember_status(
     now: float,
     covers: tuple[str, ...] = (),
 ) -> None:
-    """Engines merge this into what they know of the id: digest and receipt stay those of the first
-    acceptance.
+    """Engines merge this into what they know of the id: digest and receipt stay those
+    of the first acceptance.
     """
     message_id = envelope.message.message_id
     thread.out.removed_ids.add(message_id)

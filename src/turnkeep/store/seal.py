@@ -159,8 +159,8 @@ class Seal:
 
 
 _NAMES: dict[type, tuple[str, ...]] = {}
-"""The fields of every type that was met, none of what is no dataclass: as many as the contract has
-types.
+"""The fields of every type that was met, none of what is no dataclass: as many as
+the contract has types.
 """
 
 
@@ -174,8 +174,8 @@ _NO_TEXT = (int, float, bool)
 
 
 def _map_fields(value: Any, change: Any) -> Any:
-    """A dataclass with its fields changed; anything else as it is. The hot path: one event per
-    token.
+    """A dataclass with its fields changed; anything else as it is. The hot path:
+    one event per token.
     """
     changes = {}
     for name in _names_of(type(value)):

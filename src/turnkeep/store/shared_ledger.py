@@ -90,8 +90,8 @@ class Ledger(Protocol):
         ...
 
     async def slow_down(self, key: str, seconds: float, *, once: str | None = None) -> None:
-        """No request of this key is granted by `pace` for so long (the provider said so); never
-        shortens.
+        """No request of this key is granted by `pace` for so long (the provider
+        said so); never shortens.
         """
         ...
 

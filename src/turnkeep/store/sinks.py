@@ -29,8 +29,8 @@ with a long backlog.
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which events are for a sink: nothing else is kept for it, or counts against the bound of the
-    outbox.
+    """Which events are for a sink: nothing else is kept for it, or counts against the
+    bound of the outbox.
     """
 
     tenant: str | None = None
@@ -190,8 +190,8 @@ class Sinks(Protocol):
         ...
 
     async def unpark(self, sink: str, partition: int, positions: Sequence[str], *, once: str | None = None) -> int:
-        """Drop parked events: they are delivered, or nobody wants them any more. How many there
-        were.
+        """Drop parked events: they are delivered, or nobody wants them any more.
+        How many there were.
         """
         ...
 

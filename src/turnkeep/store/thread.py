@@ -192,8 +192,8 @@ class Thread:
 
     @property
     def wake(self) -> float | None:
-        """When somebody has to look at this thread: what engines index. None: not before somebody
-        acts.
+        """When somebody has to look at this thread: what engines index. None:
+        not before somebody acts.
         """
         # Of a paused thread only a lease is watched: its owner may die all the same.
         if self.paused and self.state != "leased":

@@ -44,8 +44,8 @@ class Bell:
 
 
 class Feed:
-    """A `Follower`: notices in order; when more than `BOUND` wait, each channel is owed one without
-    events.
+    """A `Follower`: notices in order; when more than `BOUND` wait, each channel is
+    owed one without events.
     """
 
     def __init__(self, resolve: Callable[[Address], Address], bound: int = BOUND) -> None:

@@ -1,5 +1,5 @@
-"""Traces of runs, steps and tool calls, in the words of OpenTelemetry's conventions for generative
-AI.
+"""Traces of runs, steps and tool calls, in the words of OpenTelemetry's
+conventions for generative AI.
 
 Off until `configure_tracing` names where they go: then a span costs one comparison. Attributes hold
 names, ids and numbers, never what was said.
@@ -27,8 +27,8 @@ _tracer: Tracer | None = None
 
 
 class Span:
-    """`with span(…) as current: current.set(…)`. An error that passes through is noted by its
-    code.
+    """`with span(…) as current: current.set(…)`. An error that passes through is
+    noted by its code.
     """
 
     __slots__ = ("_attributes", "_context", "_kind", "_name", "_span")

@@ -2,8 +2,8 @@
 
 It is bubblewrap: namespaces of their own, no network, an empty environment, a system call filter,
 limits. Everything that a program has started ends with it. `probe` tries what works here by doing
-it. Linux only; elsewhere, and where bubblewrap is missing, there is none, and what needs one is not
-offered.
+it. Linux only; elsewhere, and where bubblewrap is missing, there is none, and what needs
+one is not offered.
 
 Where the process itself is the sandbox (a container that the operator vouches for), `outside` runs
 programs bare: with the same limits and an empty environment, but with all that this process can

@@ -8,8 +8,8 @@
         return {"city": city, "hours": "9-17"}
 
 The schema comes from the type hints, the description from the docstring. A result that is no text is told as JSON.
-What a `ToolError` says is told to the model; of any other exception only the type, because its words may hold
-secrets.
+What a `ToolError` says is told to the model; of any other exception only the type, because its
+words may hold secrets.
 """
 
 from __future__ import annotations
@@ -119,8 +119,8 @@ class Tool:
             raise ConfigurationError(f"tool {self.name!r} needs a function, or client_side=True and none")
         if self.accept is None:
             try:
-                # frozen, but made once here: a schema is compiled with the tool, not with each
-                # call
+                # frozen, but made once here: a schema is compiled with the tool,
+                # not with each call
                 object.__setattr__(self, "_schema", ArgumentSchema(self.parameters))
             except ConfigurationError as error:
                 raise ConfigurationError(f"tool {self.name!r}: {error}") from None

@@ -86,8 +86,8 @@ class Workspace:
                 with suppress(OSError):
                     os.unlink(temporary, dir_fd=directory)
                 raise
-            # a file is on disk only with its name: without this the rename may be undone by a
-            # crash
+            # a file is on disk only with its name: without this the rename may be
+            # undone by a crash
             os.fsync(directory)
         return mode is not None
 

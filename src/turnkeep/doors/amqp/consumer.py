@@ -60,8 +60,8 @@ log = get_log(__name__)
 PREFETCH = 500
 """Deliveries that are on their way into the store at most."""
 HOLD = 120.0
-"""Seconds for which deliveries wait for the store; far less than the broker's own limit of 30
-minutes.
+"""Seconds for which deliveries wait for the store; far less than the broker's own
+limit of 30 minutes.
 """
 RECONNECT = Backoff(delay=0.5, cap=5.0)
 PATIENCE = Backoff(delay=0.05, cap=2.0)
@@ -103,8 +103,8 @@ class Intake:
         address = Address(self.tenant(properties.user_id), self.queue, read_channel(body))
         if body.get("message_id") is None and properties.message_id:
             body["message_id"] = properties.message_id
-        # An id that is made here would be another one at each redelivery, and the message be taken
-        # twice.
+        # An id that is made here would be another one at each redelivery, and the
+        # message be taken twice.
         return read_message(body, address, limit=self.message_bytes, mint=False)
 
     def tenant(self, user_id: str | None) -> str:
@@ -207,8 +207,8 @@ class AmqpDoor:
                 group.create_task(parking.run(consumer.acknowledge))
                 group.create_task(self._take(consumer, parking))
         except ExceptionGroup as errors:
-            # `run` looks at the kind of the error, and of the two tasks one has failed and one was
-            # cancelled.
+            # `run` looks at the kind of the error, and of the two tasks one has failed
+            # and one was cancelled.
             raise errors.exceptions[0] from None
 
     async def _take(self, consumer: _Consumer, parking: DeadQueue) -> None:
@@ -233,8 +233,8 @@ class AmqpDoor:
             return error
 
     async def _check_rate(self, message: Message | TurnkeepError) -> Message | TurnkeepError:
-        """What is beyond a rate is refused, unless we have it: a delivery may come again. Raises
-        `StoreError`.
+        """What is beyond a rate is refused, unless we have it: a delivery may
+        come again. Raises `StoreError`.
         """
         if not isinstance(message, Message):
             return message
@@ -252,8 +252,8 @@ class AmqpDoor:
         return [next(receipts) if isinstance(one, Message) else one for one in inputs]
 
     async def _accept(self, messages: Sequence[Message]) -> list[Outcome]:
-        """One outcome per message. What one of them does to the store does not concern its
-        neighbours.
+        """One outcome per message. What one of them does to the store does
+        not concern its neighbours.
         """
         try:
             return await self._patiently(messages)
@@ -262,13 +262,13 @@ class AmqpDoor:
         except Exception as error:
             if len(messages) == 1:
                 return [_as_refusal(error)]
-        # One by one: a message that breaks the operation would come back with its neighbours for
-        # ever.
+        # One by one: a message that breaks the operation would come back with
+        # its neighbours for ever.
         return [outcome for message in messages for outcome in await self._accept([message])]
 
     async def _patiently(self, messages: Sequence[Message]) -> list[Outcome]:
-        """Again and again while the store is away or full. Raises `_GivenBack` when that takes too
-        long.
+        """Again and again while the store is away or full. Raises `_GivenBack` when
+        that takes too long.
         """
         loop = asyncio.get_running_loop()
         until, failures = loop.time() + self._hold, 0
@@ -307,8 +307,8 @@ def _as_refusal(error: Exception) -> TurnkeepError:
     if isinstance(error, TurnkeepError):
         return error
     log.exception("amqp_message_broke", exc_info=error)
-    # The name alone: the text of an error nobody foresaw may quote the message, and this is kept in
-    # headers.
+    # The name alone: the text of an error nobody foresaw may quote the message, and this
+    # is kept in headers.
     return TurnkeepError(f"{type(error).__name__} while the message was accepted")
 
 
@@ -344,8 +344,8 @@ class _Consumer:
         if not tags:
             return
         self.unsettled_tags.difference_update(tags)
-        # `multiple` settles everything up to the tag: also what waits to be parked, which would be
-        # lost.
+        # `multiple` settles everything up to the tag: also what waits to be parked,
+        # which would be lost.
         if not any(tag < tags[-1] for tag in self.unsettled_tags):
             await self._channel.basic_ack(tags[-1], multiple=True)
             return

@@ -1,5 +1,5 @@
-"""Where AMQP messages go that cannot be taken: the dead exchange, as they came, with the reason in
-headers.
+"""Where AMQP messages go that cannot be taken: the dead exchange, as they came, with
+the reason in headers.
 
 They go over a connection of their own, because a broker that takes no more (an alarm) reads nothing
 from a connection that publishes, not even acknowledgements. What cannot be parked now is tried
@@ -52,8 +52,8 @@ class DeadMessage:
 
 
 class DeadQueue:
-    """Parks what it is given, in the background, while `run` runs. Bounded by the prefetch of who
-    consumes.
+    """Parks what it is given, in the background, while `run` runs. Bounded by the
+    prefetch of who consumes.
     """
 
     def __init__(self, url: str, names: BrokerNames, *, meter: Meter, again: Backoff) -> None:
@@ -123,8 +123,8 @@ class DeadExchange:
         await self._drop()
 
     async def park(self, dead: DeadMessage) -> None:
-        """Publish and wait for the confirm. If the exchange leads nowhere, straight to the dead
-        queue.
+        """Publish and wait for the confirm. If the exchange leads nowhere, straight
+        to the dead queue.
 
         Raises one of `BROKEN` when the broker has not confirmed it, whatever the reason.
         """

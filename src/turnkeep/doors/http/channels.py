@@ -49,8 +49,8 @@ async def send(call: HttpCall) -> Response:
     body = await call.body()
     key = call.request.headers.get("idempotency-key")
     if key is not None and "message_id" not in body:
-        # Its id is what makes a repeat of a message safe; a second key beside it could contradict
-        # it.
+        # Its id is what makes a repeat of a message safe; a second key beside
+        # it could contradict it.
         body["message_id"] = key
     message = authority.message_of(body, address, call.limits, call.principal)
     receipt = await acceptance.accept(call.application, call.limits, call.principal, message)
@@ -164,8 +164,8 @@ def _withheld_fields(item: Item, calls: Mapping[str, CallItem]) -> dict[str, Any
 
 
 def _entry_json(entry: TranscriptEntry) -> dict[str, Any]:
-    """What was said and thought, without what came with it for us or is the provider's own form of
-    it.
+    """What was said and thought, without what came with it for us or is the provider's
+    own form of it.
     """
     item = entry.item
     reasoning = {"text": item.text} if isinstance(item, ReasoningItem) else {}

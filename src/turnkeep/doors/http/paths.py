@@ -1,5 +1,5 @@
-"""A name in a path may hold any character: routes see the path as it was sent, not as it reads when
-decoded.
+"""A name in a path may hold any character: routes see the path as it was sent, not as
+it reads when decoded.
 
 Decoded, `/api/channels/a%2Fmessages` is the transcript of the channel `a` instead of the thread
 behind `a/messages`.

@@ -56,8 +56,8 @@ class PeerWriter:
         self._queue: deque[Payload] | None = None
         self._some: asyncio.Event | None = None if self._transport is not None else asyncio.Event()
         self._empty: asyncio.Event | None = None
-        # Of the bytes, not the characters: one of those takes up to four, and memory is what is
-        # bounded.
+        # Of the bytes, not the characters: one of those takes up to four, and memory
+        # is what is bounded.
         self.size = 0
         self.moved_at = 0.0
         """When the peer has taken something last, of what waited for it."""
@@ -81,8 +81,8 @@ class PeerWriter:
         return self.size > MERGE_ABOVE
 
     def write(self, payload: Payload) -> bool:
-        """Whether the system has taken it; else it waits, or is left out where all is over. May not
-        wait.
+        """Whether the system has taken it; else it waits, or is left out where all is
+        over. May not wait.
         """
         if not self._queue and self._transport is not None and self._transport.write_frames(payload.frames):
             return True
@@ -92,8 +92,8 @@ class PeerWriter:
 
     def _keep(self, payload: Payload) -> None:
         size = len(payload.frames)
-        # An empty queue takes any event, or one that is too large would close the socket at every
-        # return.
+        # An empty queue takes any event, or one that is too large would close the
+        # socket at every return.
         if self._queue and self.size + size > CLOSE_ABOVE:
             self.close(TOO_SLOW, "too slow, resume from the last offset")
             return
@@ -148,8 +148,8 @@ class PeerWriter:
             raise SocketEnded
 
     def is_stuck(self) -> bool:
-        """Whether the system holds something that the peer does not take; what has become less is
-        progress.
+        """Whether the system holds something that the peer does not take; what has
+        become less is progress.
         """
         if self._transport is None:
             return False

@@ -1,8 +1,8 @@
 """What may be asked on a socket: each action, its scope, and the frames that answer it.
 
 An action reads its fields, acts on the queue in the name of the socket's principal, and says so
-with one frame. Who the connection belongs to, how its frames get out and how it ends is the
-session's.
+with one frame. Who the connection belongs to, how its frames get out and how it
+ends is the session's.
 """
 
 from __future__ import annotations
@@ -164,8 +164,8 @@ async def _cancel(session: SocketSession, request: Request) -> None:
 
 
 async def _decide(session: SocketSession, request: Request) -> None:
-    """Decide or submit a requested action: call_id, digest, decision (approved, denied, output),
-    output.
+    """Decide or submit a requested action: call_id, digest, decision
+    (approved, denied, output), output.
     """
     address = _address(session, request)
     once = _once(session, request)

@@ -59,8 +59,8 @@ class SocketChannel:
         if self._first_frame is None:
             return
         frame, self._first_frame = self._first_frame(start), None
-        # What lies below is the past: it is told in wholes, not in the pieces in which it was
-        # written.
+        # What lies below is the past: it is told in wholes, not in the pieces in
+        # which it was written.
         self._backlog_top = start.top
         self._encoder = encoder = WireEncoder(address, frame["thread_id"], self.dialect, start)
         self._write([encoder.first_message(frame)])
@@ -149,8 +149,8 @@ class SocketChannel:
         self._timer = None
         if self._encoder is None or self._writer.closing is not None:
             return
-        # Above a timer there is only the loop, which would log the error and leave a hole in the
-        # stream.
+        # Above a timer there is only the loop, which would log the error and leave a
+        # hole in the stream.
         try:
             # Of somebody who does not read yet more text is merged.
             if self._writer.is_behind:

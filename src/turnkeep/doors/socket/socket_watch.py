@@ -1,8 +1,8 @@
 """The one watch over all open sockets of a process: who does not read is cut, and whose credential
 is over is closed.
 
-A task and a timer for each of a thousand sockets would cost a twentieth of a core while nothing is
-said.
+A task and a timer for each of a thousand sockets would cost a twentieth of a core
+while nothing is said.
 """
 
 from __future__ import annotations

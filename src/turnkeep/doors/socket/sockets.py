@@ -101,8 +101,8 @@ class Sockets:
         try:
             return await self._access.authenticate(credentials)
         except NotAuthenticated as error:
-            # What is shown and wrong is never made up for by a first frame: one credential, one
-            # answer.
+            # What is shown and wrong is never made up for by a first frame:
+            # one credential, one answer.
             if not credentials.is_nothing:
                 raise
             if not self._takes_first_frames:

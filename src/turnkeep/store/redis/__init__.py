@@ -96,8 +96,8 @@ class RedisStore(RedisInbox, RedisDeadLetters, RedisEvents, RedisThreads, RedisA
             if stored_count is not None and not self._has_own_partitions:
                 self._keys = KeyNames(self._keys.prefix, stored_count)
             servers = await self._servers(link)
-            # Before the layout is written: a server that is too old or may evict gets nothing of
-            # ours.
+            # Before the layout is written: a server that is too old or may evict
+            # gets nothing of ours.
             for endpoint in servers:
                 require_version(self._fitness.server(endpoint), demands)
             self._fitness.require_all(servers, StoreMisconfigured)
@@ -134,8 +134,8 @@ class RedisStore(RedisInbox, RedisDeadLetters, RedisEvents, RedisThreads, RedisA
     async def check(self) -> Mapping[str, Any]:
         """Writes to every partition, and looks at every server."""
         link = self._link
-        # A server that answers reads may refuse writes: full, a replica by now, or without its
-        # disk.
+        # A server that answers reads may refuse writes: full, a replica by now,
+        # or without its disk.
         await gather([self._mark(partition) for partition in self._keys.partitions])
         servers = await self._servers(link)
         for endpoint in servers:

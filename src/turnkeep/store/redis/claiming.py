@@ -163,8 +163,8 @@ class RedisClaims(RedisRenewals):
         for place in places:
             outlook.ask(place, by_look=True)
         rows: list[tuple[int, list[bytes]]]
-        # One script over all partitions where they are on one server; in a cluster each is
-        # elsewhere.
+        # One script over all partitions where they are on one server; in a
+        # cluster each is elsewhere.
         if self._link.topology.kind != "cluster":
             with suppress(ThreadQuarantined, PartitionUnderRepair):  # one of them is damaged: each by itself
                 _, *replies = await self._ask_indexes(partitions, arguments)

@@ -159,8 +159,8 @@ def turn_argument(entries: Sequence[TranscriptEntry]) -> bytes:
 
 def event_row(event: Event) -> tuple[bytes, bytes, bytes]:
     """Kind, the JSON of its other members, text."""
-    # Nearly every event is one: its members are the same for the whole run, so their JSON is made
-    # once.
+    # Nearly every event is one: its members are the same for the whole run, so their
+    # JSON is made once.
     if event.__class__ is TextDelta:
         return b"delta", _delta_members(event.run_id, event.attempt), to_bytes(event.text)
     left_out = ("kind", "text", "offset", "epoch", "at")

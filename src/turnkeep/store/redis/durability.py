@@ -129,8 +129,8 @@ class DurabilityWait:
                 return
             if wait_round.doubtful >= mine:
                 raise OutcomeUnknown(f"{endpoint} did not vouch for what was written; it is safe to repeat")
-            # Read under the lock, before the wait: whoever comes during it may have written too
-            # late.
+            # Read under the lock, before the wait: whoever comes during it may
+            # have written too late.
             until = wait_round.requests
             try:
                 await self._wait_once(wait_round, witness)
@@ -171,8 +171,8 @@ class DurabilityWait:
             return "there is neither a replica nor a log to wait for"
         if wait == ("",):
             return ""
-        # The server gives up first: the pipe of this round waits twice as long, so the count
-        # arrives.
+        # The server gives up first: the pipe of this round waits twice as long,
+        # so the count arrives.
         reply: Reply = await pipe.send(*wait, int(self._timeout * 1000))
         if isinstance(reply, Refusal):
             return f"{wait[0]} said {reply}"

@@ -62,8 +62,8 @@ class Hints:
             return
         async with self._beginning:
             if not self._has_begun:
-                # All partitions: a worker may claim anywhere, and sixteen subscriptions are one
-                # connection.
+                # All partitions: a worker may claim anywhere, and sixteen
+                # subscriptions are one connection.
                 for channel in (*self._channels, self._revisions):
                     await self._subscriptions.listen(channel, self)
                 self._has_begun = True
@@ -153,8 +153,8 @@ class RedisFeed(Feed):
     async def discard(self, address: Address) -> None:
         keys = self._keys.pop(address, None)
         await super().discard(address)
-        # An id and a channel may name the same thread; the Redis channel is left with the last of
-        # them.
+        # An id and a channel may name the same thread; the Redis channel is left with
+        # the last of them.
         if keys is not None and keys.address not in self._names:
             self._keys_by_channel.pop(keys["channel"], None)
             self._subscriptions.leave(keys["channel"], self)

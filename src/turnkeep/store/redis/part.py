@@ -104,8 +104,8 @@ class RedisPart(RevisionCount):
         link = self._link
         try:
             return await link.run(name, keys.partition, keys.of(link.scripts[name]), *arguments)
-        # Only what a thread owns leads here: `Link` has mended the shared keys by now, and tried
-        # again.
+        # Only what a thread owns leads here: `Link` has mended the shared keys by
+        # now, and tried again.
         except ThreadQuarantined as damage:
             await self._quarantine(keys, damage)
             raise

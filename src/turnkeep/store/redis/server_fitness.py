@@ -216,8 +216,8 @@ async def agree_on_layout(call: Any, key: bytes, partitions: int, *, may_be_chan
 async def require_channels(call: Any, topology: ServerTopology, key: bytes, prefix: str) -> None:
     """Raises `StoreMisconfigured` for a user who may not publish: nobody would hear of anything."""
     try:
-        # Tried out, for a user need not be allowed to read its own rules. Nobody listens on this
-        # channel.
+        # Tried out, for a user need not be allowed to read its own rules. Nobody
+        # listens on this channel.
         await call("channels", key, None, topology.publish, key, b"")
     except StoreMisconfigured as refusal:
         raise StoreMisconfigured(
@@ -287,8 +287,8 @@ class Fitness:
         if sight is not None:
             sight.at = asyncio.get_running_loop().time()  # one look for all who come meanwhile
         server = await ask_server(pipe)
-        # Never fewer than were seen: else the loss of a replica would lower what strict means,
-        # silently.
+        # Never fewer than were seen: else the loss of a replica would lower
+        # what strict means, silently.
         most = max(server.replicas, sight.most if sight else 0)
         self._sights[endpoint] = _Sight(server, asyncio.get_running_loop().time(), most)
         self._verdicts.clear()

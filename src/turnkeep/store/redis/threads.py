@@ -113,8 +113,8 @@ class RedisThreads(RedisPart):
                     read_receipt(answer, to_text(name)) for name, answer in zip(reply[1::2], reply[2::2], strict=True)
                 ]
             if status_word(reply) != "moved":
-                # Anything but "moved" is an answer; a transcript that changed meanwhile is read
-                # again.
+                # Anything but "moved" is an answer; a transcript that changed
+                # meanwhile is read again.
                 raise _not_again(address, reply)
         raise ThreadBusy("the transcript was changed each time it was read, send it again")
 

@@ -40,8 +40,8 @@ class StoreTime:
         """With a link, the server is asked behind what was sent last, if it is time to."""
         seconds = self._seconds()
         if link is not None and seconds - self._asked_at >= EVERY:
-            # Behind what was sent last, and not awaited: with every token somebody asks for the
-            # time.
+            # Behind what was sent last, and not awaited: with every token somebody
+            # asks for the time.
             self._ask(link, seconds)
         return (self._base or 0.0) + seconds
 

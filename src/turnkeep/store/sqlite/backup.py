@@ -27,8 +27,8 @@ def owners_of(path: Path) -> Path:
 def backup(path: Path, target: Path) -> int:
     """Copy a store, in use or not, to a file that is complete and checked; its size in bytes.
 
-    Holds everything that was acknowledged before the call. Raises `StoreMisconfigured`,
-    `StoreError`.
+    Holds everything that was acknowledged before the
+    call. Raises `StoreMisconfigured`, `StoreError`.
     """
     _must_exist(path)
     if target.exists():
@@ -50,8 +50,8 @@ def restore(source: Path, path: Path) -> None:
 
     All epochs change, so that subscribers begin anew. Keys and users that were sent away since stay
     so, the audit trail is that of the store that is replaced, and tickets and sessions of the
-    backup are over. Raises `StoreMisconfigured` while the store is in use, or when the backup is
-    none.
+    backup are over. Raises `StoreMisconfigured` while the store is in use, or when
+    the backup is none.
     """
     _must_exist(source)
     path = path.resolve()
@@ -163,8 +163,8 @@ PATIENCE = 10.0
 
 
 def vacuum(path: Path) -> tuple[int, int]:
-    """Write the file anew, in use or not; its sizes in bytes before and after. Others wait for it
-    meanwhile.
+    """Write the file anew, in use or not; its sizes in bytes before and after. Others
+    wait for it meanwhile.
 
     Needs as much room again. Raises `StoreMisconfigured`, `StoreError`.
     """
@@ -174,8 +174,8 @@ def vacuum(path: Path) -> tuple[int, int]:
     try:
         with closing(connect_to_write(path)) as connection:
             layout.layout_of(connection, path)
-            # in place: a new file under the old name would leave whoever has it open with the old
-            # one
+            # in place: a new file under the old name would leave whoever has it open
+            # with the old one
             connection.execute("VACUUM")
             if not empty_log(connection, patience=PATIENCE):
                 raise StoreUnavailable(f"somebody reads the store {path} without end, end that and try again")

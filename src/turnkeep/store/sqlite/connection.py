@@ -55,8 +55,8 @@ def connect_to_write(path: Path, *, patience: float = PATIENCE) -> apsw.Connecti
     if connection.pragma("journal_mode", "wal") != "wal":
         connection.close()
         raise StoreMisconfigured(f"the file system of {path} cannot hold a write-ahead log, use a local disk")
-    # with a write-ahead log "normal" syncs at checkpoints alone: a power cut would take what was
-    # acknowledged
+    # with a write-ahead log "normal" syncs at checkpoints alone: a power cut would
+    # take what was acknowledged
     connection.pragma("synchronous", "full")
     # for macOS, whose plain fsync leaves data in the cache of the disk
     connection.pragma("fullfsync", "on")

@@ -21,8 +21,8 @@ TenantQueue = tuple[str, str]
 
 @dataclass(frozen=True, slots=True, order=True)
 class First:
-    """The thread that wakes first of its tenant and queue; equal times are told apart by the
-    address.
+    """The thread that wakes first of its tenant and queue; equal times are told
+    apart by the address.
     """
 
     wake: float
@@ -30,8 +30,8 @@ class First:
     row: int
 
 
-# From one tenant and queue to the next along the index: a GROUP BY would read every thread that
-# wakes.
+# From one tenant and queue to the next along the index: a GROUP BY would read
+# every thread that wakes.
 _FROM = (
     "SELECT wake, tenant, queue, channel, id FROM thread WHERE wake IS NOT NULL AND (tenant, queue) >= (?, ?)"
     " ORDER BY tenant, queue, wake, channel LIMIT 1"

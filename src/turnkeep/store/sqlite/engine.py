@@ -79,16 +79,16 @@ class Engine(RevisionCount):
         self.path = self._given_path.resolve()
         self._allow_network = allow_network_filesystem
         self.policies = policies
-        # the time of day may be set while we run: leases, windows and expiries go by seconds that
-        # pass
+        # the time of day may be set while we run: leases, windows and expiries go
+        # by seconds that pass
         self.clock = SteadyClock(clock or SystemClock())
         self._ids = ids
         self._ballast = ballast
         self._open_file: OpenFile | None = None
 
     async def open(self) -> None:
-        """Make the file if there is none, free the leases of owners that are gone, and begin to
-        write.
+        """Make the file if there is none, free the leases of owners that are gone,
+        and begin to write.
         """
         wakeups = Wakeups(self.clock)
         ballast = Ballast(owners_of(self.path) / "ballast", self._ballast)
@@ -135,8 +135,8 @@ class Engine(RevisionCount):
             connections += [connect_to_read(self.path) for _ in range(READERS)]
             setup = Setup(self.policies, self.clock, self._ids, incarnation)
             transaction = Transaction(connections[0], setup, owners)
-            # who follows asks for a position of its own: telling the whole log as news would be for
-            # nobody
+            # who follows asks for a position of its own: telling the whole log as news
+            # would be for nobody
             transaction.see_all()
             # leases in a backup are of owners of another time, whose lock files are not here to say
             # that they are gone
@@ -181,8 +181,8 @@ class Engine(RevisionCount):
 
     async def read_from(self, look: Callable[[View], T]) -> T:
         """Look at the file as it is now; a thread that has expired is deleted when met."""
-        # a reader cannot delete; the writer looks again before it does, so what was used meanwhile
-        # stays
+        # a reader cannot delete; the writer looks again before it does, so what
+        # was used meanwhile stays
         value, over = await self.use().reader.run(look)
         for address in over:
             await self.write(partial(_expire, address=address), "ending")

@@ -1,8 +1,8 @@
 """The event log as rows: appending, reading, and keeping it within its bounds
 (`turnkeep.store.log_bounds` says which).
 
-A row holds what the event says; thread, offset, time and kind are columns, the epoch is the
-thread's.
+A row holds what the event says; thread, offset, time and kind are columns, the
+epoch is the thread's.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The place of the file: made so that a power cut does not take it away, and looked after while it
 is open.
 
-A file that is deleted or replaced stays open and takes every write, and nobody would ever find them
-again.
+A file that is deleted or replaced stays open and takes every write, and nobody would
+ever find them again.
 """
 
 from __future__ import annotations
@@ -191,8 +191,8 @@ class Ballast:
             os.close(handle)
 
     def is_made_up_for(self, connection: apsw.Connection) -> bool:
-        """Whether pages of the file that are free hold as much: deleting gives no room back to the
-        disk.
+        """Whether pages of the file that are free hold as much: deleting gives no room
+        back to the disk.
         """
         free_bytes: int = connection.pragma("freelist_count") * connection.pragma("page_size")
         return free_bytes >= self._size

@@ -1,5 +1,5 @@
-"""The transcript as rows: appending, reading backwards, and keeping it within its bounds by whole
-turns.
+"""The transcript as rows: appending, reading backwards, and keeping it within its
+bounds by whole turns.
 """
 
 from __future__ import annotations

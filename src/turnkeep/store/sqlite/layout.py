@@ -262,13 +262,13 @@ def end_life(connection: apsw.Connection, owners: Owners) -> None:
 
 
 def agree_on_time(connection: apsw.Connection, clock: SteadyClock, *, is_first: bool) -> None:
-    """Have the clock of this process go by what the file says. `is_first`: nobody else has the file
-    open.
+    """Have the clock of this process go by what the file says. `is_first`: nobody else
+    has the file open.
     """
     with alone(connection):
         base = _clock_base(connection, clock, is_first=is_first)
-        # never behind what is stored: time that goes back would make leases and windows of before
-        # longer
+        # never behind what is stored: time that goes back would make leases and
+        # windows of before longer
         clock.rebase(max(base, _newest_moment(connection) - clock.elapsed()))
         put(connection, "clock_origin", clock.origin)
         put(connection, "clock_base", clock.base)

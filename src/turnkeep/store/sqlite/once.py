@@ -42,8 +42,8 @@ class Once:
             result_text = tx.connection.execute(
                 "SELECT result FROM operation WHERE id = ? AND until > ?", (self.operation, tx.now)
             ).get
-            # saying the result again would say what was forgotten, and doing it again would do it
-            # twice
+            # saying the result again would say what was forgotten, and doing it again
+            # would do it twice
             if result_text == FORGOTTEN_HEAD:
                 raise ThreadNotFound("this was done, and the thread has been forgotten since")
             if result_text is not None:

@@ -50,8 +50,8 @@ class Owners:
         return owner in self._handles
 
     def hold(self, owner: str) -> None:
-        """Lock the file of this owner until the process ends or `let_go`. Again for the same owner:
-        nothing.
+        """Lock the file of this owner until the process ends or `let_go`. Again for
+        the same owner: nothing.
         """
         if owner in self._handles:
             return
@@ -80,8 +80,8 @@ class Owners:
                     os.close(handle)
 
     def is_gone(self, owner: str) -> bool:
-        """Whether it is known that no process holds this owner's lock any more; its file is
-        removed.
+        """Whether it is known that no process holds this owner's lock any more;
+        its file is removed.
         """
         return owner not in self._handles and sys.platform != "win32" and self._remove_if_free(self._path(owner))
 
@@ -96,8 +96,8 @@ class Owners:
             return 0
 
     def others(self) -> list[str]:
-        """Who else has the store open, each with process id, name and layout; files of the dead are
-        removed.
+        """Who else has the store open, each with process id, name and layout; files of
+        the dead are removed.
         """
         mine = {self._path(owner).name for owner in self._handles}
         paths = sorted(self._directory.glob("*.lock")) if self._directory.exists() else []

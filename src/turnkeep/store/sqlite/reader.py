@@ -1,7 +1,7 @@
 """A few threads that only read, so that a long look at the file keeps nobody from writing.
 
-Each look begins its own snapshot after it was asked for, so whoever waits for a write reads it
-afterwards.
+Each look begins its own snapshot after it was asked for, so whoever waits for a
+write reads it afterwards.
 """
 
 from __future__ import annotations

@@ -89,8 +89,8 @@ class SqliteRegistry(Engine):
 def _next(kind: str, new: Document, old: Document | None, version: int | None) -> Document:
     """What a record becomes; a body that is there already is no change."""
     current_version = old.version if old else 0
-    # a repeat after a lost reply names the version before, and must not end in a conflict with
-    # itself
+    # a repeat after a lost reply names the version before, and must not end in
+    # a conflict with itself
     if old is not None and old.body == new.body and version in (None, current_version, current_version - 1):
         return old
     if version in (None, current_version):

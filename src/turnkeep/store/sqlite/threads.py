@@ -162,8 +162,8 @@ class SqliteThreads(Engine):
     async def scan(
         self, *, tenant: str | None = None, queue: str | None = None, idle_for: float = 0.0
     ) -> AsyncIterator[ThreadRecord]:
-        # pages, each with a snapshot of its own: one snapshot for all would keep the log from being
-        # cut
+        # pages, each with a snapshot of its own: one snapshot for all would keep the
+        # log from being cut
         last = 0
         while True:
             look = partial(_page, after=last, tenant=tenant, queue=queue, idle_for=idle_for)
@@ -224,8 +224,8 @@ def _page(
     """Some threads, and from where on the next ones are (-1: that was the last page). Damaged ones
     are left out.
     """
-    # without an idle time also those count whose last activity lies ahead, as after a clock was set
-    # back
+    # without an idle time also those count whose last activity lies ahead, as after a
+    # clock was set back
     records = every(
         view.connection,
         "SELECT id FROM thread WHERE id > ?1 AND (?2 IS NULL OR tenant = ?2) AND (?3 IS NULL OR queue = ?3)"
@@ -332,8 +332,8 @@ def _is_there(tx: Transaction, address: Address, *, force: bool) -> bool:
 
 
 def _forget_letters(tx: Transaction, address: Address) -> int:
-    """Dead letters outlive their thread: those of a channel, or of the thread that the channel
-    names.
+    """Dead letters outlive their thread: those of a channel, or of the thread
+    that the channel names.
     """
     tx.mark()
     tx.connection.execute(
@@ -396,8 +396,8 @@ def _expire_threads(tx: Transaction, limit: int) -> int:
 
 
 def _trim_logs(tx: Transaction, limit: int) -> None:
-    """Events go by in the order in which they were stored; the logs of those that are old now are
-    trimmed.
+    """Events go by in the order in which they were stored; the logs of those that are
+    old now are trimmed.
     """
     policies = tx.setup.policies
     # events lie in the order of all threads: whose queue keeps the longest says where to stop

@@ -122,8 +122,8 @@ class Transaction(View):
         self.forget()
 
     def is_changed(self) -> bool:
-        """Whether somebody else has written to the file since this was asked last; then memory is
-        forgotten.
+        """Whether somebody else has written to the file since this was asked last;
+        then memory is forgotten.
         """
         # changes by commits of other connections alone, and is read from shared memory: no query of
         # the file

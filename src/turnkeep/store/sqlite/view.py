@@ -1,5 +1,5 @@
-"""What readers see of the file: one snapshot at one moment, in which a thread that has expired is
-absent.
+"""What readers see of the file: one snapshot at one moment, in which a thread that
+has expired is absent.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from turnkeep.usage import Usage
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """What counts for one opened store. `incarnation` is what this life of the file adds to every
-    epoch.
+    """What counts for one opened store. `incarnation` is what this life of the file
+    adds to every epoch.
     """
 
     policies: Policies
@@ -51,8 +51,8 @@ class View:
     def begin(self) -> None:
         self.now = self.setup.clock.now()
         self.over = []
-        # deferred: all that one look reads is of one moment, and it never asks for the lock of the
-        # writer
+        # deferred: all that one look reads is of one moment, and it never asks for the
+        # lock of the writer
         self.connection.execute("BEGIN")
 
     def end(self) -> None:
@@ -63,8 +63,8 @@ class View:
         return self.setup.policies.of(thread_row.thread.address.queue)
 
     def find(self, address: Address) -> ThreadRow | None:
-        """The thread of this address, if there is one that has not expired. Raises
-        `ThreadQuarantined`.
+        """The thread of this address, if there is one that has
+        not expired. Raises `ThreadQuarantined`.
         """
         row_address = rows.find(self.connection, address)
         if row_address is None:

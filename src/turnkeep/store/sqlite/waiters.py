@@ -1,5 +1,5 @@
-"""Waking whoever waits in this process: what a group of operations changed is told after its
-commit.
+"""Waking whoever waits in this process: what a group of operations changed is
+told after its commit.
 """
 
 from __future__ import annotations

@@ -200,8 +200,8 @@ class Writer:
             self._loop.call_soon_threadsafe(function, *arguments)
 
     def _write(self, group: Sequence[_Operation]) -> None:
-        """One transaction for all; when that fails, one for each, so that only those fail that have
-        to.
+        """One transaction for all; when that fails, one for each, so that only those
+        fail that have to.
         """
         is_committing = False
         try:
@@ -245,8 +245,8 @@ class Writer:
 
     def _close_hole(self) -> None:
         """On a fresh connection, whose pages come from the file. Linux tells each failed sync once:
-        a sync of the same pages that succeeds afterwards says nothing, only writing them elsewhere
-        does.
+        a sync of the same pages that succeeds afterwards says nothing, only
+        writing them elsewhere does.
         """
         if not self.may_have_a_hole:
             return
@@ -281,8 +281,8 @@ class Writer:
 
     def _refusal(self) -> StoreError | None:
         """Why nothing new is taken in now, though runs may go on."""
-        # deleting gives pages back to the file and not room to the disk, so free pages count as
-        # room
+        # deleting gives pages back to the file and not room to the disk, so free
+        # pages count as room
         if not (self._ballast.is_there or self._has_freed):
             return StoreFull(f"the disk of {self._path} is full, free some space or forget threads")
         if self.log_bytes > MOST_LOG:
@@ -343,8 +343,8 @@ class Writer:
             self._others.count()
             self._look_at_room()
             self.sweep()
-            # the log still has the old pages: what was forgotten could be read from it until it is
-            # cut
+            # the log still has the old pages: what was forgotten could be read from it
+            # until it is cut
             if self._transaction.has_erased:
                 self._transaction.has_erased = not empty_log(self._transaction.connection)
 

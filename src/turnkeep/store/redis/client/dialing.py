@@ -1,7 +1,7 @@
 """Opening connections: redis-py dials and greets, then the transport is taken over.
 
-Connections are opened by redis-py (TLS, AUTH, SELECT, CLIENT SETNAME) without any of its automatic
-retries.
+Connections are opened by redis-py (TLS, AUTH, SELECT, CLIENT SETNAME) without any
+of its automatic retries.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ class Dialer:
             # their own.
             "protocol": 2,
             "decode_responses": False,
-            # redis-py would send again what may have happened. Whether that is safe only `Link`
-            # knows.
+            # redis-py would send again what may have happened. Whether that is
+            # safe only `Link` knows.
             "retry": Retry(NoBackoff(), 0),
             "retry_on_timeout": False,
             "health_check_interval": 0,
@@ -156,8 +156,8 @@ async def _identity(connection: redis.Connection, endpoint: ServerAddress) -> by
         role = await answer(connection, "INFO", "replication")
     except ResponseError as refusal:
         raise StoreUnavailable(f"Redis at {endpoint} is not ready: {refusal}") from refusal
-    # A replica answers reads, and with replica-read-only off even writes, which the next sync
-    # undoes.
+    # A replica answers reads, and with replica-read-only off even writes, which
+    # the next sync undoes.
     if b"role:master" not in role:
         raise StoreUnavailable(f"Redis at {endpoint} is a replica, its primary is elsewhere")
     line = next((line for line in bytes(info).split(b"\r\n") if line.startswith(b"run_id:")), b"run_id:unknown")

@@ -110,8 +110,8 @@ class Link:
         patience: float = PATIENCE,
     ) -> Coroutine[Any, Any, Reply]:
         """Run the script of an operation on a partition; its answer may be relied on."""
-        # Returns the coroutine instead of awaiting it: a frame less for each token that is
-        # published.
+        # Returns the coroutine instead of awaiting it: a frame less for each
+        # token that is published.
         command = ("EVALSHA", self.scripts[name].sha, len(keys), *keys, *arguments)
         assurance = self.assurance
         if assurance is None or name not in assurance.concerns:
@@ -153,8 +153,8 @@ class Link:
 
     async def _run(self, name: str, partition: Partition, command: tuple[Argument, ...], *, patience: float) -> Reply:
         loss: OutcomeUnknown | None = None
-        # The short way of nearly every order. All that can go wrong leads to `call`, which has the
-        # loops.
+        # The short way of nearly every order. All that can go wrong leads to `call`,
+        # which has the loops.
         if (pipe := self._at_hand(partition)) is not None:
             try:  # each token comes this way: nothing but its reply is awaited
                 if not isinstance(reply := await pipe.send(*command), Refusal):
@@ -252,8 +252,8 @@ class Link:
             reply = await self._send(pipe, partition, command, asking=asking is not None)
             if not isinstance(reply, Refusal):
                 return reply
-            # No attempt is used up by a refusal: nothing of it has happened, only the time is
-            # bounded.
+            # No attempt is used up by a refusal: nothing of it has happened, only
+            # the time is bounded.
             cure, asking = cure_of(str(reply)), None
             if cure is None or loop.time() > until:
                 raise meaning(str(reply), operation)
@@ -284,8 +284,8 @@ class Link:
         """Before the first command on a partition, in the same write: say which server this is."""
         script = self.scripts["greet"]
         greeting = pipe.send("EVAL", script.text, len(script.keys), *partition.of(script), pipe.server)
-        # At once and not with the reply: what is sent behind it in this tick needs no second
-        # greeting.
+        # At once and not with the reply: what is sent behind it in this tick
+        # needs no second greeting.
         pipe.greeted_sockets.add(partition.index)
 
         def note_incarnation(reply: asyncio.Future[Reply]) -> None:

@@ -137,8 +137,8 @@ class Pipe(asyncio.Protocol):
 
     def _answer(self, reply: Reply) -> None:
         waiting, _ = self._waiting.popleft()
-        # Who was cancelled left its place in the queue: taking it out would shift the replies of
-        # others.
+        # Who was cancelled left its place in the queue: taking it out would shift
+        # the replies of others.
         if not waiting.done():
             waiting.set_result(reply)
 

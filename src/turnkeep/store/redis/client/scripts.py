@@ -150,8 +150,8 @@ def _list(names: tuple[str, ...]) -> str:
 
 
 _WORD = re.compile(r"(?<![\w:])(?<!(?<!\.)\.)[A-Za-z_]\w*")
-"""A name that may be one of a definition: no member, such as `stop` in `t.stop` or `find` in
-`text:find`.
+"""A name that may be one of a definition: no member, such as `stop` in `t.stop`
+or `find` in `text:find`.
 """
 _REFERENCE = re.compile(r"\b([KA])\.(\w+)")
 _DEFINITION = re.compile(r"^(?=local )", re.MULTILINE)

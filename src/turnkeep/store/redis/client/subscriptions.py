@@ -171,16 +171,16 @@ class Subscriptions:
 
     async def listen(self, channel: bytes, listener: Listener) -> None:
         """Hear a channel from the return of this call on, or get a gap when it is heard later."""
-        # Registered before the server is asked: what comes right after the acknowledgement has
-        # somebody.
+        # Registered before the server is asked: what comes right after
+        # the acknowledgement has somebody.
         is_first = channel not in self._listeners
         self._listeners.setdefault(channel, set()).add(listener)
         if is_first:
             self._unheard.add(channel)
         if channel in self._unheard:
             await self.tend()
-        # It read the log, if at all, before it was heard: whoever follows has to read once more
-        # then.
+        # It read the log, if at all, before it was heard: whoever follows has to
+        # read once more then.
         if channel in self._unheard:
             self._was_missed.add(channel)
 
@@ -203,8 +203,8 @@ class Subscriptions:
             if self._is_closed:
                 raise StoreUnavailable("the store is closed")
             loop = asyncio.get_running_loop()
-            # All who wait call this: one of them tries, and no sooner than the pause after the last
-            # failure.
+            # All who wait call this: one of them tries, and no sooner than the pause
+            # after the last failure.
             if not self._unheard or loop.time() < self._not_before:
                 return self.is_whole
             await self._hear_all()

@@ -35,8 +35,8 @@ class ServerTopology(Protocol):
         ...
 
     async def confirm(self, endpoint: ServerAddress) -> None:
-        """Raises `StoreUnavailable` when a server that was just connected to is not the one any
-        more.
+        """Raises `StoreUnavailable` when a server that was just connected to is not
+        the one any more.
 
         A primary that was replaced comes back as a primary, until it is told otherwise.
         """
@@ -104,8 +104,8 @@ class Sentinels:
                 reasons.append(str(failure))
                 continue
             if address:
-                # Who answered is asked first next time, so that a dead sentinel costs its timeout
-                # once.
+                # Who answered is asked first next time, so that a dead sentinel
+                # costs its timeout once.
                 self._sentinels.remove(sentinel)
                 self._sentinels.insert(0, sentinel)
                 return ServerAddress(address[0].decode(), int(address[1]))
@@ -243,8 +243,8 @@ def _sentinels(url: str) -> tuple[ServerTopology, Dialer]:
     base = f"{scheme}://{credentials + '@' if credentials else ''}{sentinels[0]}"
     query = f"?{parts.query}" if parts.query else ""
     dialer = Dialer(f"{base}/{database}{query}")
-    # Sentinels authenticate apart from what they watch: the password in the URL is that of the
-    # store.
+    # Sentinels authenticate apart from what they watch: the password in the URL is
+    # that of the store.
     without_credentials = Dialer(f"{scheme}://{sentinels[0]}{query}")
     return Sentinels(without_credentials, sentinels, unquote(service)), dialer
 
