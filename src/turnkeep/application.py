@@ -17,7 +17,7 @@ from typing import Literal, Self
 from turnkeep.assistants import Assistant, Assistants
 from turnkeep.broadcast import Broadcasts
 from turnkeep.clock import SystemClock
-from turnkeep.composition import Lifespan, open_endpoint, open_run_context, policies, watch_process
+from turnkeep.composition import Lifespan, RunParts, open_endpoint, open_run_context, policies, watch_process
 from turnkeep.errors import Conflict, InvalidMessage, NotFound, Rejection, ThreadNotFound
 from turnkeep.fleet import Heartbeat
 from turnkeep.hooks import Hooks
@@ -233,10 +233,7 @@ class Application:
         endpoint = await open_endpoint(self.settings, stack)
         self._has_simulator = endpoint.is_simulated
         self.assistant = await self._default_assistant()
-        return await open_run_context(
-            self.settings,
-            stack,
-            endpoint,
+        parts = RunParts(
             store=self.store,
             assistants=self.assistants,
             toolbox=self.toolbox,
@@ -245,6 +242,7 @@ class Application:
             meter=self.meter,
             activity=Activity(self.store, self.clock),
         )
+        return await open_run_context(self.settings, stack, endpoint, parts)
 
     async def _default_assistant(self) -> Assistant:
         """The assistant of the default tenant: the one that is set, verified; else the stored one;

@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from pydantic import SecretStr
 
@@ -142,55 +142,67 @@ def _endpoint(settings: Settings, base_url: str, key: SecretStr | None) -> Provi
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunParts:
+    """What a queue or a service brings to its runs."""
+
+    store: Store
+    assistants: Assistants
+    toolbox: Toolbox
+    catalog: Catalog
+    model: str
+    """The model of the default assistant."""
+    meter: Meter = SILENT
+    activity: Activity | None = None
+    rules: RunRules | None = None
+    """None: as the settings say."""
+    kind: Kind | None = None
+    """The protocol in which models are asked; None: as the settings say."""
+    is_patient: bool = False
+    """Runs wait for a budget themselves: nobody claims them again."""
+    ledger: Store | None = None
+    """Where money and pace are kept, if not in the store."""
+
+
 async def open_run_context(
-    settings: Settings,
-    stack: AsyncExitStack,
-    endpoint: Provider,
-    *,
-    store: Store,
-    assistants: Assistants,
-    toolbox: Toolbox,
-    catalog: Catalog,
-    model: str,
-    rules: RunRules | None = None,
-    meter: Meter = SILENT,
-    kind: Kind | None = None,
-    patient: bool = False,
-    ledger: Store | None = None,
-    activity: Activity | None = None,
+    settings: Settings, stack: AsyncExitStack, endpoint: Provider, parts: RunParts
 ) -> RunContext:
     """What every run shares. Vocabulary, prices and clients are loaded by the first run.
-
-    Money and pace are kept in `ledger`, else in the store.
 
     Raises `ConfigurationError` where a budget is set and the price of the model is not known.
     """
     prices = PriceBook(settings.price_file, base_url=settings.openai_base_url or settings.anthropic_base_url)
-    # direct calls without a session have a store of their own in memory, but money is everybody's
-    budgets = Budgets.from_settings(settings, ledger or store, prices, meter=meter, patient=patient)
-    if budgets.budgets:
-        await prices.load()
-        # said at the start: a budget that cannot be kept would let every run wait for an operator, one by one
-        if prices.price(model) is None:
-            raise ConfigurationError(
-                f"a budget is set, but no price of {model} is known: add it to TURNKEEP_PRICE_FILE, or install "
-                "turnkeep[prices]"
-            )
+    budgets = await _open_budgets(settings, parts, prices)
     open_tracing(settings, stack)
     return RunContext(
-        store,
-        _model_clients(settings, stack, endpoint, kind or settings.model_api),
-        assistants,
-        toolbox,
-        catalog,
+        parts.store,
+        _model_clients(settings, stack, endpoint, parts.kind or settings.model_api),
+        parts.assistants,
+        parts.toolbox,
+        parts.catalog,
         prices,
-        rules or run_rules(settings),
-        meter=meter,
+        parts.rules or run_rules(settings),
+        meter=parts.meter,
         budgets=budgets,
-        activity=activity,
+        activity=parts.activity,
         contexts=ContextSizes(endpoint),
         sentences=sentences(settings.sentences_file),
     )
+
+
+async def _open_budgets(settings: Settings, parts: RunParts, prices: PriceBook) -> Budgets:
+    # direct calls without a session have a store of their own in memory, but money is everybody's
+    ledger = parts.ledger or parts.store
+    budgets = Budgets.from_settings(settings, ledger, prices, meter=parts.meter, patient=parts.is_patient)
+    if budgets.budgets:
+        await prices.load()
+        # said at the start: a budget that cannot be kept would let every run wait for an operator, one by one
+        if prices.price(parts.model) is None:
+            raise ConfigurationError(
+                f"a budget is set, but no price of {parts.model} is known: add it to TURNKEEP_PRICE_FILE, or install "
+                "turnkeep[prices]"
+            )
+    return budgets
 
 
 def _model_clients(settings: Settings, stack: AsyncExitStack, endpoint: Provider, kind: Kind) -> Callable[[str], Model]:

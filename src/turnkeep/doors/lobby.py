@@ -16,8 +16,8 @@ LOBBY = 1_000
 """Connections that wait for room; an eighth of the descriptors at most."""
 
 
-class Visitor(Protocol):
-    """A connection in the lobby."""
+class Connection(Protocol):
+    """One end of it, in this process; here, or in its place (`peers`)."""
 
     def admit(self) -> None:
         """There is room now: go on with what was read."""
@@ -33,9 +33,9 @@ class Lobby:
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._hosts: OrderedDict[Visitor, str] = OrderedDict()
+        self._hosts: OrderedDict[Connection, str] = OrderedDict()
         self._of_host: Counter[str] = Counter()
-        self._asking: OrderedDict[str, OrderedDict[Visitor, None]] = OrderedDict()
+        self._asking: OrderedDict[str, OrderedDict[Connection, None]] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._hosts)
@@ -45,36 +45,36 @@ class Lobby:
         """Whether somebody waits who has asked for something."""
         return bool(self._asking)
 
-    def enter(self, visitor: Visitor, host: str) -> bool:
+    def enter(self, connection: Connection, host: str) -> bool:
         """Whether it may wait here."""
         if len(self._hosts) >= self._most and not self._make_room():
             return False
-        self._hosts[visitor] = host
+        self._hosts[connection] = host
         self._of_host[host] += 1
         return True
 
-    def leave(self, visitor: Visitor) -> None:
+    def leave(self, connection: Connection) -> None:
         """It is gone, or let in. Safe to repeat."""
-        host = self._hosts.pop(visitor, None)
+        host = self._hosts.pop(connection, None)
         if host is None:
             return
         self._of_host[host] -= 1
         if not self._of_host[host]:
             del self._of_host[host]
         if (asking := self._asking.get(host)) is not None:
-            asking.pop(visitor, None)
+            asking.pop(connection, None)
             if not asking:
                 del self._asking[host]
 
-    def ask(self, visitor: Visitor, host: str) -> None:
+    def ask(self, connection: Connection, host: str) -> None:
         """It has asked for something, in the name of this address."""
-        if visitor in self._hosts:
-            self.leave(visitor)
-            self._hosts[visitor] = host
+        if connection in self._hosts:
+            self.leave(connection)
+            self._hosts[connection] = host
             self._of_host[host] += 1
-            self._asking.setdefault(host, OrderedDict())[visitor] = None
+            self._asking.setdefault(host, OrderedDict())[connection] = None
 
-    def let_in(self, may_enter: Callable[[str], bool]) -> Iterator[tuple[Visitor, str]]:
+    def let_in(self, may_enter: Callable[[str], bool]) -> Iterator[tuple[Connection, str]]:
         """Those for whose address there is room, in turn; each has left when it is told."""
         # One of each address in turn, however many of one ask: else a thousand of one come first.
         hosts = list(self._asking)
@@ -84,9 +84,9 @@ class Lobby:
                 if not asking or not may_enter(host):
                     hosts.remove(host)
                     continue
-                visitor = next(iter(asking))
-                self.leave(visitor)
-                yield visitor, host
+                connection = next(iter(asking))
+                self.leave(connection)
+                yield connection, host
 
     def _make_room(self) -> bool:
         if not self._hosts:

@@ -17,11 +17,11 @@ import ipaddress
 import re
 from collections import Counter, OrderedDict
 from collections.abc import Collection, Iterable
-from typing import Literal, Protocol
+from typing import Literal
 
 from turnkeep.auth.limits import Rate
 from turnkeep.clock import Clock, SystemClock
-from turnkeep.doors.lobby import LOBBY, Lobby
+from turnkeep.doors.lobby import LOBBY, Connection, Lobby
 from turnkeep.settings import Settings
 from turnkeep.telemetry import SILENT, Meter, get_log
 
@@ -46,18 +46,6 @@ LONGEST = 64
 """Characters of an address that are looked at."""
 REFUSAL_MEMORY = 60.0
 """Seconds for which `/readyz` says that there was no room."""
-
-
-class Connection(Protocol):
-    """One end of it, in this process."""
-
-    def admit(self) -> None:
-        """There is room now: go on with what was read."""
-        ...
-
-    def drop(self) -> None:
-        """Close at once, whatever is on its way."""
-        ...
 
 
 Place = Literal["inside", "lobby", "nowhere"]

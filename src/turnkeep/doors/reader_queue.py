@@ -14,7 +14,13 @@ T = TypeVar("T")
 
 
 class ReaderQueue(Generic[T]):
-    """An `asyncio.Queue` without bounds, from which one task reads."""
+    """An `asyncio.Queue` from which one task reads. It refuses nothing: what bounds it is the valve of
+    the connection (`backlog.Valve`), because a frame that was read cannot be given back.
+
+    While one item waits here, nothing is read of the connection: uvicorn pauses with each message
+    and resumes when the last one is taken. What can still come is what one read of the system had
+    in it, and at most `backlog.PIECES` frames of that in a second.
+    """
 
     __slots__ = ("_arrival", "_items")
 

@@ -15,11 +15,12 @@ from turnkeep.application import Application
 from turnkeep.errors import ConfigurationError
 from turnkeep.hooks import Hook
 from turnkeep.messages import BusyPolicy
+from turnkeep.option_names import check_options
 from turnkeep.queue.constructor_options import (
     LOCK_DURATION,
+    TIMES,
     BackoffOptions,
     backoff_of,
-    check_names,
     check_store,
     settings_of,
     window_of,
@@ -78,7 +79,7 @@ class AssistantMessageQueue(MessageMethods, TurnMethods, ThreadMethods, Operator
         meter: Meter = SILENT,
         **settings: Unpack[QueueSettings],
     ) -> None:
-        check_names(type(self).__init__, "AssistantMessageQueue", settings)
+        check_options(type(self).__init__, "AssistantMessageQueue", settings, times=TIMES)
         if isinstance(redis_url, Mapping):
             raise ConfigurationError("AssistantMessageQueue takes keywords: AssistantMessageQueue(redis_url=…)")
         check_store(store)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypedDict
 
 from turnkeep.errors import ConfigurationError
+from turnkeep.option_names import load_options
 from turnkeep.seconds import SecondsLimit
 from turnkeep.settings import Settings
-from turnkeep.spelling import meant_name, strangers_sentence
+from turnkeep.spelling import strangers_sentence
 from turnkeep.windows import PRESETS, Preset
 
 FIELDS: Mapping[str, tuple[str, ...]] = {
@@ -44,31 +44,13 @@ class BackoffOptions(TypedDict, total=False):
     cap: float
 
 
-def check_names(taker: Callable[..., Any], title: str, settings: Mapping[str, object]) -> None:
-    """Raises `ConfigurationError` for options that are neither parameters of `taker` nor settings."""
-    parameters = [name for name in inspect.signature(taker).parameters if name not in ("self", "settings")]
-    options = [*parameters, *Settings.model_fields]
-    variables = Settings.variable_names()
-    strangers = [name for name in settings if name not in options and name.upper() not in variables]
-    if not strangers:
-        return
-    sentence = strangers_sentence(title, strangers, options)
-    if any(meant_name(name, parameters) in TIMES for name in strangers):
-        sentence += "\nTimes are seconds here, not milliseconds."
-    raise ConfigurationError(sentence)
-
-
 def settings_of(values: Mapping[str, Any], settings: Mapping[str, Any], *, has_delay: bool) -> Settings:
-    """The settings that these options and settings are. Raises `ConfigurationError`, in the names
-    that were given. `has_delay`: the window is the fixed delay.
+    """The settings that these options and settings are. Raises `ConfigurationError`. `has_delay`: the
+    window is the fixed delay.
     """
-    own = {field: name for name, fields in FIELDS.items() for field in fields if field not in settings}
-    if twice := [f"{name} and {field}" for name, (field, *_) in FIELDS.items() if name in TWO_NAMES
-                 if values.get(field) is not None and settings.get(field) is not None]:  # fmt: skip
-        raise ConfigurationError(f"{twice[0]} are two names of one setting, give one of them")
-    if not has_delay:
-        own = {field: name for field, name in own.items() if name != "message_delay"}
-    return Settings.load(own, **{name: value for name, value in {**values, **settings}.items() if value is not None})
+    options = {name: fields for name, fields in FIELDS.items() if has_delay or name != "message_delay"}
+    aliases = {field: name for name, fields in options.items() for field in fields}
+    return load_options(values, settings, aliases, exclusive=[FIELDS[name][0] for name in TWO_NAMES])
 
 
 def check_store(store: object) -> None:

@@ -4,7 +4,6 @@ known of the model.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
@@ -16,6 +15,7 @@ from turnkeep.composition import endpoint_of
 from turnkeep.errors import ConfigurationError
 from turnkeep.models import Kind
 from turnkeep.models.capabilities import server_of
+from turnkeep.option_names import check_options, load_options
 from turnkeep.pricing.catalog import Catalog, ModelFacts
 from turnkeep.runs.model_prompt import LEAST_OUTPUT
 from turnkeep.seconds import SecondsLimit
@@ -102,7 +102,7 @@ def create_openai_config(
     """
     if isinstance(api_key, Mapping):
         raise ConfigurationError("create_openai_config takes keywords: create_openai_config(api_key=…, model=…)")
-    _check_names(settings)
+    check_options(create_openai_config, "create_openai_config", settings)
     TIMEOUT.check("timeout", timeout)
     own_values = {
         "openai_api_key": api_key,
@@ -113,7 +113,7 @@ def create_openai_config(
         "run_deadline": timeout,
         "store": str(store) if isinstance(store, str | Path) else None,
     }
-    effective = _load_settings(own_values, settings)
+    effective = load_options(own_values, settings, OWN_NAMES, exclusive=OWN_NAMES)
     catalog = Catalog.load(effective.price_file)
     config = OpenAIConfig(
         settings=effective,
@@ -140,27 +140,6 @@ OWN_NAMES = {
 """The parameters that stand for a setting of another name."""
 
 TIMEOUT = SecondsLimit(3_600.0, "run_deadline")
-
-
-def _load_settings(own_values: Mapping[str, Any], settings: Mapping[str, Any]) -> Settings:
-    """What parameters and settings say, then the environment. Raises `ConfigurationError`, in the
-    words of who calls.
-    """
-    for name, own in OWN_NAMES.items():
-        if None not in (own_values[name], settings.get(name)):
-            raise ConfigurationError(f"{own} and {name} are two names of one setting, give one of them")
-    values = {name: value for name, value in {**own_values, **settings}.items() if value is not None}
-    spelling = {field: name for field, name in OWN_NAMES.items() if field not in settings}
-    return Settings.load(spelling, **values)
-
-
-def _check_names(settings: Mapping[str, object]) -> None:
-    """Raises `ConfigurationError` for options that are neither parameters nor settings."""
-    parameters = [name for name in inspect.signature(create_openai_config).parameters if name != "settings"]
-    options = [*parameters, *Settings.model_fields]
-    variables = Settings.variable_names()
-    if strangers := [name for name in settings if name not in options and name.upper() not in variables]:
-        raise ConfigurationError(strangers_sentence("create_openai_config", strangers, options))
 
 
 def _retries(value: int | RetryConfig | Mapping[str, Any] | None) -> RetryConfig:

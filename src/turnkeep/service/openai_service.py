@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import Any, Self
 
 from turnkeep.assistants import Assistant, Assistants
-from turnkeep.composition import Lifespan, open_endpoint, open_run_context, policies, run_rules, watch_process
+from turnkeep.composition import Lifespan, RunParts, open_endpoint, open_run_context, policies, run_rules, watch_process
 from turnkeep.errors import ConfigurationError, LeaseLost, ModelGone, RunBroke, TurnkeepError
 from turnkeep.inputs import checked_channel
 from turnkeep.messages import DEFAULT_TENANT, Address, Item
@@ -179,10 +179,7 @@ class OpenAIService:
             answer=replace(rules.answer, again=config.retries.again),
             direct=True,
         )
-        context = await open_run_context(
-            config.settings,
-            stack,
-            self._endpoint,
+        parts = RunParts(
             store=store,
             assistants=_Profile(store, config),
             toolbox=self.toolbox,
@@ -191,9 +188,10 @@ class OpenAIService:
             rules=rules,
             meter=self.meter,
             kind=config.protocol,
-            patient=True,
+            is_patient=True,
             ledger=ledger,
         )
+        context = await open_run_context(config.settings, stack, self._endpoint, parts)
         keeper = Keeper(store, rules=LeaseRules(config.settings.lease_duration), owner=f"direct-{secrets.token_hex(8)}")
         upkeep = tuple(self._keeping.create_task(act) for act in (keeper.run(), context.publisher.run()))
         return CallRunner(context, keeper, upkeep, remembers)

@@ -4,6 +4,7 @@ parts. A dialect derives from it, and says of each what its clients read.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -176,7 +177,7 @@ class TurnVisitor:
     def _withdraw(self) -> None: ...
 
 
-class TurnEncoder(TurnVisitor):
+class TurnEncoder(TurnVisitor, ABC):
     """A dialect: what is new of a turn as bytes. One for each response.
 
     With `after_calls` what the client has goes on with the result of one of these calls: what was
@@ -214,8 +215,9 @@ class TurnEncoder(TurnVisitor):
     def _go_on(self) -> None:
         """Behind here it is told; the step was begun in an earlier response."""
 
+    @abstractmethod
     def _last_word(self, fault: TurnFault) -> bytes:
-        raise NotImplementedError
+        """The end of a response that may not show more, and why."""
 
 
 def is_piece(event: Event) -> bool:

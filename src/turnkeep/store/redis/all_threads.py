@@ -44,7 +44,10 @@ class RedisAllThreads(RedisPart):
         # Threads that are over are not counted, whether or not somebody swept.
         await gather([self._expire_in(partition, PAGE) for partition in self._keys.partitions])
         replies = await gather(
-            [self._run_on("counts", partition, self._now(), *selection) for partition in self._keys.partitions]
+            [
+                self._run_on_partition("counts", partition, self._now(), *selection)
+                for partition in self._keys.partitions
+            ]
         )
         columns = dict(zip(_COUNTS, zip(*replies, strict=True), strict=True))
         return Counts(**{name: (max if name == "oldest_wait" else sum)(values) for name, values in columns.items()})
@@ -176,7 +179,7 @@ class RedisAllThreads(RedisPart):
         deletions = 0
         for partition in self._keys.partitions:
             deletions += await self._expire_in(partition, limit - deletions)
-            await self._run_on("tidy", partition, self._now())
+            await self._run_on_partition("tidy", partition, self._now())
             await self._repair.audit(partition)
         return deletions
 

@@ -126,7 +126,7 @@ class RedisDeadLetters(RedisPart):
     async def _redriven(self, dead_id: str) -> Receipt:
         """The receipt of a dead letter that was redriven before."""
         for partition in self._partitions_of_letter(dead_id):
-            reply = await self._run_on("redriven", partition, self._now(), to_bytes(dead_id))
+            reply = await self._run_on_partition("redriven", partition, self._now(), to_bytes(dead_id))
             if reply is not None:
                 message_id, receipt = reply
                 return read_receipt(receipt, to_text(message_id))
@@ -139,7 +139,7 @@ class RedisDeadLetters(RedisPart):
         # One that is gone may be remembered as discarded, by the partition where it was.
         places = self._partitions_of_letter(dead_id) if letter is None else [self._keys.partition(letter.address)]
         for partition in places:
-            if await self._run_on("discard", partition, self._now(), operation, space, to_bytes(dead_id)):
+            if await self._run_on_partition("discard", partition, self._now(), operation, space, to_bytes(dead_id)):
                 return True
         return False
 

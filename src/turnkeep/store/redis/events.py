@@ -130,11 +130,15 @@ class RedisEvents(RedisPart):
         await self._on_all("sink_close", self._operation(once, "close_sink", sink), to_bytes(sink))
 
     async def _on_all(self, name: str, *arguments: bytes) -> None:
-        await gather([self._run_on(name, partition, self._now(), *arguments) for partition in self._keys.partitions])
+        await gather(
+            [self._run_on_partition(name, partition, self._now(), *arguments) for partition in self._keys.partitions]
+        )
 
     async def lease_sink(self, sink: str, partition: int, *, owner: str, lease: float) -> str | None:
         where = self._partition(sink, partition)
-        reply = await self._run_on("sink_lease", where, self._now(), to_bytes(sink), to_bytes(owner), exact(lease))
+        reply = await self._run_on_partition(
+            "sink_lease", where, self._now(), to_bytes(sink), to_bytes(owner), exact(lease)
+        )
         if status_word(reply) == "absent":
             raise _not_open(sink, partition)
         return words(reply[1]) if status_word(reply) == "held" else None
@@ -166,7 +170,7 @@ class RedisEvents(RedisPart):
         where = self._partition(sink, partition)
         rows = [to_bytes(text) for place in to_park for text in place]
         own = (to_bytes(sink), to_bytes(owner), position, MOST_PARKED)
-        reply = await self._run_on("sink_delivered", where, self._now(), *own, *rows)
+        reply = await self._run_on_partition("sink_delivered", where, self._now(), *own, *rows)
         if reply == b"absent":
             raise _not_open(sink, partition)
         if reply == b"lost":
@@ -205,20 +209,20 @@ class RedisEvents(RedisPart):
         self, script: str, sink: str, partition: int, operation: bytes, *arguments: bytes | str
     ) -> int:
         where = self._partition(sink, partition)
-        reply = await self._run_on(script, where, self._now(), operation, to_bytes(sink), *arguments)
+        reply = await self._run_on_partition(script, where, self._now(), operation, to_bytes(sink), *arguments)
         if status_word(reply) == "absent":
             raise _not_open(sink, partition)
         return int(reply[1])
 
     async def _of_sink(self, script: str, sink: str, partition: int, *arguments: Any) -> Sequence[Any]:
-        reply = await self._run_on(script, self._partition(sink, partition), to_bytes(sink), *arguments)
+        reply = await self._run_on_partition(script, self._partition(sink, partition), to_bytes(sink), *arguments)
         if status_word(reply) == "absent":
             raise _not_open(sink, partition)
         return reply[1:]  # type: ignore[no-any-return]  # what scripts answer has no type
 
     async def sinks(self) -> list[SinkRecord]:
         partitions = self._keys.partitions
-        replies = await gather([self._run_on("sink_list", one, WAITING_COUNTED) for one in partitions])
+        replies = await gather([self._run_on_partition("sink_list", one, WAITING_COUNTED) for one in partitions])
         records: dict[str, SinkRecord] = {}
         for partition, reply in zip(partitions, replies, strict=True):
             for row in reply:

@@ -135,7 +135,7 @@ class RedisPart(RevisionCount):
             raise
         return reply
 
-    async def _run_on(self, name: str, partition: PartitionKeys, *arguments: Argument) -> Reply:
+    async def _run_on_partition(self, name: str, partition: PartitionKeys, *arguments: Argument) -> Reply:
         """Run a script that touches no thread."""
         link = self._link
         return await link.run(name, partition, partition.of(link.scripts[name]), *arguments)
@@ -171,7 +171,9 @@ class RedisPart(RevisionCount):
     async def _quarantine(self, keys: ThreadKeys, damage: ThreadQuarantined) -> None:
         reason = to_bytes(str(damage)[:500])
         operation = self._operation(None, "quarantine")
-        is_new = await self._run_quietly("quarantine", keys, self._now(), operation, keys.space, keys.channel, reason)
+        is_new = await self._run_despite_damage(
+            "quarantine", keys, self._now(), operation, keys.space, keys.channel, reason
+        )
         # Many meet the same damage at once; an operator needs to read it once.
         if is_new:
             where = keys.address
@@ -183,7 +185,8 @@ class RedisPart(RevisionCount):
                 reason=str(damage),
             )
 
-    async def _run_quietly(self, name: str, keys: ThreadKeys, *arguments: Argument) -> Reply:
+    async def _run_despite_damage(self, name: str, keys: ThreadKeys, *arguments: Argument) -> Reply:
+        """Run a script that goes by the keys alone on a thread whose record may be damaged."""
         link = self._link
         return await link.run(name, keys.partition, keys.of(link.scripts[name]), *arguments)
 

@@ -151,7 +151,7 @@ class RedisThreads(RedisPart):
                 raise
             keys = await self._resolve(address)
             # `forget` reads the record, which is damaged: `wipe` goes by the keys alone.
-            reply = await self._run_quietly("wipe", keys, self._now(), operation, keys.space, keys.channel)
+            reply = await self._run_despite_damage("wipe", keys, self._now(), operation, keys.space, keys.channel)
         if status_word(reply) == "busy":
             raise ThreadBusy("messages are open on this channel, wait for their answer or force it")
         return status_word(reply) == "ok" and bool(reply[1])
