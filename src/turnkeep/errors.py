@@ -6,52 +6,39 @@ TurnkeepError
 ├── Rejection                     refused at the door, nothing was stored
 │   ├── InvalidMessage            the message or request cannot be understood
 │   │   └── NotOffered            understood, and not offered here: the sentence names the way out
-│   ├── MessageTooLarge           over a documented limit
-│   ├── NotAuthenticated          no credential, or one that is not valid (any more)
-│   ├── NotAllowed                a valid credential that does not reach this far
+│   ├── MessageTooLarge, NotAuthenticated, NotAllowed
 │   ├── NotFound                  no such message, assistant, dead letter, call …
-│   │   └── ThreadNotFound        no such thread
+│   │   └── ThreadNotFound
 │   ├── Conflict                  the thing exists and says otherwise
-│   │   ├── MessageConflict       same message id, other text
-│   │   ├── MessageFrozen         too late to edit or withdraw: a run has begun to answer it
-│   │   └── WrongState            the thread is in a state that does not take this operation
-│   ├── ThreadBusy                a run is in progress and the caller asked not to wait (retryable)
-│   ├── InboxFull                 too many messages wait on this channel (retryable)
-│   └── TooManyRequests           a rate limit of ours (retryable)
+│   │   └── MessageConflict, MessageFrozen, WrongState
+│   └── ThreadBusy, InboxFull, TooManyRequests   not now (retryable)
 ├── ModelError                    the provider failed
 │   ├── ModelUnavailable          5xx, or the connection was lost (retryable)
-│   │   └── ModelUnreachable      no connection: nothing was asked, messages wait without attempts
-│   ├── ModelTimedOut             a watchdog fired: no first event, or silence (retryable)
-│   ├── ResponseLost              what was worked out in the background is gone there (retryable)
+│   │   └── ModelUnreachable      nothing was asked: messages wait without attempts
+│   ├── ModelTimedOut, ResponseLost      it said nothing, or forgot what it said (retryable)
 │   ├── AnswerMalformed           no terminal event, garbage, HTML … (retryable)
 │   │   └── AnswerUnreadable      whole, but in a form that is not understood: another attempt says the same
 │   ├── ModelRateLimited          429: wait `retry_after`, the claim is released (retryable)
 │   ├── ModelRefused              the request itself is refused: another attempt says the same
-│   ├── ContextTooLong            prune once, then give up
-│   ├── UnansweredCall            a call without output reached the provider: repair once
+│   ├── ContextTooLong, UnansweredCall   mended once, then given up
 │   └── EndpointBlocked           opens the circuit of endpoint and key; messages wait without attempts
 │       └── QuotaExhausted, CredentialsRefused, ModelGone
 ├── ToolError                     told to the model as output, never ends a run by itself
 │   └── UnknownTool, BadArguments, ToolTimedOut, ToolFailed, ToolDenied
 ├── RunError                      ends the run
-│   ├── TooManySteps, RunTimedOut, BudgetSpent
-│   ├── TooManyDeaths             workers died on this batch again and again
+│   ├── TooManySteps, RunTimedOut, BudgetSpent, TooManyDeaths
 │   ├── LeaseLost                 another worker owns the thread: stop, write nothing
 │   └── RunBroke                  a mistake of ours or of a tool's author (retryable)
 ├── Waiting                       not now: the run is given back and uses no attempt (retryable)
-│   ├── PaceReached               of all workers together
-│   ├── BudgetReserved            by other runs
-│   └── PriceUnknown              a budget cannot be kept without the price
+│   └── PaceReached, BudgetReserved, PriceUnknown
 └── StoreError
     ├── StoreUnavailable          not reachable now (retryable)
     │   └── StoreUnfit            could lose what it accepts, so it accepts nothing now (retryable)
     ├── StoreFull                 out of memory or disk (retryable)
     ├── OutcomeUnknown            the reply was lost: repeat it under the same id (retryable)
-    ├── StoreMisconfigured        refuses to start: layout, persistence or eviction would break a promise
-    ├── StoreUnsealable           sealed with a key that we do not have
-    └── ThreadQuarantined         stored state of one thread is damaged; others are unaffected
+    └── StoreMisconfigured, StoreUnsealable, ThreadQuarantined
 
-The command line has three more, which nobody else can meet; they stand where it raises them.
+Three more of the command line and two of engines stand where they are raised: nobody else meets them.
 """
 
 from __future__ import annotations

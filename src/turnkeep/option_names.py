@@ -45,5 +45,5 @@ def load_options(
         if None not in (values.get(field), settings.get(field)):
             raise ConfigurationError(f"{aliases[field]} and {field} are two names of one setting, give one of them")
     spelling = {field: option for field, option in aliases.items() if field not in settings}
-    given = {name: value for name, value in {**values, **settings}.items() if value is not None}
-    return Settings.load(spelling, **given)
+    options = {name: value for name, value in {**values, **settings}.items() if value is not None}
+    return Settings.load(spelling, **options)

@@ -97,7 +97,7 @@ class Activity:
 
     def _add(self, tenant: str, name: str, figures: Cell) -> None:
         key = (tenant, name)
-        # a store that is away for hours must not fill the memory: what is new waits for a place
+        # a store that is away for hours must not fill the memory: what finds no place is not counted
         if key in self._pending or len(self._pending) < 2 * MOST_TENANTS:
             _add_to(self._pending.setdefault(key, {}), figures)
 

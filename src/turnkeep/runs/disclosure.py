@@ -47,14 +47,15 @@ class Disclosure:
         self._shows_thoughts = assistant.show_reasoning
         self._calls: dict[str, CallItem] = {}
         self._pieces: list[str] = []
+        self._number = 1
+        """Of the step that goes on."""
         self._shown_thought: list[str] = []
-        """Of the step of this number."""
+        """What was shown of the thoughts of that step."""
         self._thought_place = 0
         self._thought_length = 0
         self._shown_at = 0.0
-        self._number = 1
         self._has_loose_parts = False
-        """Something was shown of the step of this number, which has not ended."""
+        """Something was shown of that step."""
         self._unsaid_end: Event | None = None
         self._replay_place: int | None = None
         """Where in the answer stands what is shown again."""

@@ -32,6 +32,8 @@ class RunSearch:
 
 @dataclass(frozen=True, slots=True)
 class RunOfThread:
+    """A run, and where it was."""
+
     address: Address
     run: RunRecord
 

@@ -22,11 +22,11 @@ from turnkeep.doors import acceptance
 from turnkeep.doors.error_answers import JsonResponse, error_body, error_response, status_of
 from turnkeep.doors.http.endpoint import HttpCall
 from turnkeep.doors.http.past_turns import past_turn, past_turns
-from turnkeep.doors.http.sent_events import SentEvents, response_resources
+from turnkeep.doors.http.sent_events import END_FRAME, SentEvents, response_resources
 from turnkeep.doors.http.turn_encoder import is_result_of
 from turnkeep.doors.http.turn_feed import TurnFeed, chunks, follow, one_chunk
 from turnkeep.doors.http.ui_messages import ui_messages
-from turnkeep.doors.http.vercel_chunks import END_OF_STREAM, HEADERS, ChunkEncoder, Level, aside, chunk
+from turnkeep.doors.http.vercel_chunks import HEADERS, ChunkEncoder, Level, aside, chunk
 from turnkeep.errors import Conflict, InvalidMessage, MessageConflict, NotFound, ThreadBusy, TurnkeepError
 from turnkeep.events import Event
 from turnkeep.inputs import MAX_NAME, checked_channel, optional_text
@@ -247,7 +247,7 @@ class ChatTurn:
             return encoder.encode([Event("dead", (record.message_id,), error=fault)])
         turn = await past_turn(application, self.address, record.message_id)
         if turn is None:
-            return aside(state=record.status) + END_OF_STREAM
+            return aside(state=record.status) + END_FRAME
         begin = Event("started", record.covers, run_id=turn.run_id)
         return encoder.encode([begin, *turn.answer])
 
@@ -315,7 +315,7 @@ class ChatTurn:
         call, ids = self.call, [decision.call_id for decision in decisions]
         call.limits.check_request(call.principal)
         if not decisions:
-            return self._once(chunk("finish", finishReason="stop") + END_OF_STREAM)
+            return self._once(chunk("finish", finishReason="stop") + END_FRAME)
         await self.follow(after_calls=ids)
         record = await call.application.store.thread(self.address)
         held_calls = {one.call_id: one for one in record.calls if not one.decision} if record else {}
@@ -325,7 +325,7 @@ class ChatTurn:
             body = one.to_body(held_calls[one.call_id].digest)
             await authority.decide(call.application, call.principal, self.address, body, once=None)
         if held_calls.keys() - {one.call_id for one in decisions_now}:
-            return self._once(aside(state="held") + chunk("finish", finishReason="tool-calls") + END_OF_STREAM)
+            return self._once(aside(state="held") + chunk("finish", finishReason="tool-calls") + END_FRAME)
         if decisions_now or (record is not None and record.run_id is not None):
             return self.stream(after_calls=ids)
         turns = await past_turns(call.application, self.address)

@@ -13,12 +13,12 @@ from typing import Any, Literal
 
 import orjson
 
+from turnkeep.doors.http.sent_events import END_FRAME
 from turnkeep.doors.http.turn_encoder import TurnEncoder, failure_text, is_piece, value_of
 from turnkeep.events import CallDetail, Event, FileDetail, ResultDetail, StepDetail, TurnFault
 from turnkeep.messages import Citation
 
 Level = Literal[5, 6, 7]
-END_OF_STREAM = b"data: [DONE]\n\n"
 HEADERS = {"X-Vercel-AI-UI-Message-Stream": "v1"}
 FINISH_REASONS = {"completed": "stop", "incomplete": "length"}
 
@@ -54,7 +54,7 @@ class ChunkEncoder(TurnEncoder):
         self._open_calls: dict[str, CallDetail] = {}
 
     def _last_word(self, fault: TurnFault) -> bytes:
-        return chunk("error", errorText=fault.message) + END_OF_STREAM
+        return chunk("error", errorText=fault.message) + END_FRAME
 
     def visit(self, event: Event) -> None:
         if not self._holds_back or not self._keep_back(event):
@@ -196,7 +196,7 @@ class ChunkEncoder(TurnEncoder):
         self._end(aside(state="withdrawn"))
 
     def _end(self, last: bytes) -> None:
-        self._out += [last, END_OF_STREAM]
+        self._out += [last, END_FRAME]
         self._is_done = True
 
 

@@ -35,7 +35,7 @@ from turnkeep.wire import Frame, frame_bytes
 log = get_log(__name__)
 
 CLOSE_AFTER = 10.0
-"""Seconds without any progress of a full outbox."""
+"""Seconds in which a peer for whom something waits takes nothing."""
 READ_LIMIT = 2_000_000
 """Bytes of a frame that are read at all, or those of `TURNKEEP_MAX_FRAME_BYTES` where that is more."""
 LAST_WORD = 1.0

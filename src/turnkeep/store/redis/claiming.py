@@ -31,7 +31,8 @@ SHARE = 4
 """Threads of each tenant and queue that a partition is asked for, beyond twice its even share."""
 AT_ONCE = 16
 """Partitions that one claim looks at, and threads that one script takes: so that neither grows with
-what there is, nor holds others up."""
+what there is, nor holds others up.
+"""
 MOST_LOOKS = 64
 """Partitions that a claim looks at which no hint led to, and of which nothing is known to be due."""
 PAUSE = 1.0

@@ -112,7 +112,8 @@ class Outlook:
 
     def trust(self, seconds: float) -> None:
         """Hints led to the claim that comes next; not believed once a second has passed without a
-        look."""
+        look.
+        """
         self._is_trusted = seconds - self._round_at <= LOOK_EVERY
 
     def take_trust(self, seconds: float) -> bool:

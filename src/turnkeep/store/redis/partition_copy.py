@@ -133,8 +133,8 @@ class PartitionCopy:
             own, clients = await pipe.send("CLIENT", "ID"), await pipe.send("CLIENT", "LIST")
             if isinstance(clients, Exception) or isinstance(own, Exception):
                 raise Conflict(
-                    "this user of Redis may not see who else is connected (CLIENT LIST): say with --alone that nobody"
-                    " is"
+                    "this user of Redis may not see who else is connected (CLIENT LIST): say with --alone that"
+                    " nobody is"
                 )
             for line in bytes(clients).decode("utf-8", "replace").splitlines():
                 fields = dict(part.partition("=")[::2] for part in line.split(" "))

@@ -42,10 +42,10 @@ def openai_error(error: TurnkeepError) -> Response:
     """The answer over HTTP."""
     status, plain = status_of(error), error_body(error)
     kind = TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
+    # OpenAI's SDKs repeat a 409 by themselves, which here says the same each time.
     headers = {**error_response(error).headers, "X-Should-Retry": "true" if error.retryable else "false"}
     for name in ("content-length", "content-type"):
         headers.pop(name, None)
-    # OpenAI's SDKs repeat a 409 by themselves, which here says the same each time.
     return JsonResponse(error_form(plain["message"], kind, plain["code"]), status_code=status, headers=headers)
 
 

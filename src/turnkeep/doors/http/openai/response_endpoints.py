@@ -28,7 +28,6 @@ from turnkeep.doors.http.openai.sdk_retries import is_retry
 from turnkeep.doors.http.openai.turn_reader import (
     CallerGone,
     OutputsWanted,
-    RunOutline,
     TextGrowth,
     TurnEnd,
     TurnFailure,
@@ -203,13 +202,8 @@ async def _current(call: HttpCall, record: ThreadRecord, message: MessageRecord,
         calls = {one.call_id: one for one in record.calls}
         hold = outline.holds[head.name.segment]
         calls_held = openai_input.seen_calls(call, (calls[one] for one in hold.calls if one in calls))
-        return _held_response(head, TurnSegment(_text_between(outline, head.name.segment), calls_held), now=now)
+        return _held_response(head, TurnSegment(outline.text_before(head.name.segment), calls_held), now=now)
     return response_form(head, "in_progress")
-
-
-def _text_between(outline: RunOutline, segment: int) -> str:
-    text = outline.holds[segment].base
-    return text[len(outline.holds[segment - 1].base) :].lstrip("\n") if segment else text
 
 
 async def _segments(call: HttpCall, record: ThreadRecord, message: MessageRecord) -> Sequence[TurnSegment]:

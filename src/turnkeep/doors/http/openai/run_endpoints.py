@@ -32,7 +32,7 @@ from turnkeep.store.values import ThreadRecord
 POLL_AFTER = "openai-poll-after-ms"
 """Without it the helpers of OpenAI's clients look every five seconds."""
 POLL_MILLISECONDS = 300
-END_FRAME = b"event: done\ndata: [DONE]\n\n"
+NAMED_END_FRAME = b"event: done\ndata: [DONE]\n\n"
 BUSY = "Thread {thread} already has an active run {run}."
 
 
@@ -117,7 +117,7 @@ async def _check_strict(call: HttpCall, record: ThreadRecord) -> None:
 
 
 def _frames(parts: AsyncIterator[TurnPart], events: RunEvents) -> AsyncIterator[bytes]:
-    return frames_of(parts, events, lambda frame: named_frame(*frame), end=END_FRAME)
+    return frames_of(parts, events, lambda frame: named_frame(*frame), end=NAMED_END_FRAME)
 
 
 def _answer(state: RunState, status: str | None = None) -> Response:

@@ -144,7 +144,11 @@ def _read(call: HttpCall, address: Address, body: object, message_id: str | None
 
 
 async def write(call: HttpCall, record: ThreadRecord, body: object, *, once: str | None = None) -> str:
-    """Put a message behind what was said; its id. Raises `ThreadBusy` where runs are strict."""
+    """Put a message behind what was said; its id.
+
+    Raises `InvalidMessage` while a run is active, where runs are strict, and `ThreadBusy` for words of
+    the assistant while a turn goes on.
+    """
     message_id = f"msg_{secrets.token_hex(12)}" if once is None else openai_input.id_from(once)
     role, message = _read(call, record.address, body, message_id)
     if (before := await find_written(call, record.address, message.content)) is not None:

@@ -145,6 +145,11 @@ class RunOutline:
     beginning: LogPlace | None = None
     holds: tuple[LogPlace, ...] = ()
 
+    def text_before(self, hold: int) -> str:
+        """What was shown between this hold and the one before it."""
+        text = self.holds[hold].base
+        return text[len(self.holds[hold - 1].base) :].removeprefix(SEPARATOR) if hold else text
+
     def behind(self, calls: Collection[str]) -> LogPlace | None:
         """The last place that was held for one of these calls."""
         return next((place for place in reversed(self.holds) if not set(calls).isdisjoint(place.calls)), None)
