@@ -13,6 +13,7 @@ from tests.runs.stage import HERE, LostReply, Stage, announcer_of, publishing
 from turnkeep.errors import LeaseLost, OutcomeUnknown, StoreUnavailable
 from turnkeep.events import Event, delta
 from turnkeep.runs.announcer import MERGE_ABOVE, Announcer, merge_deltas
+from turnkeep.store.contract import EventGap
 
 
 @contextlib.asynccontextmanager
@@ -96,6 +97,25 @@ async def test_each_event_is_in_the_log_once_however_often_it_is_sent(stumble: A
 
         assert "".join(text for _, text in texts(await stage.events())) == "0 1 2 3 4 5 "
         assert len(stage.store.about("publish")) > 6
+
+
+@pytest.mark.parametrize(("heard", "again"), [(0, "012"), (1, "12"), (2, "2"), (3, "")])
+async def test_of_what_stands_beside_the_text_exactly_that_comes_again_which_the_log_has_lost(
+    heard: int, again: str
+) -> None:
+    stage = Stage()
+    announcer = announcer_of(stage, (await stage.lease("m1")).claim)
+    for number in range(3):
+        announcer.say(Event("step", run_id=f"{number}"))
+    announcer.take()
+    announcer.settle(5)
+
+    announcer.take()
+    announcer.settle(EventGap(3, heard))
+
+    publication = announcer.take()
+    assert publication.n == heard
+    assert "".join(event.run_id or "" for event in publication.events) == again
 
 
 async def test_a_fence_ends_the_telling() -> None:

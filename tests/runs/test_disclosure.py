@@ -186,6 +186,20 @@ async def test_sources_have_their_place_in_the_whole_answer() -> None:
     assert (source.url, source.title) == ("https://a.example", "A")
 
 
+async def test_sources_of_a_later_item_have_their_place_behind_the_items_before_it() -> None:
+    first = AssistantItem("Well. ", citations=(Citation(0, 4, "https://a.example"),))
+    second = AssistantItem("As said.", citations=(Citation(3, 7, "https://b.example"),))
+    stage = Stage(
+        asks(("c1", "look", AMOUNT), text="Hm."),
+        [Began(None), Delta("Well. "), ItemDone(first), Delta("As said."), ItemDone(second), Finish("stop", ONE)],
+        tools=[look()],
+    )
+    verdict = await stage.play()
+    assert isinstance(verdict, Commit)
+    sources = [detail for kind, _, detail in await parts(stage) if kind == "source"]
+    assert [verdict.text[one.start : one.end] for one in sources] == ["Well", "said"]
+
+
 @pytest.mark.parametrize(("show", "query"), [({}, None), ({"show": "arguments"}, "weather in Rome")])
 async def test_a_tool_of_the_provider_is_seen_as_its_assistant_says(show: dict[str, str], query: str | None) -> None:
     search = HostedItem("web_search", {"type": "web_search_call", "id": "ws_1"}, "weather in Rome")
