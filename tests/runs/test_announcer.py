@@ -99,6 +99,18 @@ async def test_each_event_is_in_the_log_once_however_often_it_is_sent(stumble: A
         assert len(stage.store.about("publish")) > 6
 
 
+async def test_the_last_word_is_sent_again_though_nothing_is_said_behind_it() -> None:
+    stage = Stage()
+    stage.store.stumbles["publish"] += [StoreUnavailable("away")] * 3
+    async with announcing(stage) as announcer:
+        announcer.text("all")
+        async with asyncio.timeout(60.0):
+            await announcer.wait_until_published()
+
+        assert texts(await stage.events()) == [("delta", "all")]
+        assert len(stage.store.about("publish")) == 4
+
+
 @pytest.mark.parametrize(("heard", "again"), [(0, "012"), (1, "12"), (2, "2"), (3, "")])
 async def test_of_what_stands_beside_the_text_exactly_that_comes_again_which_the_log_has_lost(
     heard: int, again: str

@@ -241,6 +241,23 @@ async def test_what_a_stopped_run_was_writing_is_written_to_its_end_but_a_call_h
     assert (journal.started_calls, [call.call_id for call in journal.open_calls]) == (set(), ["c1"])
 
 
+async def test_finishing_writes_the_last_step_before_what_was_being_written_behind_it() -> None:
+    stage = Stage()
+    _, journal = await fresh(stage)
+    await journal.write_step(step(), is_last=True)
+    stage.store.stumbles["journal"] += [60.0]
+    writing = asyncio.create_task(journal.write_response(OpenResponse("r", "m")))
+    await asyncio.sleep(1.0)
+    writing.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await writing
+
+    async with asyncio.timeout(60.0):
+        await journal.finish()
+
+    assert [record["type"] for record in await records_of(stage)] == ["step", "response"]
+
+
 async def test_finishing_forgets_only_the_calls_that_were_being_started() -> None:
     stage = Stage()
     _, journal = await fresh(stage)

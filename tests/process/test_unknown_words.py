@@ -38,7 +38,7 @@ FILE = {"type": "file", "file_id": "file_1"}
         ("DELETE", "?force=yes"),
     ],
 )
-async def test_a_query(method: str, path: str) -> None:
+async def test_a_word_of_a_query_that_nobody_knows_is_refused(method: str, path: str) -> None:
     async with served() as house:
         url = f"{house.url}/api/channels/c"
         await house.http.post(f"{url}/messages", json={"message": "hello", "not_before": time.time() + 1e6})
@@ -47,7 +47,7 @@ async def test_a_query(method: str, path: str) -> None:
 
 
 @pytest.mark.parametrize("inbox", ["dropp", [], 1])
-async def test_what_a_stop_takes_along(inbox: Any) -> None:
+async def test_what_a_stop_takes_along_is_said_in_known_words_or_refused(inbox: Any) -> None:
     async with served() as house:
         await house.http.post(
             f"{house.url}/api/channels/c/messages", json={"message": "hello", "not_before": time.time() + 1e6}
@@ -75,7 +75,7 @@ async def test_what_a_stop_takes_along(inbox: Any) -> None:
         (FILE | {"size": "1"}, False),
     ],
 )
-async def test_a_part_of_a_message(part: dict[str, Any], taken: bool) -> None:
+async def test_a_part_of_a_message_has_the_fields_of_its_type_and_no_others(part: dict[str, Any], taken: bool) -> None:
     async with served() as house:
         sent = {"content": [{"type": "text", "text": "look"}, part], "not_before": time.time() + 1e6}
         async with house.http.post(f"{house.url}/api/channels/c/messages", json=sent) as told:

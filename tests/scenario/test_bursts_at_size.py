@@ -124,35 +124,39 @@ async def crowd(store: str, **settings: Any) -> AsyncIterator[Crowd]:
 # ---------------------------------------------------------------- nothing goes wrong
 
 
-async def test_single_messages(store: str, proof: Proof) -> None:
+async def test_each_single_message_is_one_run(store: str, proof: Proof) -> None:
     async with crowd(store, concurrency=5) as people:
         await people.bursts(10, 1)
         await people.answered()
         figures = await people.verdict()
         assert figures.endswith("runs 10")
-        proof("anchor: 10 threads, 1 message each", figures)
+        proof("bursts: 10 threads, 1 message each", figures)
 
 
 @pytest.mark.parametrize("concurrency", [5, 50])
-async def test_a_burst_on_many_threads(store: str, concurrency: int, size: Size, proof: Proof) -> None:
+async def test_bursts_on_many_threads_lose_and_double_nothing(
+    store: str, concurrency: int, size: Size, proof: Proof
+) -> None:
     async with crowd(store, concurrency=concurrency) as people:
         await people.bursts(size(8, 50), size(5, 10))
         await people.answered()
-        proof(f"anchor: burst, concurrency {concurrency}", await people.verdict())
+        proof(f"bursts: burst, concurrency {concurrency}", await people.verdict())
 
 
-async def test_a_second_burst(store: str, size: Size, proof: Proof) -> None:
+async def test_a_second_burst_on_the_same_threads_loses_and_doubles_nothing(
+    store: str, size: Size, proof: Proof
+) -> None:
     async with crowd(store, concurrency=5) as people:
         await people.bursts(size(5, 20), size(4, 10))
         await people.answered()
         await asyncio.sleep(size(0, 45))
         await people.bursts(size(5, 20), size(4, 10))
         await people.answered()
-        proof("anchor: a second burst", await people.verdict())
+        proof("bursts: a second burst", await people.verdict())
 
 
 @pytest.mark.parametrize(("threads", "concurrency"), [(20, 50), (30, 5)])
-async def test_three_messages_during_the_run_of_a_first(
+async def test_three_messages_during_the_run_of_a_first_are_all_answered(
     store: str, threads: int, concurrency: int, proof: Proof
 ) -> None:
     async with crowd(store, concurrency=concurrency) as people:
@@ -168,10 +172,10 @@ async def test_three_messages_during_the_run_of_a_first(
             for n in range(threads):
                 group.create_task(person(f"c{n}"))
         await people.answered()
-        proof(f"anchor: 3 during a run, {threads} threads, concurrency {concurrency}", await people.verdict())
+        proof(f"bursts: 3 during a run, {threads} threads, concurrency {concurrency}", await people.verdict())
 
 
-async def test_two_messages_at_once(store: str, proof: Proof) -> None:
+async def test_two_messages_at_once_are_one_run(store: str, proof: Proof) -> None:
     async with crowd(store, concurrency=5, window=2.0, max_wait=2.0) as people:
         async with asyncio.TaskGroup() as group:
             for n in range(50):
@@ -180,21 +184,21 @@ async def test_two_messages_at_once(store: str, proof: Proof) -> None:
         await people.answered()
         figures = await people.verdict()
         assert figures.endswith("runs 50")
-        proof("anchor: two messages at once, 50 threads", figures)
+        proof("bursts: two messages at once, 50 threads", figures)
 
 
 # ---------------------------------------------------------------- something does
 
 
-async def test_some_runs_fail(store: str, size: Size, proof: Proof) -> None:
+async def test_runs_that_fail_lose_and_double_nothing(store: str, size: Size, proof: Proof) -> None:
     async with crowd(store, concurrency=5, max_attempts=5) as people:
         people.house.fault(kind="500", times=None, probability=0.05)
         await people.bursts(size(10, 50), size(5, 10))
         await people.answered()
-        proof("anchor: 5 % of runs fail", await people.verdict(quiet=False))
+        proof("bursts: 5 % of runs fail", await people.verdict(quiet=False))
 
 
-async def test_workers_are_killed(store: str, tmp_path: Path, size: Size, proof: Proof) -> None:
+async def test_killed_workers_lose_and_double_nothing(store: str, tmp_path: Path, size: Size, proof: Proof) -> None:
     simulator = Simulator(pace=PACE)
     async with serve(simulator) as model, crowd(store, worker=False) as people:
         people.house.simulator = simulator
@@ -214,7 +218,7 @@ async def test_workers_are_killed(store: str, tmp_path: Path, size: Size, proof:
         finally:
             worker.kill9()
         assert len(simulator.ledger.closed_by_client) >= size(0, 3)  # a run may end before its worker does
-        proof(f"anchor: worker killed {size(2, 3)} times", await people.verdict(quiet=False))
+        proof(f"bursts: worker killed {size(2, 3)} times", await people.verdict(quiet=False))
 
 
 async def begun(simulator: Simulator) -> None:
@@ -225,7 +229,7 @@ async def begun(simulator: Simulator) -> None:
 
 
 @pytest.mark.redis
-async def test_redis_is_killed(redis_installed: str, size: Size, proof: Proof) -> None:
+async def test_a_killed_redis_loses_and_doubles_nothing(redis_installed: str, size: Size, proof: Proof) -> None:
     with RedisServer(program=redis_installed, appendonly="always") as server:
         async with crowd(server.url(), concurrency=5) as people:
             async with asyncio.TaskGroup() as group:
@@ -237,4 +241,4 @@ async def test_redis_is_killed(redis_installed: str, size: Size, proof: Proof) -
                     await asyncio.to_thread(server.start)
                     await asyncio.sleep(0.3)
             await people.answered()
-            proof(f"anchor: Redis killed {size(2, 3)} times", await people.verdict(quiet=False))
+            proof(f"bursts: Redis killed {size(2, 3)} times", await people.verdict(quiet=False))
