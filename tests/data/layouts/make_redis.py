@@ -15,7 +15,8 @@ from typing import Any
 import orjson
 from redis.asyncio import Redis
 
-from tests.contract.suite.desk import CALL, POLICY, Desk, at, delta, give_up
+from tests.contract.suite.desk import POLICY
+from tests.data.layouts.sample_threads import fill
 from turnkeep.store.redis import RedisStore
 from turnkeep.store.values import LAYOUT, Policies
 from turnkeep.testing import FakeClock, counting_ids
@@ -23,26 +24,10 @@ from turnkeep.testing import FakeClock, counting_ids
 PREFIX = "old:"
 
 
-async def fill(url: str) -> None:
+async def make(url: str) -> None:
     clock = FakeClock()
     store = RedisStore(url, Policies(POLICY), prefix=PREFIX, allow_unsafe=True, ids=counting_ids(), now=clock)
-    await store.open()
-    desk = Desk(store, clock)
-    answered = await desk.lease("m1", where=at("answered"))
-    await store.publish(answered, 0, [delta("answer")])
-    await desk.commit(answered)
-    failing = await desk.lease("m2", "m3", where=at("journalled"))
-    await store.journal(failing, [{"n": 0, "kind": "item"}])
-    await store.release(failing, delay=60.0)
-    dying = await desk.lease("m4", where=at("dead"))
-    await store.fail(dying, give_up())
-    held = await desk.lease("m5", where=at("held"))
-    await store.hold(held, [CALL], expires_in=600.0)
-    await desk.say("m6", where=at("answered"), not_before=clock.now() + 500.0)
-    leased = await desk.lease("m7", where=at("leased"))
-    await store.publish(leased, 0, [delta("half an ")])
-    await store.put("assistant", "t", "asst_1", {"model": "model-1"})
-    await store.close()
+    await fill(store, clock)
 
 
 async def commands(redis: Any) -> list[list[str]]:
@@ -78,7 +63,7 @@ async def commands(redis: Any) -> list[list[str]]:
 async def main(url: str) -> None:
     redis = Redis.from_url(url)
     await redis.flushall()
-    await fill(url)
+    await make(url)
     lines = b"\n".join(orjson.dumps(row) for row in await commands(redis))
     await redis.aclose()
     Path(__file__).with_name(f"redis-{LAYOUT}.jsonl.gz").write_bytes(gzip.compress(lines, mtime=0))
