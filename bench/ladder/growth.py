@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 
 from bench.ladder.figures import Figure, Target, ratio
@@ -79,7 +79,7 @@ async def threads_on_redis(total: int) -> Cpu:
             return await among(store, redis, total)
 
 
-async def among(store: Store, server: Part | None, total: int, rounds: int = 6) -> Cpu:
+async def among(store: Store, server: Part | None, total: int) -> Cpu:
     """A hundred threads, spread over all, in which somebody speaks; the others have been answered once."""
     for first in range(0, total, 20_000):
         count = min(20_000, total - first)
@@ -87,11 +87,18 @@ async def among(store: Store, server: Part | None, total: int, rounds: int = 6) 
         await answer_all(store, count)
     stride = max(1, total // BUSY_THREADS)
     names = [f"p{n // 20_000 * 20_000}-{n % 20_000}" for n in range(0, BUSY_THREADS * stride, stride)]
+    return await talk(store, server, names, first=1_000_000)
+
+
+async def talk(store: Store, server: Part | None, names: Sequence[str], *, first: int, rounds: int = 6) -> Cpu:
+    """What a message costs, to its answer, when one is said in each of these threads, and again; they are numbered
+    from `first`.
+    """
     before: Cpu = {}
     for number in range(rounds + 1):
         if number == 1:  # the first round finds nothing cached
             before = meter(server)
-        await asyncio.gather(*[store.accept([message(name, 1_000_000 + number)]) for name in names])
+        await asyncio.gather(*[store.accept([message(name, first + number)]) for name in names])
         await answer_all(store, len(names))
     after = meter(server)
     return {name: (after[name] - before[name]) / (rounds * len(names)) * 1e6 for name in after}

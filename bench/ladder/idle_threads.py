@@ -1,32 +1,68 @@
-"""Row 13: whether a message costs the same beside a million threads in which nothing happens. Takes minutes."""
+"""Row 13: whether a message costs the same beside a million threads in which nothing happens. Takes minutes.
+
+Three servers, one without idle threads, one with some and one with a million, are spoken to in turns, so that a ratio
+is of one moment. An idle thread has an id, a record and a turn in its transcript, made by the call that applications
+bring their own transcripts with.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+
+import redis
 
 from bench.ladder.figures import Figure, Target, ratio
-from bench.ladder.growth import BUSY_THREADS, among
+from bench.ladder.growth import BUSY_THREADS, talk
 from bench.ladder.sizes import Size
-from bench.ladder.stack import Stack
+from bench.ladder.stack import Part, Stack
 from bench.ladder.store_life import PEOPLE, WORDS, redis_store, together
 from turnkeep.messages import Address, AssistantItem
 from turnkeep.store.contract import Store
 from turnkeep.store.values import TranscriptEntry
 
+FLAT = Target(1.1, 1.0)
+ROUNDS = 3
+BUSY = [f"busy-{n}" for n in range(BUSY_THREADS)]
+MESSAGES = 100
+"""Numbers that one round may give to its messages."""
+
+
+@dataclass(slots=True)
+class Crowd:
+    """A server with so many idle threads."""
+
+    idle: int
+    store: Store
+    server: Part
+    memory: float
+    """Bytes of an idle thread."""
+    spent: list[Mapping[str, float]] = field(default_factory=list)
+
 
 async def measure(size: Size) -> list[Figure]:
-    idle = size.of(5_000, 1_000_000)
-    rounds = [(await beside(0), await beside(idle)) for _ in range(size.of(size.rounds, 1))]
-    title = f"CPU of a message, 0 to {idle:,} idle threads, Redis"
-    return [ratio(13, title, [many for _, many in rounds], [none for none, _ in rounds], target=Target(1.1, 1.0))]
-
-
-async def beside(idle: int) -> Mapping[str, float]:
     with Stack() as stack:
-        redis = stack.redis()
-        async with redis_store(redis) as store:
-            await lay_down(store, idle)
-            return await among(store, redis, BUSY_THREADS)
+        async with AsyncExitStack() as stores:
+            counts = (0, size.of(1_000, 10_000), size.of(5_000, 1_000_000))
+            crowds = [await stores.enter_async_context(crowd(stack, idle)) for idle in counts]
+            for number in range(max(size.rounds, ROUNDS)):
+                for one in crowds:
+                    one.spent.append(await talk(one.store, one.server, BUSY, first=number * MESSAGES))
+            return figures(crowds)
+
+
+@asynccontextmanager
+async def crowd(stack: Stack, idle: int) -> AsyncIterator[Crowd]:
+    server = stack.redis()
+    async with redis_store(server) as store:
+        link = redis.Redis(port=server.port)
+        before = memory_used(link)
+        await lay_down(store, idle)
+        memory = (memory_used(link) - before) / max(1, idle)
+        await until_written_anew(link)
+        yield Crowd(idle, store, server, memory)
 
 
 async def lay_down(store: Store, count: int) -> None:
@@ -35,6 +71,27 @@ async def lay_down(store: Store, count: int) -> None:
 
     async def person() -> None:
         for n in numbers:
-            await store.append(Address("t", "q", f"idle-{n}"), sentence, once=f"i{n}")
+            await store.append(Address("t", "q", f"idle-{n}"), sentence)
 
     await together(person, PEOPLE)
+
+
+def memory_used(link: redis.Redis) -> int:
+    info: Mapping[str, int] = link.info("memory")
+    return info["used_memory"]
+
+
+async def until_written_anew(link: redis.Redis) -> None:
+    """The append-only file that has grown is written anew by a child of the server: no cost of a message."""
+    while link.info("persistence")["aof_rewrite_in_progress"]:  # noqa: ASYNC110 - another process writes
+        await asyncio.sleep(0.2)
+
+
+def figures(crowds: Sequence[Crowd]) -> list[Figure]:
+    none, *some = crowds
+    found = [
+        ratio(13, f"CPU of a message, 0 to {one.idle:,} idle threads, Redis", one.spent, none.spent, target=FLAT)
+        for one in some
+    ]
+    memory = Figure(13, f"memory of an idle thread, of {some[-1].idle:,}", "kB", (some[-1].memory / 1024,))
+    return [*found, memory]
