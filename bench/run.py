@@ -6,7 +6,8 @@
                 [--small] [--rounds 3]          less of it
                 [--peers]                       and peers that do the same work (`bench peers`: they alone)
                 [--json [FILE]]                 the figures as JSON, to FILE or to the output
-                [--report [FILE]]               write docs/performance.md of it, or of the JSON in FILE
+                [--report [FILE ...]]           write docs/performance.md of it; or of the JSON in FILE, in which a
+                                                figure of a later file stands for that of an earlier one
     python3 dev.py bench --check [--keep]       what is robust, small, against the stored baseline; 1: it got worse
                                                 by more than 15 %. --keep: this is the baseline from now on
     python3 dev.py bench store --against REV    the engines by another revision of this repository, in one run
@@ -17,13 +18,14 @@ Exit codes: 0 measured (and not worse), 1 a program failed or a figure got worse
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -41,14 +43,30 @@ from bench.ladder.sizes import Size  # noqa: E402
 
 ALONE = ("readers", "store_redis", "store_sqlite", "windows", "seed_targets")
 """Programs that print figures of their own; run when they are named."""
+PATIENCE = 900.0
+"""Seconds that one program may take."""
 TRIES = 3
 """Measurements of a row that seems to have become worse."""
 
 
 @dataclass(slots=True)
 class Outcome:
+    """What a run has found."""
+
     figures: list[Figure]
     failures: list[str]
+    profiles: list[profile.Profile] = field(default_factory=list)
+    load: float = field(default_factory=lambda: os.getloadavg()[0])
+
+    def to_json(self) -> dict[str, Any]:
+        """For machines and for the page."""
+        return {
+            "machine": report.machine(),
+            "load": self.load,
+            "failures": self.failures,
+            "figures": [one.to_json() for one in sorted(self.figures, key=lambda one: one.row)],
+            "profiles": [one.to_json() for one in self.profiles],
+        }
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -61,7 +79,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--peers", action="store_true")
     parser.add_argument("--rounds", type=int, default=None)
     parser.add_argument("--json", nargs="?", const="-", metavar="FILE")
-    parser.add_argument("--report", nargs="?", const="", metavar="FILE")
+    parser.add_argument("--report", nargs="*", metavar="FILE")
     parser.add_argument("--check", action="store_true")
     parser.add_argument("--keep", action="store_true")
     parser.add_argument("--against", metavar="REV")
@@ -72,7 +90,7 @@ def main(arguments: Sequence[str]) -> int:
     if asked.against:
         return run_comparison(asked)
     if asked.report:
-        tell_files(report.write(json.loads(Path(asked.report).read_text())))
+        tell_files(report.write(report.joined([json.loads(Path(file).read_text()) for file in asked.report])))
         return 0
     alone = [name for name in ALONE if name in asked.names]
     words = [word for word in asked.names if word not in alone]
@@ -89,13 +107,13 @@ def main(arguments: Sequence[str]) -> int:
     if asked.check:
         return check([one for one in programs if one.is_checked], keep=asked.keep)
     size = Size(asked.small, asked.rounds or (3 if asked.small else 2))
-    outcome = measure(programs, size)
-    data = data_of(outcome)
-    if asked.report is not None and (taken := uvloop.run(profile.take(size))) is not None:
-        data["profile"] = taken.to_json()
-    show(outcome, data, asked.json)
+    outcome = measure(programs, size, asked.json)
     if asked.report is not None:
-        tell_files(report.write(data))
+        missed = {one.row for one in outcome.figures if one.is_met is False}
+        outcome.profiles = uvloop.run(profile.take(missed, size))
+    show(outcome, asked.json)
+    if asked.report is not None:
+        tell_files(report.write(outcome.to_json()))
     return 1 if failed or outcome.failures else 0
 
 
@@ -104,40 +122,35 @@ def overview() -> str:
     return "\n".join(["The ladder (name, rows):", *lines, "", f"Programs of their own: {', '.join(ALONE)}"])
 
 
-def measure(programs: Sequence[Program], size: Size) -> Outcome:
-    """One after the other; one that fails says why, and the others go on."""
+def measure(programs: Sequence[Program], size: Size, place: str | None = None) -> Outcome:
+    """One after the other; one that fails says why, and the others go on. What there is so far stands in the file
+    `place`.
+    """
     outcome = Outcome([], [])
-    for program in programs:
+    for number, program in enumerate(programs, 1):
         begun_at = time.monotonic()
-        say(f"{program.name}: {program.summary}")
+        say(f"{number} of {len(programs)}, {program.name}: {program.summary}")
         try:
-            figures = list(uvloop.run(program.measure(size)))
+            outcome.figures += uvloop.run(asyncio.wait_for(program.measure(size), PATIENCE))
         except Exception as error:
             outcome.failures.append(program.name)
             say(f"{program.name} failed: {type(error).__name__}: {error}")
             continue
-        outcome.figures += figures
+        keep(outcome, place)
         say(f"{program.name} took {time.monotonic() - begun_at:.0f} s")
     return outcome
 
 
-def data_of(outcome: Outcome) -> dict[str, Any]:
-    """What a run has found, for machines and for the page."""
-    return {
-        "machine": report.machine(),
-        "load": os.getloadavg()[0],
-        "failures": outcome.failures,
-        "figures": [one.to_json() for one in sorted(outcome.figures, key=lambda one: one.row)],
-    }
+def keep(outcome: Outcome, place: str | None) -> None:
+    if place is not None and place != "-":
+        Path(place).write_text(json.dumps(outcome.to_json(), indent=1, ensure_ascii=False) + "\n")
 
 
-def show(outcome: Outcome, data: dict[str, Any], place: str | None) -> None:
-    text = json.dumps(data, indent=1, ensure_ascii=False)
+def show(outcome: Outcome, place: str | None) -> None:
     if place == "-":
-        print(text)
+        print(json.dumps(outcome.to_json(), indent=1, ensure_ascii=False))
         return
-    if place is not None:
-        Path(place).write_text(text + "\n")
+    keep(outcome, place)
     print("\n" + table(sorted(outcome.figures, key=lambda one: one.row)))
     if outcome.failures:
         print(f"\nfailed: {', '.join(outcome.failures)}")

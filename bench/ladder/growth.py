@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 
 from bench.ladder.figures import Figure, Target, ratio
 from bench.ladder.sizes import Size
@@ -16,6 +16,7 @@ from bench.ladder.stack import Part, Stack, cost, cpu_now
 from bench.ladder.store_life import (
     GROUPS,
     POLICIES,
+    PREFIXES,
     WORDS,
     accept,
     answer_all,
@@ -36,6 +37,8 @@ FLAT = Target(1.2, 1.1)
 PARTITIONS = Target(1.1, 1.0)
 BUSY_THREADS = 100
 """Threads in which something is said while it is measured."""
+GENERATION = 20_000
+"""Threads that are laid down at once."""
 TALKING = 4
 PATIENCE = 120.0
 WARM = 0.5
@@ -45,49 +48,76 @@ Cpu = Mapping[str, float]
 
 
 async def measure(size: Size) -> list[Figure]:
-    growths: list[tuple[int, str, Target, Callable[[int], Awaitable[Cpu]], int, int]] = [
-        (12, "entries behind a thread, SQLite", FLAT, history, 10, size.of(500, 5_000)),
-        (12, "threads, SQLite", FLAT, threads_on_sqlite, 100, size.of(2_000, 100_000)),
-        (12, "threads, Redis", FLAT, threads_on_redis, 100, size.of(2_000, 100_000)),
-        (12, "workers, Redis", FLAT, workers, 1, size.of(2, 4)),
+    growths: list[tuple[str, Callable[[int], Awaitable[Cpu]], int, int]] = [
+        ("entries behind a thread, SQLite", history, 10, size.of(500, 5_000)),
+        ("workers, Redis", workers, 1, size.of(2, 4)),
     ]
     figures = []
-    for row, name, target, act, few, many in growths:
+    for name, act, few, many in growths:
         rounds = [(await act(few), await act(many)) for _ in range(size.rounds)]
         large, small = [b for _, b in rounds], [a for a, _ in rounds]
         title = f"CPU of a message, {few:,} to {many:,} {name}"
-        figures.append(ratio(row, title, large, small, target=target))
+        figures.append(ratio(12, title, large, small, target=FLAT))
+    for name, stores in (("SQLite", sqlite_store), ("Redis", fresh_redis_store)):
+        figures.append(await thread_growth(name, stores, 100, size.of(2_000, 100_000), max(3, size.rounds)))
     if partitions := await partition_growth(size):
         figures.append(partitions)
     return figures
 
 
-async def threads_on_sqlite(total: int) -> Cpu:
-    with Stack() as stack:
-        store = SqliteStore(stack.folder / "threads.db", POLICIES)
-        await store.open()
-        try:
-            return await among(store, None, total)
-        finally:
-            await store.close()
+@asynccontextmanager
+async def sqlite_store(stack: Stack) -> AsyncIterator[tuple[Store, None]]:
+    store = SqliteStore(stack.folder / f"threads-{next(PREFIXES)}.db", POLICIES)
+    await store.open()
+    try:
+        yield store, None
+    finally:
+        await store.close()
 
 
-async def threads_on_redis(total: int) -> Cpu:
+@asynccontextmanager
+async def fresh_redis_store(stack: Stack) -> AsyncIterator[tuple[Store, Part]]:
+    server = stack.redis()
+    async with redis_store(server) as store:
+        yield store, server
+
+
+Stores = Callable[[Stack], AbstractAsyncContextManager[tuple[Store, Part | None]]]
+
+
+async def thread_growth(name: str, stores: Stores, few: int, many: int, rounds: int) -> Figure:
+    """Two stores, with few threads and with many, which are spoken to in turns."""
+    spent: dict[int, list[Cpu]] = {few: [], many: []}
     with Stack() as stack:
-        redis = stack.redis()
-        async with redis_store(redis) as store:
-            return await among(store, redis, total)
+        async with AsyncExitStack() as exits:
+            places = {total: await exits.enter_async_context(stores(stack)) for total in spent}
+            for total, (store, _) in places.items():
+                await lay_down(store, total)
+            for number in range(rounds):
+                for total, (store, server) in places.items():
+                    names = spread(total)
+                    spent[total].append(await talk(store, server, names, first=1_000_000 + number * 100))
+    return ratio(12, f"CPU of a message, {few:,} to {many:,} threads, {name}", spent[many], spent[few], target=FLAT)
 
 
 async def among(store: Store, server: Part | None, total: int) -> Cpu:
     """A hundred threads, spread over all, in which somebody speaks; the others have been answered once."""
-    for first in range(0, total, 20_000):
-        count = min(20_000, total - first)
+    await lay_down(store, total)
+    return await talk(store, server, spread(total), first=1_000_000)
+
+
+async def lay_down(store: Store, total: int) -> None:
+    """So many threads that have been answered once."""
+    for first in range(0, total, GENERATION):
+        count = min(GENERATION, total - first)
         await accept(store, GROUPS, count, prefix=f"p{first}-")
         await answer_all(store, count)
+
+
+def spread(total: int) -> list[str]:
+    """A hundred of so many threads, as far from each other as they can be."""
     stride = max(1, total // BUSY_THREADS)
-    names = [f"p{n // 20_000 * 20_000}-{n % 20_000}" for n in range(0, BUSY_THREADS * stride, stride)]
-    return await talk(store, server, names, first=1_000_000)
+    return [f"p{n // GENERATION * GENERATION}-{n % GENERATION}" for n in range(0, BUSY_THREADS * stride, stride)]
 
 
 async def talk(store: Store, server: Part | None, names: Sequence[str], *, first: int, rounds: int = 6) -> Cpu:

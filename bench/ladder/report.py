@@ -11,14 +11,15 @@ import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
-from bench.ladder.chart import MET, MISSED, Bar, bars
+from bench.ladder.chart import COLOURS, MET, MISSED, Bar, bars
 from bench.ladder.figures import shown
+from bench.ladder.groups import GROUPS, PEERS, SHORT, Group
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "performance.md"
@@ -36,78 +37,12 @@ PACKAGES = (
     "apsw",
     "orjson",
 )
+LABEL = 58
+"""Letters of a label beside a bar."""
+MOST = 8.0
+"""A bar is not drawn longer than so many times what it must reach: the others would be lost beside it."""
 
 Data = Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Group:
-    """Rows that belong together: what the product does for them, and what stands beside it."""
-
-    title: str
-    rows: tuple[int, ...]
-    work: str
-    program: str
-    floor: str = ""
-
-
-GROUPS = (
-    Group(
-        "The first token",
-        (1, 2),
-        "a message is sent on a socket, its window is 0, and the first token comes back",
-        "first_event",
-        "the same model, asked directly; the difference is told",
-    ),
-    Group(
-        "A token",
-        (3, 4, 5, 7),
-        "{streams} streams of ten tokens a second, each with a subscriber, from the first message to the last answer",
-        "tokens",
-        "a pump of bytes between as many callers and the model, which understands nothing",
-    ),
-    Group(
-        "A thousand subscribers of one answer",
-        (6,),
-        "one answer is streamed to all of them",
-        "fanout",
-        "one prepared frame for each token, written to as many sockets",
-    ),
-    Group(
-        "The life of a message",
-        (9,),
-        "a message is accepted, claimed and answered, with all that is promised of it; Redis has an append-only file",
-        "queue_life",
-        "a job of BullMQ on Node, which calls a function that does nothing; three small Lua scripts",
-    ),
-    Group(
-        "SQLite", (10,), "WAL mode with `synchronous=FULL`, on the disk of this machine", "sqlite_rates", "bare inserts"
-    ),
-    Group(
-        "HTTP",
-        (11,),
-        "twenty clients POST a message and read twenty tokens from the event stream",
-        "http_runs",
-        "an ASGI program that streams the same bytes",
-    ),
-    Group(
-        "Growth",
-        (12, 13),
-        "a message with much behind it, beside it or around it",
-        "growth",
-        "the same message with little",
-    ),
-    Group("An empty process", (8, 14, 15), "it starts, holds sockets, and does nothing", "start"),
-)
-SHORT = {
-    "life of a message on SQLite / bare inserts": "A message on SQLite, from receipt to answer: {} the CPU of inserts.",
-    "CPU of a token / byte pump, embedded": "A token from the model to its reader: {} the CPU of a pump of bytes.",
-    "receipt, p50, embedded": "A receipt, which is given when the message is durable: {}.",
-    "tokens/s of a gateway's core": "Tokens that one core of a gateway hands on: {}.",
-    "an empty process, dev": "`turnkeep dev`, all in one process: {} of memory.",
-    "dev is ready": "From its start until it is ready: {}.",
-}
-"""What is said first, of the figures with these names."""
 
 
 def machine() -> dict[str, str]:
@@ -160,6 +95,20 @@ def write(data: Data) -> list[Path]:
     return list(files)
 
 
+def joined(runs: Sequence[Data]) -> Data:
+    """Several runs on one machine as one; what a later one has measured stands for the same of an earlier one."""
+    *_, last = runs
+    figures = {(one["row"], one["name"]): one for run in runs for one in run["figures"]}
+    profiles = {one["title"]: one for run in runs for one in run.get("profiles", ())}
+    return {
+        **last,
+        "load": max(run["load"] for run in runs),
+        "failures": [name for run in runs for name in run["failures"]],
+        "figures": sorted(figures.values(), key=lambda one: one["row"]),
+        "profiles": list(profiles.values()),
+    }
+
+
 def charts(figures: Sequence[Data]) -> dict[str, str]:
     """By name; those whose figures were not measured are left out."""
     found = {}
@@ -169,8 +118,11 @@ def charts(figures: Sequence[Data]) -> dict[str, str]:
         title = "Each figure by what it must reach: shorter is better, beyond the line is missed"
         found["rows"] = bars(title, rows, mark=1.0, mark_label="must")
     tokens = [one for one in figures if one["row"] == 3]
-    if tokens:
-        found["token"] = bars("CPU of a token, microseconds, by process", [token(one) for one in tokens])
+    if own := [one for one in tokens if not is_of_peers(one)]:
+        found["token"] = bars("CPU of a token, microseconds, by process", [token(one) for one in own])
+    if others := [one for one in tokens if is_of_peers(one)]:
+        title = "CPU of a token by the CPU of a pump of bytes, beside others: shorter is better"
+        found["peers"] = bars(title, [peer(one) for one in others], mark=1.0, mark_label="the pump")
     return found
 
 
@@ -178,13 +130,24 @@ def standing(one: Data) -> Bar:
     target = one["target"]
     share = target["must"] / one["value"] if target["more_is_better"] else one["value"] / target["must"]
     words = f"{shown(one['value'])} {one['unit']} (must {shown(target['must'])})"
-    return Bar(f"{one['row']} {one['name']}"[:64], {"": min(share, 8.0)}, words, MET if share <= 1 else MISSED)
+    return Bar(label(f"{one['row']} {one['name']}"), {"": min(share, MOST)}, words, MET if share <= 1 else MISSED)
+
+
+def label(text: str) -> str:
+    """As long as there is room for beside a bar."""
+    return text if len(text) <= LABEL else text[: LABEL - 1].rstrip(" ,") + "…"
 
 
 def token(one: Data) -> Bar:
     parts = {name.removesuffix(" µs"): value for name, value in one["parts"].items() if name.endswith(" µs")}
     floor = parts.pop("floor", 0.0)
     return Bar(one["name"].split(", ")[1], parts, f"{sum(parts.values()):.0f} µs, the pump {floor:.0f}")
+
+
+def peer(one: Data) -> Bar:
+    _, _, name = one["name"].partition(", ")
+    colour = MET if name.startswith("turnkeep") else COLOURS[0]
+    return Bar(name, {"": one["value"]}, f"{shown(one['value'])} times", colour)
 
 
 def page(data: Data) -> str:
@@ -194,15 +157,22 @@ def page(data: Data) -> str:
         image(figures, "rows", "Each figure by what it must reach"),
         image(figures, "token", "CPU of a token by process"),
     ]
+    own = [one for one in figures if not is_of_peers(one)]
+    sections = [section(group, own) for group in GROUPS if of_group(group, own)]
     return TEMPLATE.read_text().format(
         short=in_short(figures),
         charts="\n".join(filter(None, images)),
-        groups="\n".join(section(group, figures) for group in GROUPS if of_group(group, figures)),
-        complaints=complaints(figures, data["failures"]),
-        profile=profile_tables(data.get("profile")),
+        groups="\n".join([*sections, *peers_section(figures)]),
+        complaints=complaints(own, data["failures"]),
+        profiles=profile_sections(data.get("profiles", ())),
         facts=facts,
         load=data["load"],
     )
+
+
+def is_of_peers(one: Data) -> bool:
+    name: str = one["name"]
+    return name.startswith(PEERS)
 
 
 def image(figures: Sequence[Data], name: str, text: str) -> str:
@@ -212,7 +182,9 @@ def image(figures: Sequence[Data], name: str, text: str) -> str:
 def in_short(figures: Sequence[Data]) -> str:
     values = {one["name"]: f"{shown(one['value'])} {one['unit']}" for one in figures}
     values |= {name: f"{value[:-2]} times" for name, value in values.items() if value.endswith(" x")}
-    return "".join(f"* {words.format(f'**{values[name]}**')}\n" for name, words in SHORT.items() if name in values)
+    lines = [f"* {words.format(f'**{values[name]}**')}\n" for name, words in SHORT.items() if name in values]
+    goals = [one["is_met"] for one in figures if one["is_met"] is not None]
+    return "".join([*lines, f"* Of {len(goals)} figures that have a target, {sum(goals)} reach what they must.\n"])
 
 
 def of_group(group: Group, figures: Sequence[Data]) -> list[Data]:
@@ -223,24 +195,42 @@ def section(group: Group, figures: Sequence[Data]) -> str:
     """What is measured, and its table."""
     work = group.work.format(streams=streams(figures))
     beside = f" Beside it: {group.floor}." if group.floor else ""
-    head = f"## {group.title}\n\n{work[0].upper()}{work[1:]}.{beside} (`dev.py bench {group.program}`)\n\n"
-    return f"{head}{figure_table(of_group(group, figures))}\n"
+    words = prose(f"{work[0].upper()}{work[1:]}.{beside} (`dev.py bench {group.program}`)")
+    return f"## {group.title}\n\n{words}\n\n{figure_table(of_group(group, figures))}\n"
+
+
+def peers_section(figures: Sequence[Data]) -> list[str]:
+    """Others that do the same work, where they were measured."""
+    others = [{**one, "name": one["name"].removeprefix(PEERS)} for one in figures if is_of_peers(one)]
+    words = prose(
+        "Programs that many people use for the same work, in turns with ours, in the same run "
+        "(`dev.py bench peers`). What they promise of it differs: LiteLLM and Chainlit keep nothing, LangGraph's "
+        "development server keeps it in memory."
+    )
+    drawing = image(figures, "peers", "CPU of a token, beside others")
+    return [f"## Beside others\n\n{words}\n\n{drawing}\n{figure_table(others)}\n"] if others else []
 
 
 def figure_table(figures: Sequence[Data]) -> str:
     lines = ["| row | figure | median | low to high | must | aim | |", "|---|---|---|---|---|---|---|"]
     for one in figures:
         target = one["target"]
-        goal = f"{shown(target['must'])} | {shown(target['aim'])}" if target else "– | –"
+        sign = "≥" if target and target["more_is_better"] else "≤"
+        goal = f"{sign} {shown(target['must'])} | {sign} {shown(target['aim'])}" if target else "– | –"
         mark = {True: "met", False: "**missed**", None: ""}[one["is_met"]]
-        spread = f"{shown(one['low'])} to {shown(one['high'])}"
-        lines.append(
-            f"| {one['row']} | {one['name']} | {shown(one['value'])} {one['unit']} | {spread} | {goal} | {mark} |"
-        )
+        spread = f"{shown(one['low'])} to {shown(one['high'])}" if len(one["samples"]) > 1 else "–"
+        value = f"{shown(one['value'])} {one['unit']}".strip()
+        lines.append(f"| {one['row']} | {one['name']} | {value} | {spread} | {goal} | {mark} |")
         if one["parts"]:
-            parts = " · ".join(f"{name} {shown(value)}" for name, value in one["parts"].items())
+            parts = " · ".join(part(name, value) for name, value in one["parts"].items())
             lines.append(f"| | *of which {parts}* | | | | | |")
     return "\n".join(lines)
+
+
+def part(name: str, value: float) -> str:
+    """Its unit, the last word of its name, stands behind the number."""
+    words, _, unit = name.rpartition(" ")
+    return f"{words} {shown(value)} {unit}" if words else f"{name} {shown(value)}"
 
 
 def streams(figures: Sequence[Data]) -> str:
@@ -249,23 +239,48 @@ def streams(figures: Sequence[Data]) -> str:
 
 
 def complaints(figures: Sequence[Data], failures: Sequence[str]) -> str:
-    lines = [f"* not measured, because its program failed: {name}" for name in failures]
-    lines += [
-        f"* row {one['row']}, {one['name']}: {shown(one['value'])} {one['unit']}, must {shown(one['target']['must'])}"
-        for one in figures
-        if one["is_met"] is False
-    ]
-    if lines:
-        return "\n".join(["Short of what they must reach, in this run:", "", *lines])
+    """What is short of its target, by group, with what would be needed; and what was not measured."""
+    missed = [one for one in figures if one["is_met"] is False]
+    blocks = [f"* not measured, because its program failed: {name}" for name in failures]
+    for group in GROUPS:
+        if own := of_group(group, missed):
+            lines = [
+                f"* row {one['row']}, {one['name']}: {shown(one['value'])} {one['unit']}, "
+                f"must {shown(one['target']['must'])}"
+                for one in own
+            ]
+            needed = [prose(f"What would be needed: {group.remedy}", indent="  ")] if group.remedy else []
+            blocks.append("\n".join([*lines, *needed]))
+    if blocks:
+        return "\n".join(["Short of what they must reach, in this run:", "", *blocks])
     count = sum(one["target"] is not None for one in figures)
     return f"All {count} figures of this run that have a target reach what they must."
 
 
-def profile_tables(profile: Data | None) -> str:
-    if profile is None:
-        return "None was taken in this run."
-    columns = []
-    for title, shares in (("package", profile["packages"]), ("function", profile["functions"])):
-        rows = [f"| `{name}` | {share:g} % |" for name, share in shares.items()]
-        columns.append("\n".join([f"| {title} | share |", "|---|---|", *rows]))
-    return "\n\n".join(columns)
+def profile_sections(profiles: Sequence[Data]) -> str:
+    if not profiles:
+        return "None was taken in this run.\n"
+    return "\n".join(profile_section(one) for one in profiles)
+
+
+def profile_section(profile: Data) -> str:
+    """Two columns beside each other: packages and functions."""
+    packages, functions = list(profile["packages"].items()), list(profile["functions"].items())
+    lines = ["| package | | function | |", "|---|---|---|---|"]
+    for place in range(max(len(packages), len(functions))):
+        cells = [
+            f"`{column[place][0]}` | {column[place][1]:g} %" if place < len(column) else " | "
+            for column in (packages, functions)
+        ]
+        lines.append(f"| {cells[0]} | {cells[1]} |")
+    if profile["commands"]:
+        lines += ["", "And in redis-server, of one message:", "", "| | calls | µs |", "|---|---|---|"]
+        lines += [f"| {name} | {calls:.2f} | {spent:.1f} |" for name, (calls, spent) in profile["commands"].items()]
+    return "\n".join([f"### {profile['title']}", "", *lines, ""])
+
+
+def prose(text: str, indent: str = "") -> str:
+    """In lines of a hundred letters; what is code stays on one."""
+    whole = re.sub(r"`[^`]*`", lambda code: code[0].replace(" ", "\0"), text)
+    lines = wrap(whole, 100, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False)
+    return "\n".join(lines).replace("\0", " ")

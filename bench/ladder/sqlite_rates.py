@@ -71,7 +71,7 @@ async def whole_turns(path: Path, model_port: int, turns: int) -> float:
     base = f"http://127.0.0.1:{model_port}/burst-1/v1"
     settings = Settings(
         store=str(path), window=0, openai_api_key="sk-bench", openai_base_url=base, model_api="responses"
-    )  # type: ignore[call-arg]  # by their names, beside those of the environment
+    )
     async with AssistantMessageQueue.from_settings(settings) as queue:
         queue.start_worker()
         await queue.ask("warm", "mode=burst-1 warm")

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+from collections.abc import Callable, Coroutine
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 from xml.etree import ElementTree
 
 import pytest
+import run
 
 from bench.ladder import baseline, profile, report
 from bench.ladder.callers import end_of_frame, masked
 from bench.ladder.figures import Figure, Target, percentile, ratio, table
+from bench.ladder.groups import GROUPS
 from bench.ladder.peers import TOKEN
 from bench.ladder.prepared_frames import frame, unmasked
-from bench.ladder.rows import PEERS, PROGRAMS, chosen
+from bench.ladder.rows import PEERS, PROGRAMS, Program, chosen
+from bench.ladder.sizes import Size
 from bench.ladder.stack import cpu_of, free_port, rss_of
 
 ROOT = Path(__file__).parents[2]
@@ -161,6 +168,7 @@ def test_the_page_tells_every_figure_its_machine_and_what_is_missed(
     assert "## The life of a message" not in page
     assert str(report.machine()["Python"]) in page
     assert {path.name for path in written} == {"performance.md", "performance-rows.svg", "performance-token.svg"}
+    assert max(map(len, (line for line in page.splitlines() if not line.startswith(("|", "* ", "!"))))) <= 100
     for path in written:
         if path.suffix == ".svg":
             drawing = ElementTree.fromstring(path.read_text())
@@ -170,7 +178,56 @@ def test_the_page_tells_every_figure_its_machine_and_what_is_missed(
 
 def test_every_row_has_its_place_on_the_page() -> None:
     measured = {row for program in PROGRAMS for row in program.rows}
-    assert sorted(row for group in report.GROUPS for row in group.rows) == sorted(measured)
+    assert sorted(row for group in GROUPS for row in group.rows) == sorted(measured)
+
+
+def test_every_profile_explains_a_row_and_has_a_title_of_its_own() -> None:
+    measured = {row for program in PROGRAMS for row in program.rows}
+    assert {row for one in profile.SUBJECTS for row in one.rows} <= measured
+    assert len({one.title for one in profile.SUBJECTS}) == len(profile.SUBJECTS)
+
+
+def test_runs_are_joined_and_the_later_figure_stands() -> None:
+    first, second = (
+        {"load": load, "failures": failures, "machine": {}, "figures": [one.to_json() for one in figures]}
+        for load, failures, figures in ((2.0, ["growth"], [figure(3.0), FIGURES[0]]), (1.0, [], [figure(2.0)]))
+    )
+    both = report.joined([first, second])
+    assert [(one["row"], one["value"]) for one in both["figures"]] == [(1, 3.0), (3, 2.0)]
+    assert (both["load"], both["failures"]) == (2.0, ["growth"])
+
+
+def test_peers_stand_in_a_table_of_their_own_and_miss_nothing() -> None:
+    other = ratio(3, "peers: CPU of a token / byte pump, LiteLLM proxy", [{"litellm": 900.0}], [{"pump": 15.0}])
+    figures = [one.to_json() for one in (*FIGURES, other)]
+    page = report.page({"machine": {}, "load": 0.5, "failures": [], "figures": figures})
+    before, _, others = page.partition("## Beside others")
+    assert "LiteLLM" not in before
+    assert "| CPU of a token / byte pump, LiteLLM proxy | 60 x |" in others
+    assert set(report.charts(figures)) == {"rows", "token", "peers"}
+
+
+def test_what_a_run_has_found_is_written_after_each_program_and_one_that_fails_ends_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, seen = tmp_path / "figures.json", list[int]()
+
+    def program(name: str, measure: Callable[[Size], Coroutine[Any, Any, list[Figure]]]) -> Program:
+        monkeypatch.setitem(sys.modules, f"bench.ladder.{name}", SimpleNamespace(measure=measure))
+        return Program(name, (3,), "")
+
+    async def works(_: Size) -> list[Figure]:
+        return [figure(3.0)]
+
+    async def fails(_: Size) -> list[Figure]:
+        seen.append(len(json.loads(place.read_text())["figures"]))
+        raise RuntimeError("no server")
+
+    programs = [program("first", works), program("second", fails), program("third", works)]
+    outcome = run.measure(programs, Size(is_small=True), str(place))
+    assert seen == [1]
+    assert outcome.failures == ["second"]
+    assert len(outcome.figures) == 2
 
 
 def test_a_page_of_one_row_draws_what_it_can() -> None:
@@ -181,7 +238,9 @@ def test_a_page_of_one_row_draws_what_it_can() -> None:
 def test_what_is_not_good_is_said_and_what_failed_too() -> None:
     figures = [one.to_json() for one in FIGURES]
     assert report.complaints(figures[2:], []) == "All 1 figures of this run that have a target reach what they must."
-    assert "not measured, because its program failed: growth" in report.complaints(figures, ["growth"])
+    said = report.complaints(figures, ["growth"])
+    assert "not measured, because its program failed: growth" in said
+    assert "What would be needed: " in said
 
 
 def test_peers_are_measured_when_they_are_asked_for_alone() -> None:
@@ -209,5 +268,18 @@ no frame 5
     found = profile.fold(stacks)
     assert found.packages == {"turnkeep.runs": 60.0, "uvicorn": 30.0, "asyncio": 10.0}
     assert found.functions["runs/publisher.py _publish"] == 60.0
-    assert "| `turnkeep.runs` | 60 % |" in report.profile_tables(found.to_json())
-    assert report.profile_tables(None) == "None was taken in this run."
+    assert "| `turnkeep.runs` | 60 % | `runs/publisher.py _publish` | 60 % |" in report.profile_sections(
+        [found.to_json()]
+    )
+    assert report.profile_sections([]) == "None was taken in this run.\n"
+
+
+def test_what_a_dataclass_generates_counts_for_its_caller() -> None:
+    found = profile.fold("MainThread;accept (/x/src/turnkeep/store/thread.py:9);__init__ (<string>:3) 4")
+    assert found.functions == {"store/thread.py accept": 100.0}
+
+
+def test_what_scripts_cost_beside_their_commands_is_lua() -> None:
+    stats = {"cmdstat_evalsha": {"calls": 30, "usec": 900}, "cmdstat_hset": {"calls": 60, "usec": 300}}
+    link = cast(Any, SimpleNamespace(info=lambda _: stats))
+    assert list(profile.commands(link, 10).values()) == [(3.0, 60.0), (6.0, 30.0)]

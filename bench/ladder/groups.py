@@ -1,0 +1,99 @@
+"""What the page says of the rows: which belong together, what stands beside them, and what would make them better."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Rows that belong together: what the product does for them, and what stands beside it."""
+
+    title: str
+    rows: tuple[int, ...]
+    work: str
+    program: str
+    floor: str = ""
+    remedy: str = ""
+    """What would be needed, said where a figure of them does not reach what it must."""
+
+
+GROUPS = (
+    Group(
+        "The first token",
+        (1, 2),
+        "a message is sent on a socket, its window is 0, and the first token comes back",
+        "first_event",
+        "the same model, asked directly; the difference is told",
+        "the path is two writes that are made durable (the message, its claim) and one request. What is left is a "
+        "claim made together with the acceptance, where a worker of the same process is free.",
+    ),
+    Group(
+        "A token",
+        (3, 4, 5, 7),
+        "{streams} streams of ten tokens a second, each with a subscriber, from the first message to the last answer",
+        "tokens",
+        "a pump of bytes between as many callers and the model, which understands nothing",
+        "deltas of all runs of a process are one publication a tick already. What is left is Python for each token and "
+        "stream: the event of the model, and one frame. Less takes a reader and an encoder that are compiled.",
+    ),
+    Group(
+        "A thousand subscribers of one answer",
+        (6,),
+        "one answer is streamed to all of them",
+        "fanout",
+        "one prepared frame for each token, written to as many sockets",
+        "the frame is prepared once; what is left is the look at each socket (is it behind?) before its write.",
+    ),
+    Group(
+        "The life of a message on Redis",
+        (9,),
+        "a message is accepted, claimed and answered, with all that is promised of it; Redis has an append-only file",
+        "queue_life",
+        "a job of BullMQ on Node, which calls a function that does nothing; three small Lua scripts",
+        "most of it is Lua in the server: a record that is read, checked, changed and sealed in three scripts. Less "
+        "takes a record of small fields of which each script touches a few: another layout of the store.",
+    ),
+    Group(
+        "SQLite",
+        (10,),
+        "WAL mode with `synchronous=FULL`, on the disk of this machine",
+        "sqlite_rates",
+        "bare inserts",
+        "one thread writes, and its time is Python: reading a thread, its rules, and its rows. Less takes a record of "
+        "columns, of which an acceptance touches a few, or rules that are compiled.",
+    ),
+    Group(
+        "HTTP",
+        (11,),
+        "twenty clients POST a message and read twenty tokens from the event stream",
+        "http_runs",
+        "an ASGI program that streams the same bytes",
+        "a run is a whole turn of the store beside two requests, and the bare program keeps nothing. What is left is "
+        "the turn.",
+    ),
+    Group(
+        "Growth",
+        (12, 13),
+        "a message with much behind it, beside it or around it",
+        "growth idle_threads shards processes",
+        "the same message with little",
+        "see [what grows with what](scale.md).",
+    ),
+    Group("An empty process", (8, 14, 15), "it starts, holds sockets, and does nothing", "start fanout tokens"),
+)
+PEERS = "peers: "
+"""What the names of figures begin with that hold others beside the floor."""
+SHORT = {
+    "added to the first token, p50, embedded": "The first token comes {} later than from the model itself.",
+    "receipt, p50, embedded": "A receipt, which is given when the message is durable: {}.",
+    "CPU of a token / byte pump, embedded": "A token from the model to its reader: {} the CPU of a pump of bytes.",
+    "tokens/s of a gateway's core": "Tokens that one core of a gateway hands on: {}.",
+    "life of a message on Redis / BullMQ, single": "A message on Redis, from receipt to answer: {} the CPU of BullMQ.",
+    "life of a message on Redis / BullMQ, bursts of 20": "… in bursts of twenty: {}.",
+    "life of a message on SQLite / bare inserts": "A message on SQLite, from receipt to answer: {} the CPU of inserts.",
+    "CPU of a message, 0 to 1,000,000 idle threads, Redis": "Beside a million idle threads a message costs {} as much.",
+    "an empty process, dev": "`turnkeep dev`, all in one process: {} of memory.",
+    "dev is ready": "From its start until it is ready: {}.",
+}
+"""What is said first, of the figures with these names."""
