@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -56,6 +58,29 @@ def test_an_owner_that_comes_back_lives(directory: Path) -> None:
     assert not there.is_gone("worker")
 
 
+@pytest.mark.parametrize("act", ["hold", "renew"])
+def test_a_lock_that_somebody_looks_at_while_it_is_taken_is_taken_all_the_same(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, act: str
+) -> None:
+    here, there = Owners(directory), Owners(directory)
+    here.hold("worker")
+    [path] = directory.iterdir()
+    if act == "hold":
+        here.abandon()
+    path.unlink()
+    look = os.open(path, os.O_RDWR | os.O_CREAT)
+    fcntl.flock(look, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def end_look(_: float) -> None:
+        path.unlink()
+        os.close(look)
+
+    monkeypatch.setattr(time, "sleep", end_look)
+    here.hold("worker") if act == "hold" else here.renew()
+
+    assert there.others() == [f"process {os.getpid()}, worker, layout {LAYOUT}"]
+
+
 def test_the_file_of_a_dead_owner_is_removed_when_met(directory: Path) -> None:
     here, there = Owners(directory), Owners(directory)
     here.hold("worker")
@@ -105,8 +130,11 @@ async def test_a_lease_of_an_owner_that_lives_is_left_alone(tmp_path: Path) -> N
 
 
 async def vanish(desk: Desk) -> None:
-    """Give up all locks, as the end of a process does; in the thread that renews them, for it has their handles."""
-    await engine(desk).use().writer.run(lambda tx: tx.owners.abandon())
+    """Give up all locks, as the end of a process does, and write no more: a writer that lived on would look after the
+    locks of others, and take itself for one that has gone.
+    """
+    await engine(desk).use().writer.stop()
+    engine(desk).use().transaction.owners.abandon()
 
 
 async def test_leases_of_an_owner_that_vanished_are_freed_within_a_second(tmp_path: Path) -> None:

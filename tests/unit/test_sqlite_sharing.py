@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -44,6 +46,31 @@ async def test_what_one_changes_the_other_knows(pair: Pair) -> None:
 
     assert await one.waiting_ids() == [f"m{n}" for n in range(10)]
     assert [event.offset for event in await other.events()] == list(range(1, 11))
+
+
+async def test_a_second_store_of_this_process_takes_no_lock_from_the_first(tmp_path: Path) -> None:
+    path = tmp_path / "a.db"
+    async with opened(path):
+        assert is_in_use(path)
+        async with opened(path):
+            pass
+        assert is_in_use(path)
+    assert not is_in_use(path)
+
+
+LAST_USER = """
+import fcntl, sys
+with open(sys.argv[1], "r+b") as file:
+    fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 510, 0x40000002)
+"""
+"""Takes the lock by which SQLite knows that nobody else has the file open."""
+
+
+def is_in_use(path: Path) -> bool:
+    """As another process sees it: of its own locks no process is told."""
+    done = subprocess.run([sys.executable, "-c", LAST_USER, path], capture_output=True, text=True, check=False)
+    assert done.returncode == 0 or "BlockingIOError" in done.stderr
+    return done.returncode != 0
 
 
 async def test_two_that_claim_never_take_the_same_thread(pair: Pair) -> None:

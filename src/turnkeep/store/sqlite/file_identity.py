@@ -48,7 +48,10 @@ def make_file(path: Path) -> None:
             with open(private_file.make(path.parent / ".gitignore"), "w") as rules:
                 rules.write("*\n")
         is_new = not path.exists()
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        if is_new:
+            # Only then: closing a file gives up all locks that this process has on it, also those of
+            # SQLite, for whom else this process has opened it (POSIX, fcntl).
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
         for new_path in [*missing, *([path] if is_new else [])]:
             sync_folder(new_path.parent)
         # the log is named after the path: by another name another log would be read

@@ -12,12 +12,16 @@ import contextlib
 import hashlib
 import os
 import sys
+import time
 import weakref
 from pathlib import Path
 from typing import Literal
 
 from turnkeep.errors import StoreUnavailable
 from turnkeep.store.values import LAYOUT
+
+LOOKS, LOOK = 50, 0.005
+"""How often, and after how many seconds each, a lock is asked for again that a look may hold."""
 
 if sys.platform != "win32":
     import fcntl
@@ -139,14 +143,20 @@ def _open_locked(path: Path) -> int | None:
     """A handle with the lock; None if another process has it. The file may be removed in between:
     then again.
     """
+    tries = 0
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-        if not _lock(handle):
-            os.close(handle)
-            return None
-        if _is_same(handle, path):
+        has_lock = _lock(handle)
+        if has_lock and _is_same(handle, path):
             return handle
         os.close(handle)
+        if not has_lock:
+            # Whoever looks whether this owner lives holds the lock for a moment, and looks just when a
+            # file appears. Taken for another holder, we would have no lock, and nobody would see us.
+            tries += 1
+            if tries > LOOKS or sys.platform == "win32":
+                return None
+            time.sleep(LOOK)
 
 
 def _state_of(path: Path) -> Literal["absent", "held", "free"]:
