@@ -59,7 +59,8 @@ function messagesAfter(messages, frame) {
   if (frame.type !== "response" || !frame.final_message) return messages;
   const answer = { id: frame.run_id ?? newId("said_"), role: "assistant", text: frame.message, at: frame.timestamp, author: frame.author };
   const all = marked(messages, ids, "answered");
-  if (holds(all, answer, ids)) return all;
+  // what a person says beside runs answers no message; what he says in the place of one ends it, with its outcome
+  if (holds(all, answer, frame.author && !frame.outcome ? [] : ids)) return all;
   // before what waits for the next turn, as in the transcript
   return [...all.filter((message) => !isPending(message)), answer, ...all.filter(isPending)];
 }
@@ -68,7 +69,7 @@ const isPending = ({ role, state }) => role === "user" && !["answered", "dead", 
 
 /** Whether an answer is there: by its run, its moment, or as what a run said in the turn of the messages that it answers. */
 function holds(messages, answer, ids) {
-  const ofRun = answer.author ? [] : messages.filter((message) => ids.includes(message.id) && message.turn);
+  const ofRun = messages.filter((message) => ids.includes(message.id) && message.turn);
   const turns = ofRun.map((message) => message.turn);
   const isSame = ({ role, text, at, turn }) => role === "assistant" && text === answer.text && (at === answer.at || turns.includes(turn));
   return messages.some((message) => message.id === answer.id || isSame(message));

@@ -18,22 +18,24 @@ from turnkeep.assistants import Assistant, Assistants
 from turnkeep.broadcast import Broadcasts
 from turnkeep.clock import SystemClock
 from turnkeep.composition import Lifespan, RunParts, open_endpoint, open_run_context, policies, watch_process
-from turnkeep.errors import Conflict, InvalidMessage, NotFound, Rejection, ThreadNotFound
+from turnkeep.errors import Conflict, InvalidMessage, NotFound, Rejection, ThreadBusy, ThreadNotFound
 from turnkeep.fleet import Heartbeat
 from turnkeep.hooks import Hooks
 from turnkeep.hub import Hub
 from turnkeep.inputs import MAX_DELAY, checked_channel, read_metadata
-from turnkeep.messages import Address, AssistantItem, Message
+from turnkeep.messages import Address, AssistantItem, Item, Message
 from turnkeep.pricing.catalog import Catalog
 from turnkeep.pricing.tokenizer import tokenizer_for
 from turnkeep.runs.activity import Activity
 from turnkeep.runs.backlog_series import MOST_TENANTS, BacklogSeries
+from turnkeep.runs.journal import user_item
 from turnkeep.runs.lease import LeaseRules
 from turnkeep.runs.run_context import RunContext
 from turnkeep.runs.worker import Worker, WorkerRules
 from turnkeep.settings import Settings
 from turnkeep.store import store_of
 from turnkeep.store.contract import Store
+from turnkeep.store.inbox_view import InboxView
 from turnkeep.store.store_metrics import QueueGauges, measure_store
 from turnkeep.store.values import Receipt, ThreadRecord, TranscriptEntry
 from turnkeep.streams import EventStream, EventSubscription
@@ -48,6 +50,9 @@ Role = Literal["all", "gateway", "worker"]
 
 RUNS_OF_A_SERVICE = 50
 """Finished runs that a service can show of a thread."""
+
+ROUNDS = 5
+"""How often what waits is read anew for a person's answer, because others wrote meanwhile."""
 
 
 class Application:
@@ -315,12 +320,27 @@ class Application:
     async def say(self, address: Address, text: str, *, author: str, once: str | None = None) -> None:
         """Add what a person says in the assistant's place to the transcript, and tell who watches.
 
-        What waits of others stays as it is. Raises `ThreadBusy` while a run is in progress, waits
-        for its retry or for a decision: pause the channel first, or stop the run.
+        The messages that wait are answered by it, as one turn; those for a later time wait on.
+        Raises `ThreadBusy` while a run is in progress, waits for a retry of what it has begun or
+        for a decision: stop the run first.
         """
-        item = AssistantItem(text, author=author)
-        tokens = tokenizer_for(self.model_name, self.catalog).count_item(item)
-        await self.store.append(address, [TranscriptEntry(item, tokens)], author=author, once=once)
+        entry = self._entry_of(AssistantItem(text, author=author))
+        for _ in range(ROUNDS):
+            inbox = await self._read_inbox(address)
+            with suppress(Conflict):
+                return await self.store.append(address, [entry], author=author, inbox=inbox, once=once)
+        raise ThreadBusy("others wrote each time that the waiting messages were read, send it again")
+
+    async def _read_inbox(self, address: Address) -> InboxView | None:
+        """What waits for an answer; None while nothing does."""
+        # The end of the log first: what happens behind it is noticed by the store.
+        record = await self.store.thread(address)
+        waiting = [one for one in await self.store.open_messages(address) if one.status == "waiting"]
+        entries = tuple(self._entry_of(user_item(one.message)) for one in waiting if one.message is not None)
+        return InboxView(entries, record.top) if record is not None and entries else None
+
+    def _entry_of(self, item: Item) -> TranscriptEntry:
+        return TranscriptEntry(item, tokenizer_for(self.model_name, self.catalog).count_item(item))
 
     def events(
         self, thread_id: str, *, after: int | None = None, epoch: str | None = None, tenant: str = "default"

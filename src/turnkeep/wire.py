@@ -224,6 +224,8 @@ class Encoder:
         text = event.text or NOTHING_SAID[event.outcome or "completed"]
         frame = self._frame(event, "completed", "response", text, final=True)
         frame["outcome"] = event.outcome
+        if event.author is not None:
+            frame["author"] = event.author
         if event.usage is not None:
             frame["usage"] = {**event.usage.to_json(), "cost": event.usage.cost}
         return [frame, *self._older(event)]

@@ -160,14 +160,25 @@ class Books:
 
     def committed(self, where: Address, outcome: str, now: float) -> None:
         channel = self.of(where)
-        ids = channel.batch
+        self._answer(channel, channel.batch, "cancelled" if outcome == "cancelled" else "answered", now)
+        channel.claim = None
+
+    def answered_by_a_person(self, where: Address, ids: Sequence[str], now: float) -> None:
+        channel = self.of(where)
+        if not ids:
+            return
+        assert channel.claim is None, f"{ids} were answered over a run in progress"
+        assert list(ids) == channel.open_ids[: len(ids)], f"{ids} is not the beginning of {channel.open_ids}"
+        self._answer(channel, ids, "answered", now)
+        channel.is_hurried = False
+
+    def _answer(self, channel: Channel, ids: Sequence[str], status: str, now: float) -> None:
         places = [channel.noted[message_id].place for message_id in ids]
         assert places == sorted(places), f"{ids} answered out of order"
         assert channel.answered is None or channel.answered < places[0], f"{ids[0]} was answered too late"
         channel.answered = places[-1]
-        self._settle(channel, ids, "cancelled" if outcome == "cancelled" else "answered", now)
+        self._settle(channel, ids, status, now)
         self.completed += len(ids)
-        channel.claim = None
 
     def ended(self, where: Address, outcome: str, now: float) -> None:
         """A claim was failed (retry, split, dead), released or held."""

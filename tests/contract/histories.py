@@ -18,6 +18,7 @@ from tests.contract.twins import Held, Make, Twins
 from turnkeep.events import Event, TurnFault
 from turnkeep.messages import Address, AssistantItem, Message, UserItem, text_content
 from turnkeep.store.contract import Store
+from turnkeep.store.inbox_view import InboxView
 from turnkeep.store.transcript import last_user_turn
 from turnkeep.store.values import (
     Claim,
@@ -361,6 +362,24 @@ class Histories(RuleBasedStateMachine):
         ]
         twice = once is not None
         self.twins.both(lambda store, _: store.append(where, entries, author="ann", once=once), twice=twice)
+        self.twins.look(where)
+
+    @rule(where=places, lag=st.integers(0, 5), once=st.sampled_from([None, "k1", "k2"]))
+    def somebody_answers_what_waits(self, where: Address, lag: int, once: str | None) -> None:
+        record = self.twins.wait(self.twins.here.thread(where))
+        waiting = [r.message for r in self.twins.wait(self.twins.here.open_messages(where)) if r.status == "waiting"]
+        asked = [TranscriptEntry(UserItem(m.content, m.message_id), 2) for m in waiting if m is not None]
+        view = InboxView(tuple(asked), record.top - (lag == 5)) if record is not None and asked else None
+        words = [TranscriptEntry(AssistantItem("I am here"), 3)]
+
+        def answer(store: Store, _: int) -> Awaitable[None]:
+            return store.append(where, words, author="ann", inbox=view, once=once)
+
+        before = self.twins.books.of(where).open_ids
+        self.twins.both(answer, twice=once is not None)
+        left = {record.message_id for record in self.twins.wait(self.twins.here.open_messages(where))}
+        gone = [message_id for message_id in before if message_id not in left]
+        self.twins.books.answered_by_a_person(where, gone, self.twins.now)
         self.twins.look(where)
 
     @rule(where=places, twice=lost)

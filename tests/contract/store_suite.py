@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator
 import pytest_asyncio
 
 from tests.contract.suite.accepting import AcceptPromises
+from tests.contract.suite.answering import AnswerPromises
 from tests.contract.suite.changing import ChangePromises
 from tests.contract.suite.claiming import ClaimPromises
 from tests.contract.suite.delivering import DeliveryPromises
@@ -48,6 +49,7 @@ class StoreSuite(
     StopPromises,
     HoldPromises,
     ChangePromises,
+    AnswerPromises,
     LetterPromises,
     LogPromises,
     DeliveryPromises,

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.contract.store_suite import StoreSuite
+from tests.contract.suite.answering import AnswerPromises
 from tests.contract.suite.changing import ChangePromises
 from tests.contract.suite.delivering import DeliveryPromises
 from tests.contract.suite.desk import HERE, Start, said
@@ -26,7 +27,9 @@ from turnkeep.store.sqlite import SqliteStore
 from turnkeep.store.values import Policies, Policy
 from turnkeep.testing import FakeClock, counting_ids
 
-of_content = pytest.mark.daily(ChangePromises, DeliveryPromises, LetterPromises, LogPromises, RepeatPromises, share=2)
+of_content = pytest.mark.daily(
+    AnswerPromises, ChangePromises, DeliveryPromises, LetterPromises, LogPromises, RepeatPromises, share=2
+)
 """What an engine keeps and gives back, half of it; the seal stands before every engine alike, memory shows all."""
 
 CODEC = AesCodec({"k2": b"2" * 32, "k1": b"1" * 32})

@@ -153,6 +153,7 @@ async def test_the_dashboard_says_what_is_wrong_and_leads_to_it(tmp_path: Path, 
         await page.fill(".answer textarea", "Good morning")
         await page.click(".answer button")
         await expect(page.locator(".said")).to_contain_text("Good morning")
+        await expect(page.locator(".said")).not_to_contain_text("User, waiting")
         await page.click(".resume")
         await expect(page.locator(".pause")).to_be_visible()
 

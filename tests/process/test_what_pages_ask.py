@@ -150,9 +150,54 @@ async def test_a_person_answers_in_the_assistants_place(house: Served) -> None:
     body = await get(house, "channels/c/messages")
     assert (body["items"][-1]["text"], body["items"][-1]["author"]) == ("Here I am.", "Olga")
     assert body["thread"]["paused"] is True
+    assert (body["open"], body["thread"]["state"]) == ([], "idle")
+    assert body["items"][-2]["kind"] == "user"
+    assert body["items"][-2]["turn"] == body["items"][-1]["turn"]
     await post(house, "channels/c/answers", {"message": ""}, status=400)
     await post(house, "channels/c/answers", {"message": "x", "role": "system"}, status=400)
     await post(house, "channels/unknown/answers", {"message": "x"}, status=404)
+
+
+async def test_who_waits_for_an_answer_is_given_that_of_a_person(house: Served) -> None:
+    await post(house, "channels/c/messages", {"message": "first", "window": 600, "max_wait": 3_000}, status=202)
+    await post(house, "channels/c/pause")
+    await say(house, "c", "second")
+    async with house.http.get(f"{house.url}/api/channels/c/events", params={"after": 0}) as stream:
+        await post(house, "channels/c/answers", {"message": "Both.", "author": "Olga"}, status=201)
+
+        async with asyncio.timeout(PATIENCE):
+            frames = [json.loads(line[5:]) async for line in _until_settled(stream)]
+
+    [end] = [frame for frame in frames if frame["type"] == "response" and frame["status"] == "completed"]
+    assert (end["message"], end["author"], end["outcome"]) == ("Both.", "Olga", "completed")
+    assert len(end["message_ids"]) == 2
+    [run] = (await get(house, "channels/c/runs"))["runs"]
+    assert (run["run_id"], run["message_ids"], run["model"]) == (end["run_id"], end["message_ids"], None)
+    await post(house, "channels/c/resume")
+    await say(house, "c", "third")
+    body = await transcript(house, "c", lambda body: not body["open"] and body["items"][-1].get("author") is None)
+    assert [item["turn"] for item in body["items"]] == [1, 1, 1, 2, 2]
+
+
+async def _until_settled(stream: Any) -> AsyncIterator[bytes]:
+    """The data of a stream, until the older of two messages is settled too: after that nothing more is said of them."""
+    async for line in stream.content:
+        if line.startswith(b"data:"):
+            yield line
+            if b'"final_message":true' in line and b'"more":true' not in line:
+                return
+
+
+async def test_nobody_answers_over_a_run_in_progress(house: Served) -> None:
+    await say(house, "c", "tell me all [[words:20000]]")
+    await transcript(house, "c", lambda body: body["thread"]["state"] == "leased")
+
+    told = await post(house, "channels/c/answers", {"message": "Here I am."}, status=409)
+
+    assert told["error"]["code"] == "thread_busy"
+    await post(house, "channels/c/cancel")
+    await transcript(house, "c", lambda body: not body["open"])
+    await post(house, "channels/c/answers", {"message": "Here I am."}, status=201)
 
 
 async def test_who_works_and_what_it_cost_is_told(house: Served) -> None:

@@ -348,6 +348,14 @@ def test_what_is_said_beside_the_log_has_no_position_to_resume_from() -> None:
     assert (frame["reason"], frame["more"], {"offset", "epoch"} & frame.keys()) == ("silent", True, set())
 
 
+def test_a_person_who_ends_a_turn_is_named_beside_its_outcome() -> None:
+    [end] = encoder().encode(event("completed", text="by hand", author="olga", outcome="completed"))
+
+    assert (end["message"], end["author"], end["outcome"], end["final_message"]) == (
+        "by hand", "olga", "completed", True,
+    )  # fmt: skip
+
+
 def test_a_person_who_answers_is_named_and_a_dead_letter_has_its_code() -> None:
     to = encoder()
     [said] = to.encode(event("said", text="by hand", author="olga"))

@@ -90,7 +90,7 @@ class ThreadMethods(Application):
         self, thread_id: str, text: str, *, author: str, tenant: str = "default", once: str | None = None
     ) -> None:
         """Say something in the assistant's place, as a person who has taken over; who follows the
-        thread is told who it was.
+        thread is told who it was. The messages that wait are answered by it, as one turn.
 
         Raises `ThreadBusy` while a run is in progress, `ThreadNotFound`.
         """

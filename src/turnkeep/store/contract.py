@@ -47,6 +47,7 @@ from typing import Any, Protocol
 from turnkeep.errors import Rejection
 from turnkeep.events import Event
 from turnkeep.messages import Address, Content, Message
+from turnkeep.store.inbox_view import InboxView
 from turnkeep.store.passages import Passage, TextSearch
 from turnkeep.store.shared_ledger import Ledger
 from turnkeep.store.sinks import Sinks
@@ -278,10 +279,16 @@ class Threads(Protocol):
         entries: Sequence[TranscriptEntry],
         *,
         author: str | None = None,
+        inbox: InboxView | None = None,
         once: str | None = None,
     ) -> None:
         """Add to the transcript between turns, creating the thread if need be: `ThreadBusy` while
         leased, in retry or held. With `author`, assistant text is announced (``said``).
+
+        With `inbox` the turn answers those messages, also in a retry that has no batch: they stand
+        before `entries`, and what is said is the text of a run of its own (``started``,
+        ``completed`` with `author`). `Conflict` where the log has gone on since, or they are no
+        beginning of the inbox. A repeat under the same name may have read another inbox.
         """
         ...
 

@@ -14,10 +14,12 @@ from turnkeep.errors import Conflict, InvalidMessage, MessageConflict, MessageFr
 from turnkeep.events import Event
 from turnkeep.messages import Address, AssistantItem, Content, Message, UserItem
 from turnkeep.store.ids import message_id_of
+from turnkeep.store.inbox_view import InboxView
 from turnkeep.store.rules_accept import accept, ask_to_stop, await_next_batch, no_later, ripen
-from turnkeep.store.rules_settle import add_turn, remember_status
+from turnkeep.store.rules_settle import add_turn, complete, remember_status
 from turnkeep.store.thread import AcceptedId, InboxMessage, Thread
 from turnkeep.store.values import (
+    Commit,
     DeadLetter,
     Decision,
     HeldCall,
@@ -167,6 +169,36 @@ def append(thread: Thread, entries: Sequence[TranscriptEntry], author: str | Non
             thread.emit(Event("said", text=entry.item.text, author=author), now)
 
 
+def answer(
+    thread: Thread, inbox: InboxView, entries: Sequence[TranscriptEntry], policy: Policy, now: float,
+    *, author: str | None, run_id: str,
+) -> None:  # fmt: skip
+    """Answer what waits in the place of a model; `run_id` is used when no run is open."""
+    ripen(thread, policy, now)
+    # What was let go with nothing begun (the provider is down) is nobody's: there a person is needed most.
+    if thread.state in ("leased", "held") or thread.batch:
+        raise ThreadBusy(RUN_IN_PROGRESS)
+    if thread.top != inbox.top or len(thread.inbox) < len(inbox.entries):
+        raise Conflict(INBOX_CHANGED)
+    if thread.run_id is None:
+        thread.run_id, thread.attempt, thread.first_claimed_at = run_id, 0, now
+    thread.batch, thread.attempt = len(inbox.entries), thread.attempt + 1
+    thread.flushed, thread.typed_at = False, None
+    # As of any run, so that whoever waits for one of the messages sees its turn begin and end.
+    names: dict[str, Any] = {"run_id": thread.run_id, "attempt": thread.attempt, "thread_id": thread.thread_id}
+    thread.emit(Event("started", thread.batch_ids, **names), now)
+    complete(thread, Commit("completed", said_in(entries), (*inbox.entries, *entries)), policy, now, author=author)
+
+
+def said_in(entries: Sequence[TranscriptEntry]) -> str:
+    """The text of an answer that was made of these entries."""
+    return "\n\n".join(entry.item.text for entry in entries if isinstance(entry.item, AssistantItem))
+
+
+RUN_IN_PROGRESS = "a run is in progress, change the transcript when it has ended"
+INBOX_CHANGED = "the messages that wait are others than those that were read, read them again"
+
+
 def regenerate(
     thread: Thread, last_turn: Sequence[TranscriptEntry], stem: str, policy: Policy, now: float
 ) -> list[Receipt]:
@@ -229,7 +261,7 @@ def _note_edit(thread: Thread, now: float) -> None:
 
 def _between_turns(thread: Thread) -> None:
     if thread.is_busy:
-        raise ThreadBusy("a run is in progress, change the transcript when it has ended")
+        raise ThreadBusy(RUN_IN_PROGRESS)
 
 
 def update(thread: Thread, changes: Mapping[str, Any], now: float) -> None:

@@ -55,7 +55,16 @@ def commit(thread: Thread, claim: Claim, end: Commit, policy: Policy, now: float
         return _remainder(*last.result)
     # Here and not at the next publication: after the final event nothing of the run may come.
     check_published(thread, end.published_count)
-    ids = thread.batch_ids
+    complete(thread, end, policy, now)
+    remainder = Remainder(len(thread.inbox), thread.wake, thread.transcript)
+    result = [remainder.messages, remainder.due, *thread.transcript]
+    _leave(thread, Settlement(claim.token, "commit", result))
+    return remainder
+
+
+def complete(thread: Thread, end: Commit, policy: Policy, now: float, *, author: str | None = None) -> None:
+    """The batch is answered, by a model or by `author`: the run ends."""
+    ids, run_id, attempt = thread.batch_ids, thread.run_id, thread.attempt
     status: MessageStatus = "cancelled" if end.outcome == "cancelled" else "answered"
     # What failed attempts have cost is the turn's as well: the provider charges for it.
     usage = end.usage + thread.spent
@@ -65,17 +74,13 @@ def commit(thread: Thread, claim: Claim, end: Commit, policy: Policy, now: float
     run = _run_record(thread, now, status=end.outcome, usage=usage, model=end.model)
     _close(thread, thread.batch, status, policy, now)
     event = Event(
-        "completed", ids, text=end.text, run_id=claim.run_id, attempt=claim.attempt, outcome=end.outcome, usage=usage
+        "completed", ids, text=end.text, run_id=run_id, attempt=attempt, outcome=end.outcome, usage=usage, author=author
     )
     _end_run(thread, run)
-    defer_steering(thread, claim.run_id, now)
+    defer_steering(thread, run_id, now)
     # After what steering leaves behind: nothing of a run comes after its final event.
     thread.emit(event, now)
     await_next_batch(thread, policy, now)
-    remainder = Remainder(len(thread.inbox), thread.wake, thread.transcript)
-    result = [remainder.messages, remainder.due, *thread.transcript]
-    _leave(thread, Settlement(claim.token, "commit", result))
-    return remainder
 
 
 def _remainder(messages: int, due: float | None, *version: Any) -> Remainder:

@@ -16,6 +16,7 @@ from turnkeep.errors import MessageConflict, Rejection, StoreMisconfigured, Stor
 from turnkeep.events import Event, TurnFault
 from turnkeep.messages import Address, Content, Message, text_content
 from turnkeep.store.contract import Follower, Store
+from turnkeep.store.inbox_view import InboxView
 from turnkeep.store.passages import Passage, TextSearch
 from turnkeep.store.seal import Codec, Seal
 from turnkeep.store.sinks import Delivery
@@ -275,9 +276,12 @@ class SealedStore(_Before):
         entries: Sequence[TranscriptEntry],
         *,
         author: str | None = None,
+        inbox: InboxView | None = None,
         once: str | None = None,
     ) -> None:
-        await self._engine.append(address, self._seal(address).whole(tuple(entries)), author=author, once=once)
+        seal = self._seal(address)
+        sealed_inbox = inbox and replace(inbox, entries=seal.whole(inbox.entries))
+        await self._engine.append(address, seal.whole(tuple(entries)), author=author, inbox=sealed_inbox, once=once)
 
     async def compact(self, address: Address, *, through_turn: int, summary: str, once: str | None = None) -> None:
         token = self._seal(address).text(summary)

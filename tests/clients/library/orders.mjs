@@ -16,6 +16,8 @@ const frames = [
   { status: "accepted", type: "status", message: "four", message_id: "m4" },
   { status: "started", type: "status", message: "", run_id: "r4", message_ids: ["m4"] },
   { status: "error", type: "error", message: "refused", run_id: "r4", message_ids: ["m4"] },
+  { status: "accepted", type: "status", message: "five", message_id: "m5" },
+  { status: "completed", type: "response", message: "same", author: "ann", outcome: "completed", run_id: "r5", message_ids: ["m5"], final_message: true },
 ].map((frame, place) => ({ ...frame, epoch: "e", offset: place + 1, timestamp: 100 + place }));
 
 /** What the server answers when the thread was looked at after `top` events and its transcript after `end` of them. */

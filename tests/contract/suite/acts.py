@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 from turnkeep.events import Event, TurnFault
 from turnkeep.messages import Address, AssistantItem, Message, UserItem, text_content
 from turnkeep.store.contract import Store
+from turnkeep.store.inbox_view import InboxView
 from turnkeep.store.shared_ledger import Limit
 from turnkeep.store.sinks import Selection
 from turnkeep.store.values import (
@@ -171,6 +172,15 @@ async def _publish_together(world: World) -> int:
     return top_of(await world.store.publish_many([Publication(world.owned, 0, events)]))
 
 
+async def _answer_as_a_person(world: World, once: str | None) -> None:
+    """A person answers what waits; who repeats it has read the inbox anew."""
+    record = await world.store.thread(world.where)
+    waiting = [one.message for one in await world.store.open_messages(world.where) if one.status == "waiting"]
+    asked = tuple(TranscriptEntry(UserItem(one.content, one.message_id), 1) for one in waiting if one is not None)
+    inbox = InboxView(asked, record.top) if record is not None and asked else None
+    await world.store.append(world.where, SAID[1:], author="ann", inbox=inbox, once=once)
+
+
 async def _renew(world: World, once: str | None) -> Any:
     claim = world.owned
     return list((await world.store.renew(claim.owner, [claim], lease=LEASE, once=once)).values())
@@ -216,6 +226,7 @@ ACTS: Mapping[str, Act] = {
         *w.sink_parked, [w.where_parked[2]], once=once)),
     "create": _act("thread", "idle", create=True),
     "append": _act("append", "idle", entries=SAID, author="ann"),
+    "answer as a person": Act("append", ("waiting",), _answer_as_a_person),
     "regenerate": _act("regenerate", "idle"),
     "compact": _act("compact", "idle", through_turn=1, summary="before"),
     "update": _act("update", "idle", changes=CHANGES),

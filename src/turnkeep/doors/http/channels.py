@@ -100,7 +100,7 @@ async def _cause_of(call: HttpCall, record: ThreadRecord) -> dict[str, Any] | No
 
 
 async def answer(call: HttpCall) -> Response:
-    """Let a person say something in the assistant's place."""
+    """Let a person answer what waits in the assistant's place, or say something where nothing does."""
     address, body = call.address, await call.body()
     await existing(call, address)
     if strangers := set(body) - {"message", "author"}:

@@ -10,7 +10,8 @@ from typing import Any
 from turnkeep.errors import ThreadBusy
 from turnkeep.messages import Address
 from turnkeep.store import rules_change
-from turnkeep.store.ids import new_message_stem
+from turnkeep.store.ids import new_message_stem, new_run_id
+from turnkeep.store.inbox_view import InboxView
 from turnkeep.store.memory.once import once_only
 from turnkeep.store.memory.state import MemoryState, StoredThread, draft_of, is_from
 from turnkeep.store.passages import MOST_ENTRIES, Passage, TextSearch, passage_in
@@ -61,8 +62,22 @@ class MemoryThreads(MemoryState):
         self._slide(slot, now)
         return newest(slot.transcript, slot.thread.summary, tokens=tokens, items=items, before_turn=before_turn)
 
-    @once_only
     async def append(
+        self,
+        address: Address,
+        entries: Sequence[TranscriptEntry],
+        *,
+        author: str | None = None,
+        inbox: InboxView | None = None,
+        once: str | None = None,
+    ) -> None:
+        # Beside the arguments, which name the operation: its repeat has read another inbox. The id
+        # is drawn for a repeat too, as in `regenerate`.
+        self._answering = (inbox, new_run_id(self.ids)) if inbox is not None else None
+        await self._append(address, entries, author=author, once=once)
+
+    @once_only
+    async def _append(
         self,
         address: Address,
         entries: Sequence[TranscriptEntry],
@@ -70,8 +85,13 @@ class MemoryThreads(MemoryState):
         author: str | None = None,
         once: str | None = None,
     ) -> None:
-        now = self.moment()
-        self.apply(self.find_or_new(address, now), lambda t: rules_change.append(t, entries, author, now), now)
+        now, answering = self.moment(), self._answering
+        slot = self.find_or_new(address, now)
+        if answering is None:
+            return self.apply(slot, lambda t: rules_change.append(t, entries, author, now), now)
+        inbox, run_id = answering
+        names: dict[str, Any] = {"author": author, "run_id": run_id}
+        return self.apply(slot, lambda t: rules_change.answer(t, inbox, entries, slot.policy, now, **names), now)
 
     async def regenerate(self, address: Address, *, once: str | None = None) -> list[Receipt]:
         # Drawn for a repeat too, as the engines do that cannot know yet whether it is one: else

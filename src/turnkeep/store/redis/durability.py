@@ -23,8 +23,8 @@ RECEIPTS = frozenset(("accept", "begin", "redrive"))
 """Scripts that promise to keep something new: not on a server that could lose it."""
 
 DURABLE_SCRIPTS = RECEIPTS | {
-    "append", "cancel", "commit", "compact", "decide", "discard", "edit", "fail", "flush", "forget", "hold",
-    "journal", "pause", "put", "redriven", "regenerate", "resume", "settle", "sink_close", "sink_delivered",
+    "answer", "append", "cancel", "commit", "compact", "decide", "discard", "edit", "fail", "flush", "forget",
+    "hold", "journal", "pause", "put", "redriven", "regenerate", "resume", "settle", "sink_close", "sink_delivered",
     "sink_failed", "sink_open", "sink_redrive", "sink_unpark", "take", "update", "wipe", "withdraw",
 }  # fmt: skip
 """Scripts whose answer somebody relies on: a person, a run before it acts, a forwarder that goes on

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
-from turnkeep.errors import InvalidMessage, NotFound, Rejection, ThreadBusy, ThreadQuarantined
+from turnkeep.errors import Conflict, InvalidMessage, NotFound, Rejection, ThreadBusy, ThreadQuarantined
 from turnkeep.messages import Address, AssistantItem
 from turnkeep.store import rules_change
-from turnkeep.store.ids import new_message_stem
+from turnkeep.store.ids import new_message_stem, new_run_id
+from turnkeep.store.inbox_view import InboxView
 from turnkeep.store.redis.codec import (
     add_checksum,
     check_checksum,
@@ -87,18 +88,31 @@ class RedisThreads(RedisPart):
         entries: Sequence[TranscriptEntry],
         *,
         author: str | None = None,
+        inbox: InboxView | None = None,
         once: str | None = None,
     ) -> None:
+        operation = self._operation(once, "append", address, entries, author)
+        words = dump(author or "")
+        if inbox is not None:
+            await self._answer(address, inbox, entries, operation, words)
+            return
         texts = [e.item.text for e in entries if author is not None and isinstance(e.item, AssistantItem)]
-        arguments = (
-            self._operation(once, "append", address, entries, author),
-            turn_argument(entries),
-            dump(author or ""),
-            *map(to_bytes, texts),
-        )
-        _, reply = await self._make("append", address, *arguments)
+        _, reply = await self._make("append", address, operation, turn_argument(entries), words, *map(to_bytes, texts))
         if status_word(reply) == "busy":
-            raise _busy()
+            raise ThreadBusy(rules_change.RUN_IN_PROGRESS)
+
+    async def _answer(
+        self, address: Address, inbox: InboxView, entries: Sequence[TranscriptEntry], operation: bytes, author: bytes
+    ) -> None:
+        _, reply = await self._make(
+            "answer", address, operation, turn_argument([*inbox.entries, *entries]), author,
+            new_run_id(self._ids).encode(), b"%d" % len(inbox.entries), b"%d" % inbox.top,
+            to_bytes(rules_change.said_in(entries)),
+        )  # fmt: skip
+        if status_word(reply) == "busy":
+            raise ThreadBusy(rules_change.RUN_IN_PROGRESS)
+        if status_word(reply) == "moved":
+            raise Conflict(rules_change.INBOX_CHANGED)
 
     async def regenerate(self, address: Address, *, once: str | None = None) -> list[Receipt]:
         """Messages made here from the turn as read; the script takes them only in its place."""
@@ -166,10 +180,6 @@ def _not_again(address: Address, reply: Sequence[Any]) -> Rejection:
     return (
         ThreadBusy(rules_change.OTHERS_WAIT) if status_word(reply) == "busy" else NotFound(rules_change.NOTHING_ASKED)
     )
-
-
-def _busy() -> ThreadBusy:
-    return ThreadBusy("a run is in progress, change the transcript when it has ended")
 
 
 def _changes(changes: Mapping[str, Any]) -> list[bytes]:

@@ -10,7 +10,8 @@ from typing import Any
 from turnkeep.errors import StoreError, ThreadBusy, ThreadQuarantined
 from turnkeep.messages import Address, item_from_json
 from turnkeep.store import rules_change
-from turnkeep.store.ids import new_message_stem
+from turnkeep.store.ids import new_message_stem, new_run_id
+from turnkeep.store.inbox_view import InboxView
 from turnkeep.store.passages import Passage, TextSearch, passage_in
 from turnkeep.store.records import current_run, is_over, message_record, slides, thread_record
 from turnkeep.store.sqlite import event_log, layout, passage_index, rows
@@ -123,10 +124,18 @@ class SqliteThreads(Engine):
         entries: Sequence[TranscriptEntry],
         *,
         author: str | None = None,
+        inbox: InboxView | None = None,
         once: str | None = None,
     ) -> None:
+        # drawn here, as in `regenerate`
+        run_id = new_run_id(self._ids) if inbox is not None else ""
+
         def rule(tx: Transaction, thread_row: ThreadRow) -> None:
-            rules_change.append(thread_row.thread, entries, author, tx.now)
+            thread, policy = thread_row.thread, tx.policy(thread_row)
+            if inbox is None:
+                rules_change.append(thread, entries, author, tx.now)
+            else:
+                rules_change.answer(thread, inbox, entries, policy, tx.now, author=author, run_id=run_id)
 
         await self.change_or_make(address, rule, once=Once.of(once, "append", address, entries, author))
 

@@ -183,9 +183,9 @@ export class Conversation {
   }
 
   #onResponse(frame) {
-    if (frame.author) return this.load();
+    if (frame.author && !frame.outcome) return this.load(); // beside runs; in the place of one it ends it
     if (frame.status === "completed") {
-      if (this.live) Object.assign(this.live, { text: frame.message, doing: "", isDone: true });
+      if (this.live) Object.assign(this.live, { text: frame.message, author: frame.author, doing: "", isDone: true });
       this.window = null;
       this.lastAnswer = frame.message;
       return this.load();
@@ -225,14 +225,16 @@ export class Conversation {
   change = (changes) => ask("PATCH", this.path, changes);
   forget = () => ask("DELETE", `${this.path}?force=true`);
 
+  // Whether it was done; why not stands on the page.
   async #act(method, path, body) {
+    this.problem = "";
     try {
       await ask(method, `${this.path}/${path}`, body);
-      this.problem = "";
     } catch (error) {
       this.problem = error instanceof Refused ? error.message : "The server does not answer. Nothing was changed.";
     }
     await this.load();
+    return !this.problem;
   }
 
   get isBusy() {

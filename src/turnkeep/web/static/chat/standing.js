@@ -41,10 +41,10 @@ function causeCard(conversation, cause) {
 function pausedCard(conversation) {
   const make = () => {
     const area = element("textarea", { rows: 2, "aria-label": "Answer in the assistant's place", placeholder: "Answer as a person" });
-    const send = () => { if (area.value.trim()) conversation.answer(area.value.trim()); area.value = ""; };
+    const send = async () => { if (area.value.trim() && (await conversation.answer(area.value.trim()))) area.value = ""; };
     return element("div", { class: "card", id: "paused", role: "group", "aria-label": "Paused" },
       element("h2", {}, "A person has taken over"),
-      element("p", { class: "soft" }, "The assistant answers nothing until it is given back. What is written waits."),
+      element("p", { class: "soft" }, may("manage") ? "The assistant answers nothing until it is given back. What is written waits, and your answer is the answer to it." : "The assistant answers nothing until it is given back. What is written waits."),
       may("manage") ? area : null,
       element("div", { class: "buttons" }, may("manage") ? button("Answer", send, { class: "primary" }) : null,
         may("send") ? button("Give it back to the assistant", () => conversation.resume(), { id: "resume" }) : null));

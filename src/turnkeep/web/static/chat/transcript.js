@@ -268,7 +268,9 @@ function liveEntry(live) {
     const node = present ?? element("li", { class: "assistant live" },
       element("div", { class: "author", hidden: true }), element("div", { class: "steps" }), element("div", { class: "text" }),
       element("div", { class: "doing" }), element("div", { class: "tools" }, element("small", {})));
-    const [, steps, text, doing] = node.children;
+    const [author, steps, text, doing] = node.children;
+    author.hidden = !live.author;
+    author.textContent = live.author ?? "";
     node.classList.toggle("live", !live.isDone && !live.isHeld);
     const folds = [...(live.thought ? [thought(live.thought, !live.text)] : []), ...live.steps.map((one) => step(live.isHeld && !one.status ? { ...one, status: "open" } : one)), ...live.files.map(made)];
     const stepsLook = `${live.thought.length} ${JSON.stringify(live.steps)} ${Boolean(live.text)} ${live.isHeld} ${live.files.length}`;

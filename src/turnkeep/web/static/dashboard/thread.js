@@ -15,7 +15,7 @@ export async function drawThread(view, channel, act) {
   view.replaceChildren(
     element("h2", {}, thread.metadata.title || channel),
     element("div", { class: "two" },
-      element("div", {}, ...cause(body.waiting), conversation(body), answerForm(base, thread, act)),
+      element("div", {}, ...cause(body.waiting), conversation(body), answerForm(base, body, act)),
       element("div", {}, about(thread, body), buttons(base, thread, act),
         element("h2", {}, "Runs"), runsOf(thread.channel, runs))));
 }
@@ -68,16 +68,18 @@ function markdown(text) {
   return node;
 }
 
-function answerForm(base, thread, act) {
+function answerForm(base, { thread, open }, act) {
   const area = element("textarea", { rows: 2, "aria-label": "Answer in the assistant's place", placeholder: "Answer as a person" });
   const onsubmit = async (event) => {
     event.preventDefault();
     if (area.value.trim() && (await act("POST", `${base}/answers`, { message: area.value.trim() }))) area.value = "";
   };
-  const isFree = ["idle", "waiting"].includes(thread.state);
+  const isFree = !["leased", "held"].includes(thread.state) && !open.some((one) => one.status === "running");
+  const waiting = open.filter((one) => one.status === "waiting").length;
   return element("form", { onsubmit, class: "answer" }, element("h2", {}, "Answer as a person"), area,
     element("div", { class: "buttons" }, element("button", { type: "submit", class: "primary", disabled: !isFree }, "Answer")),
-    isFree ? null : element("p", { class: "soft" }, "While a run is in progress nobody else answers: stop it first."));
+    isFree ? null : element("p", { class: "soft" }, "While a run is in progress nobody else answers: stop it first."),
+    isFree && waiting ? element("p", { class: "soft" }, waiting === 1 ? "The message that waits is answered by it." : `The ${waiting} messages that wait are answered by it, as one turn.`) : null);
 }
 
 // ------------------------------------------------------------- one run

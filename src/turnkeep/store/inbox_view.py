@@ -1,0 +1,17 @@
+"""What somebody has read of an inbox, so that he answers that and nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from turnkeep.store.values import TranscriptEntry
+
+
+@dataclass(frozen=True, slots=True)
+class InboxView:
+    """The oldest messages that wait on a thread, as they are to stand in its transcript, and `top`:
+    where its log ended before they were read.
+    """
+
+    entries: tuple[TranscriptEntry, ...]
+    top: int
