@@ -1,7 +1,6 @@
 """What every installation decides: who answers, where state lives, what is listened on, and how
-turns go.
-
-Apart from `settings` for its length alone: nobody reads these but through `Settings`.
+turns go. `settings` adds what some decide (limits, other dialects, access, tools, watching), and is
+what everybody reads.
 """
 
 from __future__ import annotations

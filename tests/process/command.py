@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 
 from tests.patience import PATIENCE
 from tests.services import free_port
-from tests.services.process import end_process, eventually, spawn
+from tests.services.process import COVERAGE, end_process, eventually, spawn
 from turnkeep.cli import server_note
 
 PROGRAM = (sys.executable, "-m", "turnkeep")
@@ -64,7 +64,7 @@ class Desk:
         return self.folder / ".turnkeep" / "turnkeep.db"
 
     def environment(self, changes: Mapping[str, str]) -> dict[str, str]:
-        return {"PATH": os.environ["PATH"], "HOME": str(self.folder), **QUICK, **self.settings, **changes}
+        return {"PATH": os.environ["PATH"], "HOME": str(self.folder), **COVERAGE, **QUICK, **self.settings, **changes}
 
     def run(self, *arguments: str, stdin: str = "", **environment: str) -> Said:
         """Type a command where there is no terminal. Its process is forked from one that has imported everything."""

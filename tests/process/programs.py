@@ -16,6 +16,7 @@ import aiohttp
 
 from tests.patience import PATIENCE
 from tests.services import CHECKOUT, free_port
+from tests.services.process import COVERAGE
 
 
 @dataclass
@@ -30,7 +31,7 @@ class Program:
     """What Python is told to run, before the arguments."""
 
     def start(self) -> None:
-        environment = {"PATH": os.environ["PATH"], "HOME": str(self.folder), **self.environment}
+        environment = {"PATH": os.environ["PATH"], "HOME": str(self.folder), **COVERAGE, **self.environment}
         if self.modules != ("turnkeep",):
             environment["PYTHONPATH"] = str(CHECKOUT)
         with (self.folder / "log").open("ab") as log:

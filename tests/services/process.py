@@ -28,6 +28,8 @@ from tests.patience import PATIENCE
 
 PORTS = range(20_000, 30_000)  # below the ephemeral range, so that no outgoing connection takes one of ours
 HOST = "127.0.0.1"
+COVERAGE = {name: os.environ[name] for name in ("COVERAGE_PROCESS_CONFIG",) if name in os.environ}
+"""What a measured interpreter tells those that it starts; nothing where nobody measures."""
 
 _taken: dict[int, IO[str]] = {}
 

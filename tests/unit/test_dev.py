@@ -310,7 +310,9 @@ def test_no_decision_is_about_a_package_that_is_gone() -> None:
     assert told_of() - {"package", "extra"} - set(EXTRAS) <= DIRECT
 
 
-@pytest.mark.parametrize("path", [*dev.HEART, *(test for test in dev.HEART_RINGS if test.startswith("tests/"))])
+@pytest.mark.parametrize(
+    "path", [*dev.HEART, *(test for test in (*dev.HEART_RINGS, *dev.ALL_RINGS) if test.startswith("tests/"))]
+)
 def test_what_coverage_is_asked_of_is_there(path: str) -> None:
     """A module that was moved would be held by nobody, and the figure would stay 100 %."""
     assert list(dev.ROOT.glob(path))
