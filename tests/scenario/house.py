@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.patience import PATIENCE
-from turnkeep.clock import Clock
+from turnkeep.clock import Clock, SystemClock
 from turnkeep.composition import policies
 from turnkeep.events import Event
 from turnkeep.messages import Address, Item, Message, content_text, text_content
@@ -113,6 +113,26 @@ async def opened(
             queue.start_worker()
         async with queue:
             yield TestHouse(queue, simulator)
+
+
+class GatedClock(SystemClock):
+    """Of a simulator: each of its waits lasts until the gate is open, whatever the pace."""
+
+    def __init__(self, gate: asyncio.Event) -> None:
+        self.gate = gate
+
+    async def sleep(self, seconds: float) -> None:
+        if seconds > 0:
+            await self.gate.wait()
+
+
+def gate_answers(simulator: Simulator, gate: asyncio.Event | None = None) -> asyncio.Event:
+    """Whatever is said at a pace (`[[pace:1]]`) stands still behind its first word, and goes on when this is set: so an
+    answer is in its middle for as long as a test needs it there.
+    """
+    clock = GatedClock(gate or asyncio.Event())
+    simulator.clock = clock
+    return clock.gate
 
 
 async def eventually(holds: Callable[[], bool], *, patience: float = PATIENCE) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from tests.scenario.house import opened
+from tests.scenario.house import gate_answers, opened
 
 
 async def test_five_quick_messages_are_one_request_with_five_user_messages(store: str) -> None:
-    async with opened(store, window=1.0, max_wait=10.0) as house, house.stream("c") as stream:
+    async with opened(store, window=60.0, max_wait=60.0) as house, house.stream("c") as stream:
         await house.send_all("c", [f"part {n} of a question" for n in range(5)])
+        await house.queue.flush("c")
 
         events = await house.settled(stream, "m4")
 
@@ -30,14 +31,16 @@ async def test_the_stream_tells_started_responding_text_and_end_in_this_order(st
 
 async def test_messages_that_come_during_a_run_are_answered_by_exactly_one_further_run(store: str) -> None:
     async with opened(store) as house, house.stream("c") as stream:
-        await house.send("c", "begin [[words:100]] [[pace:20]]", flush=True)
+        gate = gate_answers(house.simulator)
+        await house.send("c", "begin [[words:3]] [[pace:1]]", flush=True)
         await house.until(stream, lambda event: event.kind == "delta")
         await house.send_all("c", ["meanwhile one", "meanwhile two", "meanwhile three"])
+        gate.set()
 
         await house.settled(stream, "m3")
 
         asked = [exchange.new for exchange in house.simulator.ledger]
-        assert asked == [["begin [[words:100]] [[pace:20]]"], ["meanwhile one", "meanwhile two", "meanwhile three"]]
+        assert asked == [["begin [[words:3]] [[pace:1]]"], ["meanwhile one", "meanwhile two", "meanwhile three"]]
         assert house.simulator.ledger.overlaps() == []
 
 

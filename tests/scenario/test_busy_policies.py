@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.patience import PATIENCE
-from tests.scenario.house import TestHouse, eventually, opened
+from tests.scenario.house import TestHouse, eventually, gate_answers, opened
 from tests.services import RedisServer
 from turnkeep.errors import ThreadBusy
 from turnkeep.messages import BUSY_POLICIES, BusyPolicy
@@ -38,12 +38,15 @@ EXPECTED = {(row[0], policy): row[1 + i] for row in ROWS[1:] for i, policy in en
 
 FIRST = {
     "window open": "first",
-    "running": "first [[words:300]] [[pace:4]]",
+    "running": "first [[words:3]] [[pace:1]]",
     "in a tool": "first [[call:linger {}]]",
     "retry waiting": "first",
     "held": "first [[call:ask_first {}]]",
-    "draining": "first [[words:300]] [[pace:4]]",
+    "draining": "first [[words:3]] [[pace:1]]",
 }
+
+
+AT_WORK = ("running", "in a tool", "draining")
 
 
 @pytest.fixture(params=["sqlite", pytest.param("redis", marks=pytest.mark.redis)])
@@ -60,7 +63,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 async def test_a_message_on_a_busy_thread_does_what_its_policy_says(
     store: str, situation: str, policy: BusyPolicy
 ) -> None:
-    gate = asyncio.Event()
+    gate = asyncio.Event()  # of the tool, or of the answer
 
     @tool(effect="pure")
     async def linger() -> str:
@@ -73,17 +76,16 @@ async def test_a_message_on_a_busy_thread_does_what_its_policy_says(
         """Ask first."""
         return "done"
 
-    is_open = situation == "window open"  # until the third message ends it
-    window, max_wait = (60.0, 120.0) if is_open else (0.5 if situation == "idle" else 0.1, 4.0)
-    settings: dict[str, Any] = {"window": window, "max_wait": max_wait, "drain": 30.0}
+    settings: dict[str, Any] = {"window": 60.0, "max_wait": 120.0, "drain": 30.0}  # until the third message ends it
     async with AsyncExitStack() as stack:
         house = await stack.enter_async_context(opened(store, tools=[linger, ask_first], **settings))
+        gate_answers(house.simulator, gate)
         await bring_about(house, situation)
 
         refused = await sent(house, policy)
-        third = await house.send("c", "third", "third", flush=is_open)
-        if situation == "in a tool" and policy in ("interrupt", "rollback"):
-            await eventually_answered(house, "first")  # the tool must not end before the stop is heard
+        third = await house.send("c", "third", "third", flush=True)
+        if situation in AT_WORK:  # nothing goes on before the worker has heard of it
+            await heard(house, policy)
         gate.set()
         if situation == "draining":
             await eventually(lambda: house.queue._worker is not None and house.queue._worker.active == 0)
@@ -121,6 +123,16 @@ async def sent(house: TestHouse, policy: BusyPolicy) -> bool:
         return True
     assert receipt.status == "accepted"
     return False
+
+
+async def heard(house: TestHouse, policy: BusyPolicy) -> None:
+    """The worker knows what the second message wants of the run."""
+    if policy in ("interrupt", "rollback"):
+        await eventually_answered(house, "first")
+    elif policy == "steer":
+        assert house.queue._worker is not None
+        leases = house.queue._worker.keeper._leases
+        await eventually(lambda: any(lease.wants_steering for lease in leases.values()))
 
 
 async def approve(house: TestHouse) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from tests.patience import PATIENCE
-from tests.scenario.house import TestHouse, opened
+from tests.scenario.house import TestHouse, gate_answers, opened
 from turnkeep.errors import (
     BudgetSpent,
     ConfigurationError,
@@ -185,15 +185,17 @@ async def test_a_call_waits_for_a_queued_run_or_is_told_that_the_thread_is_busy(
             api_key="sk-test", base_url=_url(house), store=house.queue.store, model_api="responses"
         )
         async with OpenAIService(config) as service, house.stream("c") as events:
-            await house.send("c", "queued [[pace:20]] [[words:100]]", "m1")
+            gate = gate_answers(house.simulator)
+            await house.send("c", "queued [[pace:1]] [[words:3]]", "m1")
             await house.until(events, lambda e: e.kind == "delta")
             with pytest.raises(ThreadBusy):
                 await service.complete([user("now")], "c", wait=0)
             with pytest.raises(ThreadBusy, match="for all of"):
                 await service.complete([user("soon")], "c", wait=0.05)
+            gate.set()
             answer = await service.complete([user("later")], "c")
             assert "“later”" in answer.content
-        assert await house.said_by_user("c") == ["queued [[pace:20]] [[words:100]]", "later"]
+        assert await house.said_by_user("c") == ["queued [[pace:1]] [[words:3]]", "later"]
         assert house.simulator.ledger.overlaps() == []
 
 
@@ -240,7 +242,7 @@ async def test_what_waits_on_the_thread_outlives_a_call_that_fails(store: str) -
 async def test_leaving_early_cancels_and_keeps_what_was_shown(direct: Open) -> None:
     async with direct(pace=FEW_WORDS) as house:
         shown = ""
-        async with aclosing(house.service.stream_completion([user("[[words:200]]")], "s")) as chunks:
+        async with aclosing(house.service.stream_completion([user("[[words:2000]]")], "s")) as chunks:
             async for chunk in chunks:
                 shown += text_of([chunk])
                 if shown.count(" ") > 5:
@@ -249,7 +251,7 @@ async def test_leaving_early_cancels_and_keeps_what_was_shown(direct: Open) -> N
         assert isinstance(said, AssistantItem)
         assert said.interrupted
         assert said.text.startswith(shown)
-        assert said.text.count(" ") < 100
+        assert said.text.count(" ") < 1000
         assert await house.outcomes("s") == ["cancelled"]
         await _until(lambda: len(house.simulator.ledger.closed_by_client) == 1)
 
@@ -262,7 +264,7 @@ async def _until(true: Callable[[], bool]) -> None:
 
 async def test_a_plain_break_cancels_too(direct: Open) -> None:
     async with direct(pace=FEW_WORDS) as house:
-        async for chunk in house.service.stream_completion([user("[[words:200]]")], "s"):
+        async for chunk in house.service.stream_completion([user("[[words:2000]]")], "s"):
             if chunk.type == "content":
                 break
         gc.collect()
@@ -274,7 +276,7 @@ async def test_a_plain_break_cancels_too(direct: Open) -> None:
 
 async def test_a_cancelled_caller_cancels_its_call(direct: Open) -> None:
     async with direct(pace=FEW_WORDS) as house:
-        calling = asyncio.ensure_future(house.service.complete([user("[[words:200]]")], "s"))
+        calling = asyncio.ensure_future(house.service.complete([user("[[words:2000]]")], "s"))
         await _until(lambda: any(exchange.sent > 3 for exchange in house.exchanges))
         calling.cancel()
         await asyncio.gather(calling, return_exceptions=True)
@@ -283,7 +285,7 @@ async def test_a_cancelled_caller_cancels_its_call(direct: Open) -> None:
 
 async def test_closing_the_service_cancels_what_is_in_progress(direct: Open) -> None:
     async with direct(pace=FEW_WORDS) as house:
-        answering = asyncio.ensure_future(house.service.complete([user("[[words:200]]")], "s"))
+        answering = asyncio.ensure_future(house.service.complete([user("[[words:2000]]")], "s"))
         await _until(lambda: any(exchange.sent > 3 for exchange in house.exchanges))
         await house.service.close()
         answer = await answering

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.scenario.house import eventually, opened
+from tests.scenario.house import eventually, gate_answers, opened
 from turnkeep import AssistantMessageQueue
 from turnkeep.doors.http.routes import CHANNEL_ENDPOINTS, TENANT_ENDPOINTS
 from turnkeep.errors import (
@@ -287,8 +287,12 @@ async def test_a_wait_that_ends_says_what_the_answer_waits_for() -> None:
 
 async def test_a_wait_that_ends_leaves_the_run_alone() -> None:
     async with opened() as house:
+        gate, text = gate_answers(house.simulator), "hello [[words:3]] [[pace:1]]"
         async with house.queue.events("c") as events:
+            await house.send("c", text, "m1", flush=True)
+            await house.until(events, lambda event: event.kind == "delta")
             with pytest.raises(NoAnswer, match="still being worked on"):
-                await house.queue.ask("c", "hello [[words:100]] [[pace:30]]", message_id="m1", timeout=2.0)
+                await house.queue.ask("c", text, message_id="m1", timeout=0.3)
+            gate.set()
             assert (await house.settled(events, "m1"))[-1].kind == "completed"
         await asyncio.sleep(0)

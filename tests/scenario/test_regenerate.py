@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.scenario.house import TestHouse, opened
+from tests.scenario.house import TestHouse, gate_answers, opened
 from turnkeep.errors import InboxFull, NotFound, ThreadBusy
 from turnkeep.messages import UserItem
 
@@ -36,14 +36,16 @@ async def test_a_refusal_stops_nothing_whatever_messages_do_there(store: str) ->
         await house.queue.ask("c", "first [[say:one]]")
         await house.queue.change_thread("c", options={"on_busy": "interrupt"})
         async with house.stream("c") as stream:
-            await house.send("c", "second [[words:400]] [[pace:4]]", "second", flush=True)
+            gate = gate_answers(house.simulator)
+            await house.send("c", "second [[words:3]] [[pace:1]]", "second", flush=True)
             await house.until(stream, lambda event: event.kind == "delta")
             with pytest.raises(ThreadBusy):
                 await house.queue.regenerate("c")
+            gate.set()
             ended = await house.settled(stream, "second")
 
         assert ended[-1].kind == "completed"
-        assert await house.said_by_user("c") == ["first [[say:one]]", "second [[words:400]] [[pace:4]]"]
+        assert await house.said_by_user("c") == ["first [[say:one]]", "second [[words:3]] [[pace:1]]"]
         assert await house.queue.store.open_messages(house.address("c")) == []
 
 

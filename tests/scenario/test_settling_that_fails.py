@@ -86,17 +86,26 @@ def hold_the_reply(house: TestHouse, kind: str, monkeypatch: pytest.MonkeyPatch)
 async def test_messages_that_were_just_taken_in_stay_when_the_run_is_stopped(
     store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with opened(store, tools=[ring]) as house, house.stream("c") as stream:
+    gate = asyncio.Event()
+
+    @tool
+    async def ring_later() -> str:
+        """Ring the bell when it is time."""
+        await gate.wait()
+        return "it rang"
+
+    async with opened(store, tools=[ring_later]) as house, house.stream("c") as stream:
         taken = hold_the_reply(house, "steered", monkeypatch)
-        await house.send("c", "ring it [[ttft:1500]] [[call:ring]]")
+        await house.send("c", "ring it [[call:ring_later]]")
         await house.until(stream, lambda event: event.kind == "started")
         await house.send("c", "and be quick", on_busy="steer")
+        gate.set()
         await asyncio.wait_for(taken.wait(), PATIENCE)
 
         await house.queue.cancel_run("c")
         await house.settled(stream, "m1")
 
-        assert await house.said_by_user("c") == ["ring it [[ttft:1500]] [[call:ring]]", "and be quick"]
+        assert await house.said_by_user("c") == ["ring it [[call:ring_later]]", "and be quick"]
 
 
 async def test_an_output_that_was_just_kept_stays_when_the_run_is_stopped(

@@ -17,7 +17,7 @@ import pytest
 
 from tests.patience import PATIENCE
 from tests.process.served import served
-from tests.scenario.house import TestHouse, eventually, opened
+from tests.scenario.house import TestHouse, eventually, gate_answers, opened
 from tests.scenario.hubs import QUICKLY, Hub, hub, receiver
 from turnkeep.doors import other_systems as doors_outside
 from turnkeep.doors.other_systems import receivers
@@ -376,17 +376,19 @@ async def test_a_setting_that_cannot_work_is_told(settings: dict[str, Any], sent
 
 
 async def test_what_a_run_says_last_goes_out_before_the_process_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doors_outside, "LAST_WORDS", 1.0)  # less than the run goes on for
+    monkeypatch.setattr(doors_outside, "LAST_WORDS", 0.1)  # less than the run goes on for
     async with receiver() as inbox:
         sinks: dict[str, Any] = {"webhook_url": inbox.url, "webhook_secret": SECRET, "webhook_allow_private": True}
         async with served(**sinks, drain=20.0) as server:
-            async with server.queue.events("c") as stream:
-                text = "[[words:50]] [[pace:50]] a long story"
+            gate = gate_answers(server.simulator)
+            async with asyncio.timeout(PATIENCE), server.queue.events("c") as stream:
+                text = "[[words:3]] [[pace:1]] a long story"
                 await server.queue.add_message_to_thread("c", text, message_id="m1", flush=True)
                 async for event in stream:
                     if event.kind == "delta":
                         break
             assert inbox.requests == []
+            asyncio.get_running_loop().call_later(0.5, gate.set)
     assert [event["type"] for event in inbox.events] == ["turn.completed"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from dataclasses import replace
 from typing import Any
@@ -82,12 +83,20 @@ async def test_a_turn_that_is_answered_again_is_asked_for_the_same() -> None:
 
 
 async def test_a_message_that_steers_changes_the_steps_to_come_and_not_the_model() -> None:
-    async with opened(tools=[double]) as house, house.stream("c") as stream:
+    gate = asyncio.Event()
+
+    @tool(effect="pure")
+    async def double_later(number: int) -> int:
+        """Twice a number, when it is time."""
+        await gate.wait()
+        return 2 * number
+
+    async with opened(tools=[double_later]) as house, house.stream("c") as stream:
         await keep(house, temperature=0.3)
-        house.fault(kind="stall", seconds=0.3, after=1)
-        await house.send("c", '[[call:double {"number": 2}]]', "m0")
+        await house.send("c", '[[call:double_later {"number": 2}]]', "m0")
         await house.until(stream, lambda event: event.kind == "started")
         await house.send("c", "shorter", "m1", on_busy="steer", model="gpt-4o", parameters={"temperature": 0.1})
+        gate.set()
         await house.settled(stream, "m1")
         told = [(body["model"], body["temperature"]) for body in bodies(house)]
         assert told[0] == ("gpt-4o-mini", 0.3)
