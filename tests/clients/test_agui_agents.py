@@ -54,7 +54,7 @@ async def test_a_message_is_answered_with_its_usage(agents: Driver) -> None:
 
 
 async def test_a_burst_is_one_turn_for_all_its_requests(agents: Driver) -> None:
-    async with served(window=1.5, max_wait=10.0) as house:
+    async with served(window=60.0, max_wait=60.0) as house:
         keys = [await opened(agents, house) for _ in range(3)]
         saying = []
         for number, key in enumerate(keys):
@@ -63,7 +63,10 @@ async def test_a_burst_is_one_turn_for_all_its_requests(agents: Driver) -> None:
                     agents.ask("say", key=key, id=f"u{number}", text="two [[say:all]]" if number == 2 else "one")
                 )
             )
-            await asyncio.sleep(0.02)
+            async with asyncio.timeout(PATIENCE):
+                while len(await house.queue.store.open_messages(house.queue.address("c"))) <= number:
+                    await asyncio.sleep(0.01)
+        await house.queue.flush("c")
         for told in await asyncio.gather(*saying):
             assert (told["messages"][-1]["content"], told["errors"]) == ("all", [])
         assert len(list(house.simulator.ledger)) == 1
@@ -257,7 +260,7 @@ async def test_a_conversation_with_everything_in_it_is_shown_alike_live_and_load
             part["name"] for message in seen["messages"] for part in message["parts"] if part["type"] == "tool-call"
         ]
         assert calls == ["look", "secret", "pay"]
-        saying = asyncio.ensure_future(agents.ask("say", key=agent, id="u2", text="[[words:400]] [[pace:10]]"))
+        saying = asyncio.ensure_future(agents.ask("say", key=agent, id="u2", text="[[words:4000]] [[pace:10]]"))
         await _stop_once_it_speaks(agents, house, "look", agent, behind=len(told["messages"]))
         told = await saying
         assert told["outcomes"][-1] == "cancelled"
@@ -266,7 +269,7 @@ async def test_a_conversation_with_everything_in_it_is_shown_alike_live_and_load
 
 async def _stop_once_it_speaks(agents: Driver, house: Served, act: str, key: str, *, behind: int) -> None:
     """Somebody stops the answer behind so many messages once something of it is shown."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE):
         while "quick" not in str((await agents.ask(act, key=key))["messages"][behind:]):
             await asyncio.sleep(0.02)
     async with house.http.post(f"{house.url}/api/channels/c/cancel") as told:
@@ -294,13 +297,13 @@ async def test_a_chat_of_tanstack_with_everything_in_it_ends_as_the_transcript_h
         words = "".join(part["content"] for part in parts if part["type"] == "text")
         assert words == "".join((await transcript(house, "c"))[1:])
 
-        sending = asyncio.ensure_future(agents.ask("send", key=chat, text="[[words:400]] [[pace:10]]"))
+        sending = asyncio.ensure_future(agents.ask("send", key=chat, text="[[words:4000]] [[pace:10]]"))
         await _stop_once_it_speaks(agents, house, "see", chat, behind=len(told["messages"]))
         told = await sending
         assert texts(told["messages"][-1]) == (await transcript(house, "c"))[-1]
 
 
 async def _until_answered(house: Served) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE):
         while (record := await house.queue.store.thread(house.queue.address("c"))) is None or record.open_messages:
             await asyncio.sleep(0.02)

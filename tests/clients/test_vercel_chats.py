@@ -11,6 +11,7 @@ import pytest
 from tests.clients.node import Driver
 from tests.patience import PATIENCE
 from tests.process.served import Served, served
+from tests.scenario.house import flush_together
 from turnkeep.messages import AssistantItem, UserItem, content_text
 from turnkeep.simulator import Fault
 from turnkeep.tools.tool import Tool, tool
@@ -118,9 +119,10 @@ async def test_a_message_is_answered_and_a_page_that_is_loaded_anew_shows_the_sa
 
 @pytest.mark.parametrize("major", [5, 6, 7])
 async def test_a_burst_of_a_stock_chat_is_one_turn_behind_all_its_messages(chats: Driver, major: int) -> None:
-    async with served(window=1.5, max_wait=10.0) as house:
+    async with served(window=60.0, max_wait=60.0) as house:
         chat = await opened(chats, house, major)
-        told = await chats.ask("burst", key=chat, texts=["one", "two", "three [[say:all three]]"])
+        said = chats.ask("burst", key=chat, texts=["one", "two", "three [[say:all three]]"])
+        told, _ = await asyncio.gather(said, flush_together(house.queue, "c", 3))
         assert (told["status"], told["errors"]) == ("ready", [])
         assert [role for role, _ in roles(told)] == ["user", "user", "user", "assistant"]
         assert shown(told["messages"][-1]) == ["all three"]

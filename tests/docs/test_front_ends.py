@@ -16,6 +16,7 @@ from playwright.async_api import async_playwright, expect
 from tests.clients.node import HERE
 from tests.patience import PATIENCE
 from tests.process.served import Served, served
+from tests.scenario.house import flush_together
 from tests.services import free_port
 from tests.services.programs import packages, program
 
@@ -96,7 +97,7 @@ async def test_the_page_with_usechat_works_in_a_browser(chromium_path: Path, sit
     packages(HERE / "vercel")
     origin, folder = site
     (folder / "index.html").write_text("<!doctype html><div id=root></div><script src=page.js></script>")
-    async with served(origins=(origin,), window=1.5, max_wait=10.0) as house, async_playwright() as playwright:
+    async with served(origins=(origin,), window=60.0, max_wait=60.0) as house, async_playwright() as playwright:
         with tempfile.TemporaryDirectory(dir=HERE / "vercel" / "node_modules") as place:
             (folder / "page.js").write_text(await asyncio.to_thread(_bundle, house, Path(place)))
         browser = await playwright.chromium.launch(executable_path=str(chromium_path), args=FLAGS)
@@ -107,6 +108,10 @@ async def test_the_page_with_usechat_works_in_a_browser(chromium_path: Path, sit
             for words in said:
                 await page.fill("input", words)
                 await page.press("input", "Enter")
+            async with asyncio.timeout(PATIENCE):
+                while not (threads := await house.queue.list_threads()):
+                    await asyncio.sleep(0.05)
+            await flush_together(house.queue, threads[0].address.channel, len(said))
             await expect(page.locator("p")).to_have_text([*said, "one answer for three"], timeout=PATIENCE * 1000)
         finally:
             await browser.close()

@@ -16,6 +16,7 @@ from playwright.async_api import Page, expect
 from tests.process.browser import SHARES_BROWSER, browsing, opened, served, write
 from tests.scenario.house import eventually
 from tests.services import free_port
+from turnkeep import AssistantMessageQueue
 from turnkeep.auth.api_keys import ApiKeys
 from turnkeep.store.sqlite import SqliteStore
 
@@ -28,9 +29,12 @@ DOT = base64.b64decode(
 
 
 async def test_quick_messages_gather_in_one_turn_with_one_answer(tmp_path: Path, chromium_path: Path) -> None:
-    async with opened(tmp_path, chromium_path, window=3.0) as (page, simulator, _):
+    queues: list[AssistantMessageQueue] = []
+    async with opened(tmp_path, chromium_path, window=60.0, max_wait=60.0, queues=queues) as (page, simulator, _):
         await write(page, "one", "two", "three")
         await expect(page.locator("#gathering")).to_contain_text("3 messages gather")
+        [thread] = await queues[0].list_threads()
+        await queues[0].flush(thread.address.channel)
         await expect(page.locator(".assistant")).to_contain_text("three")
         await expect(page.locator(".assistant small")).to_contain_text("one answer for 3 messages")
 

@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 
+from tests.patience import PATIENCE
 from tests.process.callers import SECRET, TENANT
 from tests.process.served import Served, served
 from turnkeep.auth.api_keys import ApiKeys
@@ -39,7 +40,10 @@ class Door:
     async def get(self, path: str, *, until: str | None = None) -> str:
         """The whole of an answer, or of a stream so far as this is in it."""
         text = ""
-        async with asyncio.timeout(20), self._house.http.get(self._house.url + path, headers=self._headers) as told:
+        async with (
+            asyncio.timeout(PATIENCE),
+            self._house.http.get(self._house.url + path, headers=self._headers) as told,
+        ):
             assert told.status == 200, await told.text()
             async for line in told.content:
                 text += line.decode()
@@ -50,7 +54,7 @@ class Door:
     async def subscribe(self, until: str) -> str:
         frame = {"action": "subscribe", "channel": CHANNEL, "offset": 0, "events": "all"}
         text = ""
-        async with asyncio.timeout(20), self._house.socket(additional_headers=self._headers) as socket:
+        async with asyncio.timeout(PATIENCE), self._house.socket(additional_headers=self._headers) as socket:
             await socket.send(json.dumps(frame))
             while until not in text:
                 text += str(await socket.recv())

@@ -13,7 +13,7 @@ import pytest
 from tests.patience import PATIENCE
 from tests.process.openai_desk import NESTED, WANTS_LOOKUP, OpenAiDesk, answer_of, openai_desk
 from tests.process.served import served
-from tests.scenario.house import eventually
+from tests.scenario.house import eventually, gate_answers
 from tests.scenario.test_instructions import bearer
 from turnkeep.simulator import Fault
 from turnkeep.tools.tool import tool
@@ -83,12 +83,16 @@ async def test_a_history_that_is_resent_appends_what_is_new() -> None:
 
 
 async def test_a_burst_is_one_turn_and_each_post_has_its_answer() -> None:
-    async with openai_desk(window=1.0, max_wait=10.0) as desk:
+    async with openai_desk(window=60.0, max_wait=60.0) as desk:
+        store, address = desk.server.queue.store, desk.server.queue.address("k")
         posts = []
         for count in (1, 2, 3):
             messages = [desk.user(f"message {number}") for number in range(count)]
             posts.append(asyncio.ensure_future(desk.ask(messages, key="k")))
-            await asyncio.sleep(0.05)
+            async with asyncio.timeout(PATIENCE):
+                while len(await store.open_messages(address)) < count:
+                    await asyncio.sleep(0.01)
+        await desk.server.queue.flush("k")
         answers = await asyncio.gather(*posts)
         assert len({answer_of(answer) for answer in answers}) == 1
         assert "3 messages together" in answer_of(answers[0])
@@ -148,14 +152,16 @@ async def test_a_request_that_its_sdk_repeats_is_answered_once() -> None:
 async def test_who_stops_reading_goes_on_with_what_he_has_read() -> None:
     """As Open WebUI stops: it closes the connection and keeps what it has."""
     async with openai_desk() as desk:
-        question = desk.user("[[words:60]] [[pace:5]]")
+        gate = gate_answers(desk.server.simulator)
+        question = desk.user("[[words:60]] [[pace:1]]")
         stream = await desk.ask([question], key="k", stream=True)
         part = ""
         async for chunk in stream:
             part += chunk.choices[0].delta.content or ""
-            if len(part) > 20:
+            if part:
                 break
         await stream.close()
+        gate.set()
         messages = [question, {"role": "assistant", "content": part}, desk.user("What did I say before?")]
         answer = await desk.ask(messages, key="k")
         assert answer_of(answer).startswith("Before this you said")

@@ -14,7 +14,7 @@ import pytest
 
 from tests.patience import PATIENCE
 from tests.process.openai_desk import FLAT, WANTS_LOOKUP, OpenAiDesk, openai_desk
-from tests.scenario.house import eventually
+from tests.scenario.house import eventually, flush_together
 from turnkeep.simulator import Fault
 
 LONG = "[[words:120]] [[pace:4]]"
@@ -128,9 +128,10 @@ async def test_a_named_conversation_takes_what_is_new_and_is_the_same_on_every_d
 
 
 async def test_a_burst_of_three_is_one_turn() -> None:
-    async with openai_desk(window=1.0, max_wait=10.0) as desk:
+    async with openai_desk(window=60.0, max_wait=60.0) as desk:
         texts = ("one", "two", "three")
-        answers = await asyncio.gather(*(create(desk, text, conversation="k") for text in texts))
+        beginning = flush_together(desk.server.queue, "k", 3)
+        *answers, _ = await asyncio.gather(*(create(desk, text, conversation="k") for text in texts), beginning)
         assert len({answer.output_text for answer in answers}) == 1
         assert len({answer.id for answer in answers}) == 3
         assert len(answers[0].metadata["covers"].split(",")) == 3

@@ -135,6 +135,14 @@ def gate_answers(simulator: Simulator, gate: asyncio.Event | None = None) -> asy
     return clock.gate
 
 
+async def flush_together(queue: AssistantMessageQueue, channel: str, count: int) -> None:
+    """Begin the turn of so many messages as soon as all of them wait, however long that takes."""
+    async with asyncio.timeout(PATIENCE):
+        while len(await queue.store.open_messages(queue.address(channel))) < count:
+            await asyncio.sleep(0.005)
+    await queue.flush(channel)
+
+
 async def eventually(holds: Callable[[], bool], *, patience: float = PATIENCE) -> None:
     """Wait until this holds; TimeoutError if it never does."""
     async with asyncio.timeout(patience):
