@@ -10,11 +10,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+import tomllib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +42,29 @@ async def main() -> None:
 
 asyncio.run(main())
 """
+TOOL = """
+import asyncio
+from turnkeep import AssistantMessageQueue
+
+
+async def look(arguments: dict[str, str]) -> str:
+    print(arguments["word"])
+    return "seen"
+
+
+WORD = {"type": "object", "properties": {"word": {"type": "string", "pattern": "^f"}}, "required": ["word"]}
+LOOK = {"type": "function", "function": {"name": "look", "description": "Look.", "parameters": WORD}, "handler": look}
+
+
+async def main() -> None:
+    async with AssistantMessageQueue(message_delay=0.0, store="trial.db", tools=[LOOK]) as queue:
+        queue.start_worker()
+        await queue.ask("thread-123", 'Hello [[call:look {"word": "fine"}]]')
+
+
+asyncio.run(main())
+"""
+"""What an answer alone does not touch of the core: a schema, and a file."""
 
 
 @dataclass(frozen=True)
@@ -110,8 +136,9 @@ def tried(place: Path, archive: Path, python: str, *, extras: list[str], oldest:
     subprocess.run([dev.uv(), "venv", "--quiet", "--python", python, str(place)], check=True)
     program = str(place / ("Scripts" if os.name == "nt" else "bin") / "python")
     wanted = f"turnkeep[{','.join(extras)}] @ {archive.as_uri()}" if extras else str(archive)
-    resolution = ["--resolution", "lowest-direct"] if oldest else []
-    install = [dev.uv(), "pip", "install", "--quiet", "--python", program, *resolution, wanted]
+    # of what is asked for by name alone uv takes the oldest; what turnkeep asks for would be the newest
+    lowest = ["--resolution", "lowest-direct", *requirements(extras)] if oldest else []
+    install = [dev.uv(), "pip", "install", "--quiet", "--python", program, *lowest, wanted]
     subprocess.run(install, check=True)
     plain = megabytes(place)
     subprocess.run([program, "-m", "compileall", "-q", str(place)], check=False)
@@ -123,10 +150,22 @@ def tried(place: Path, archive: Path, python: str, *, extras: list[str], oldest:
     answer = run(program, ANSWER, place)
     seconds, after = time.monotonic() - start, os.times()
     cpu = after.children_user + after.children_system - before.children_user - before.children_system
-    if answer.strip() != "fine":
-        raise SystemExit(f"{python}: the first answer was {answer!r}")
+    for told in (answer, run(program, TOOL, place)):
+        if told.strip() != "fine":
+            raise SystemExit(f"{python}: the first answer was {told!r}")
     version = run(program, "import platform; print(platform.python_version())", place).strip()
     return Trial(version, len(json.loads(listing.stdout)), plain, megabytes(place), imported, seconds, cpu)
+
+
+def requirements(extras: Iterable[str]) -> list[str]:
+    """What the core and these extras ask for, with their floors."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"]]
+    for extra in extras:
+        for one in project["optional-dependencies"][extra]:
+            parts = re.fullmatch(r"turnkeep\[(.+)\]", one)
+            wanted += requirements(parts[1].split(","))[len(project["dependencies"]) :] if parts else [one]
+    return wanted
 
 
 def megabytes(folder: Path) -> float:

@@ -66,8 +66,18 @@ def test_the_core_needs_at_most_eight_packages() -> None:
 
 
 def test_a_queue_answers_with_nothing_but_the_core(bare: Path, tmp_path: Path) -> None:
-    done = ran(bare, script("install_trial").ANSWER, tmp_path)
-    assert (done.returncode, done.stdout) == (0, "fine\n"), done.stderr
+    trial = script("install_trial")
+    for program in (trial.ANSWER, trial.TOOL):
+        done = ran(bare, program, tmp_path)
+        assert (done.returncode, done.stdout) == (0, "fine\n"), done.stderr
+
+
+def test_the_oldest_versions_are_asked_for_by_name() -> None:
+    """Of what others ask for, uv takes the newest."""
+    asked = script("install_trial").requirements(["server"])
+    assert {*needs("turnkeep")} <= {Requirement(one).name for one in asked}
+    assert {"websockets", "tiktoken", "typer"} <= {Requirement(one).name for one in asked}
+    assert all(Requirement(one).specifier for one in asked)
 
 
 def test_what_is_not_installed_is_said_with_its_remedy(bare: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -34,7 +35,7 @@ def test_bash_offers_it(tmp_path: Path) -> None:
     folder = tmp_path / "bin"
     folder.mkdir()
     program = folder / "turnkeep"
-    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m turnkeep "$@"\n')
+    program.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m turnkeep "$@"\n')
     program.chmod(0o755)
     script = SCRIPTS["bash"] + 'COMP_WORDS=(turnkeep queue dead re) COMP_CWORD=3; _turnkeep; echo "${COMPREPLY[*]}"'
 
