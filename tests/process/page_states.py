@@ -130,6 +130,11 @@ async def _refused_key(talk: Talk) -> None:
     await talk.until(lambda body: body["waiting"])
 
 
+async def _asked(talk: Talk) -> None:
+    await talk.say("Is anybody there? [[say:I am back.]]")
+    await talk.until(lambda body: body["waiting"])
+
+
 @dataclass(frozen=True, slots=True)
 class PageState:
     name: str
@@ -156,6 +161,10 @@ STATES = (
     PageState("person", _person, ".assistant .author", "Olga"),
     PageState("refused-key", _refused_key, "#cause .remedy", "OPENAI_API_KEY"),  # the last: its circuit is everybody's
 )
+
+
+UNREACHABLE = PageState("unreachable", _asked, "#cause .remedy", "OPENAI_BASE_URL")
+"""Of a server whose model is not there: it has that one state."""
 
 
 async def see(page: Page, state: PageState) -> None:

@@ -12,9 +12,10 @@ import pytest
 from playwright.async_api import Browser, Page, ViewportSize, expect
 
 from tests.process.browser import SHARES_BROWSER, browsing, served
-from tests.process.page_states import STATES, PageState, Talk, see, shown_text
-from tests.services import CHECKOUT
+from tests.process.page_states import STATES, UNREACHABLE, PageState, Talk, see, shown_text
+from tests.services import CHECKOUT, free_port
 from tests.services.programs import packages
+from turnkeep.simulator import Simulator, serve
 
 pytestmark = SHARES_BROWSER
 
@@ -77,6 +78,32 @@ async def test_a_state_is_the_same_after_a_reload_in_every_tab_and_at_phone_widt
             assert await violations(other, axe) == [], state.name
             await page.context.close()
             await other.context.close()
+
+
+async def test_an_unreachable_model_is_named_with_its_remedy_until_it_answers(
+    tmp_path: Path, chromium_path: Path, axe: str
+) -> None:
+    port = free_port()
+    async with (
+        served(tmp_path, openai_base_url=f"http://127.0.0.1:{port}/v1") as (url, _),
+        browsing(chromium_path) as browser,
+        aiohttp.ClientSession() as http,
+    ):
+        await UNREACHABLE.bring(Talk(http, url, UNREACHABLE.name))
+        page = await look(browser, url, UNREACHABLE, width=390, dark=True)
+        await page.reload()
+        await see(page, UNREACHABLE)
+        assert await is_within_its_width(page)
+        assert await violations(page, axe) == []
+        dashboard = await look_at_view(browser, url, "overview", width=390, dark=False)
+        await expect(dashboard.locator("#verdict")).to_contain_text("A model cannot be asked")
+        await expect(dashboard.locator(".circuit")).to_contain_text("OPENAI_BASE_URL")
+        assert await violations(dashboard, axe) == []
+        async with serve(Simulator(), port=port):
+            await expect(page.locator(".assistant:not(.live) .text")).to_have_text("I am back.")
+            await expect(page.locator("#cause")).to_have_count(0)
+            await expect(dashboard.locator(".circuit")).to_have_count(0)
+            await expect(dashboard.locator("#verdict")).to_contain_text("All is well")
 
 
 VIEWS = {

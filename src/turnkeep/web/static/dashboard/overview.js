@@ -37,7 +37,7 @@ function verdict(queue, processes) {
 
 function circuit(one) {
   return element("section", { class: "card bad circuit" },
-    element("h3", { title: one.endpoint ?? "" }, `Nobody is asked at ${one.endpoint?.split("#")[0] ?? "an endpoint"}`),
+    element("h2", { title: one.endpoint ?? "" }, `Nobody is asked at ${one.endpoint?.split("#")[0] ?? "an endpoint"}`),
     element("p", {}, `${one.code}, since `, ago(one.since)),
     one.details ? element("p", {}, one.details) : null,
     one.remedy ? element("p", {}, element("b", {}, "What to do: "), one.remedy) : null);
