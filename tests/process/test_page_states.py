@@ -21,7 +21,7 @@ pytestmark = SHARES_BROWSER
 
 AXE = CHECKOUT / "tests" / "clients" / "axe"
 IMAGES = CHECKOUT / "docs" / "images"
-SLOW: dict[str, Any] = {"backoff_delay": "3000", "backoff_cap": "3600"}
+SLOW: dict[str, Any] = {"backoff_delay": "3000", "backoff_cap": "3600", "tenant_budget": 5.0, "user_budget": 0.5}
 DAILY = ("answered", "approval", "dead", "retrying", "paused", "refused-key")
 
 
@@ -155,11 +155,13 @@ async def test_the_dashboard_says_what_is_wrong_and_leads_to_it(tmp_path: Path, 
         page = await look_at_view(browser, url, "overview", width=390, dark=True)
         await expect(page.locator("#verdict")).to_contain_text("1 message could not be answered")
         await expect(page.locator("#verdict")).to_contain_text("1 thread wants a decision")
-        for view in ("overview", "threads", "approvals", "dead", "thread/retrying"):
+        for view in ("overview", "threads", "approvals", "dead", "usage", "thread/retrying"):
             await page.goto(f"{url}/dashboard#{view}")
             await expect(page.locator(f"#view {VIEWS[view]}").first).to_be_visible()
             assert await is_within_its_width(page), view
             assert await violations(page, axe) == [], view
+        await page.goto(f"{url}/dashboard#usage")
+        await expect(page.locator("#budgets")).to_contain_text("$5.00 a day")
         run = await run_of(http, url, "tool")
         await page.goto(f"{url}/dashboard#run/tool/{run}")
         await expect(page.locator(".life")).to_contain_text("send_letter")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from tests.patience import PATIENCE
 from tests.process.served import Served, served
 from turnkeep.messages import Address
+from turnkeep.runs.budget import read_balances
 from turnkeep.store.values import ThreadRecord
 
 
@@ -222,6 +224,23 @@ async def test_who_works_and_what_it_cost_is_told(house: Served) -> None:
     assert day["total"]["usage"]["output_tokens"] == record.usage.output_tokens > 0
     assert list(day["models"]) == [house.queue.model_name]
     await get(house, "activity", answers=400, span="year")
+
+
+async def test_what_is_left_of_a_budget_is_told() -> None:
+    async with served("memory:", tenant_budget=5.0, thread_budget=1.0) as house:
+        await say(house, "c", "hello")
+        await transcript(house, "c", is_answered)
+        [run] = await house.queue.store.runs(Address("default", "assistant", "c"))
+        read = partial(read_balances, house.queue.store, house.queue.settings, "default", now=run.started_at)
+        async with asyncio.timeout(PATIENCE):
+            while (tenant := (await read())[0].to_json())["reserved"]:
+                await asyncio.sleep(0.01)
+        told = (await get(house, "usage"))["budgets"]
+
+    assert tenant == {"of": "tenant", "period": "day", "dollars": 5.0, "spent": run.usage.cost, "reserved": 0.0}
+    assert run.usage.cost
+    assert [one.keys() for one in told] == [tenant.keys(), {"of", "period", "dollars"}]
+    assert told[0]["spent"] in (run.usage.cost, 0)  # a new day may have begun
 
 
 async def test_runs_are_listed_newest_first_and_one_is_told_step_by_step(house: Served) -> None:

@@ -13,7 +13,7 @@ import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from turnkeep.backoff import Backoff
 from turnkeep.errors import (
@@ -33,7 +33,7 @@ from turnkeep.pricing.prices import PriceBook
 from turnkeep.settings import Settings
 from turnkeep.store.contract import Store
 from turnkeep.store.record_cache import RecordCache
-from turnkeep.store.shared_ledger import Limit
+from turnkeep.store.shared_ledger import Limit, Spend
 from turnkeep.store.values import Claim
 from turnkeep.telemetry import SILENT, Meter, get_log
 from turnkeep.usage import NANO, Usage
@@ -71,10 +71,48 @@ class Budget:
 
     def limit(self, claim: Claim) -> Limit | None:
         """The account of this claim."""
-        if (owner := _owner(self.of, claim)) is None:
-            return None
-        start = datetime.fromtimestamp(claim.claimed_at, UTC).strftime(_STARTS[self.period])
+        owner = _owner(self.of, claim)
+        return None if owner is None else self.limit_of(owner, claim.claimed_at)
+
+    def limit_of(self, owner: str, at: float) -> Limit:
+        """The account of an owner in the period of this moment."""
+        start = datetime.fromtimestamp(at, UTC).strftime(_STARTS[self.period])
         return Limit(f"{self.of}:{owner}:{start}", round(self.dollars * NANO), _RETENTION[self.period])
+
+
+@dataclass(frozen=True, slots=True)
+class Balance:
+    """A budget, and what is spent of it in this period; None where each thread or user has one of its own."""
+
+    budget: Budget
+    spend: Spend | None
+
+    def to_json(self) -> dict[str, Any]:
+        data: dict[str, Any] = {"of": self.budget.of, "period": self.budget.period, "dollars": self.budget.dollars}
+        if self.spend is None:
+            return data
+        return data | {"spent": self.spend.settled_amount / NANO, "reserved": self.spend.reserved_amount / NANO}
+
+
+def budgets_of(settings: Settings) -> list[Budget]:
+    """Those that are set."""
+    period = settings.budget_period
+    all_of_them = [
+        Budget("tenant", settings.tenant_budget, period),
+        Budget("user", settings.user_budget, period),
+        Budget("thread", settings.thread_budget, period),
+    ]
+    return [budget for budget in all_of_them if budget.dollars > 0]
+
+
+async def read_balances(store: Store, settings: Settings, tenant: str, *, now: float) -> list[Balance]:
+    """How a tenant stands with the budgets that are set; `now` by the store."""
+    balances = []
+    for budget in budgets_of(settings):
+        own_account = budget.limit_of(tenant, now).account if budget.of == "tenant" else None
+        spend = await store.spend(own_account, tenant=tenant) if own_account is not None else None
+        balances.append(Balance(budget, spend))
+    return balances
 
 
 def _owner(of: Owner, claim: Claim) -> str | None:
@@ -124,14 +162,8 @@ class Budgets:
     def from_settings(
         cls, settings: Settings, store: Store, prices: PriceBook, *, meter: Meter = SILENT, patient: bool = False
     ) -> Self:
-        period = settings.budget_period
-        budgets = [
-            Budget("tenant", settings.tenant_budget, period),
-            Budget("user", settings.user_budget, period),
-            Budget("thread", settings.thread_budget, period),
-        ]
         pace = Pace(settings.requests_per_minute, settings.tokens_per_minute)
-        return cls(store, prices, budgets, pace=pace, meter=meter, patient=patient)
+        return cls(store, prices, budgets_of(settings), pace=pace, meter=meter, patient=patient)
 
     def run_budget(self, claim: Claim) -> RunBudget:
         """What one claim may spend."""

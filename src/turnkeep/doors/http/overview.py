@@ -20,6 +20,7 @@ from turnkeep.messages import DEFAULT_TENANT
 from turnkeep.remedies import remedy_of
 from turnkeep.runs.activity import BOUNDS, Span, read_days, read_series
 from turnkeep.runs.backlog_series import read_backlog
+from turnkeep.runs.budget import read_balances
 from turnkeep.store.shared_ledger import Circuit
 from turnkeep.store.thread_search import ThreadSearch
 from turnkeep.wire import dumps
@@ -88,14 +89,17 @@ async def series_json(call: HttpCall, span: Span) -> dict[str, Any]:
 
 
 async def show_usage(call: HttpCall) -> Response:
-    now = await call.application.store.now()
-    days = await read_days(call.application.store, call.principal.tenant, days=call.number("days", 30, 31), now=now)
+    store, tenant = call.application.store, call.principal.tenant
+    now = await store.now()
+    days = await read_days(store, tenant, days=call.number("days", 30, 31), now=now)
+    balances = await read_balances(store, call.application.settings, tenant, now=now)
     return JsonResponse(
         {
-            "tenant": call.principal.tenant,
+            "tenant": tenant,
             "days": [
                 {"day": one.day, "total": one.total, "models": one.models, "assistants": one.assistants} for one in days
             ],
+            "budgets": [balance.to_json() for balance in balances],
         }
     )
 

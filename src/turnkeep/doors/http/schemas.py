@@ -262,6 +262,13 @@ SCHEMAS: dict[str, Schema] = {
                     }
                 ),
             },
+            "budgets": {
+                "type": "array",
+                "items": record(
+                    {"of": TEXT, "period": TEXT, "dollars": NUMBER, "spent": NUMBER, "reserved": NUMBER},
+                    may_miss=("spent", "reserved"),
+                ),
+            },
         }
     ),
     "Queue": record(

@@ -2,7 +2,7 @@
 
 import { element } from "../element.js";
 import { addLists, chart, quantile } from "./charts.js";
-import { ago, count, dollars, span, table } from "./format.js";
+import { ago, count, dollars, NANO, span, table } from "./format.js";
 
 export function drawOverview(view, { overview, usage }) {
   if (!overview) return view.replaceChildren(element("p", { class: "none" }, "Looking…"));
@@ -132,9 +132,24 @@ export function drawUsage(view, { usage, month }) {
     element("div", { class: "panels" },
       chart("Dollars a day", [{ label: "cost", colour: "--good", fill: true, values: totals.map((one) => (one.usage?.cost_nano ?? 0) / 1e9 || null) }], times, { unit: (value) => dollars(value * 1e9), empty: "Nothing has cost anything.", bars: true }),
       chart("Runs a day", [{ label: "runs", colour: "--hl-name", fill: true, values: totals.map((one) => one.runs || null) }], times, { unit: count, bars: true })),
+    element("h2", {}, "Budgets"), element("div", { id: "budgets" }, budgets(usage.budgets)),
     element("h2", {}, "By day"), table([["Day"], ["Runs", "number"], ["Messages", "number"], ["Tokens", "number"], ["Cost", "number"], ["Answer, half within", "number"]], days, "Nothing ran yet."),
     element("h2", {}, "By model"), table(heads("Model"), by("models"), "Nothing ran yet."),
     element("h2", {}, "By assistant"), table(heads("Assistant"), by("assistants"), "Nothing ran yet."));
+}
+
+const EACH = { tenant: "This tenant", user: "Each user", thread: "Each thread" };
+
+function budgets(all) {
+  const left = (one) => Math.max(0, one.dollars - one.spent - one.reserved);
+  const rows = all.map((one) => [EACH[one.of], `${dollars(one.dollars * NANO)} a ${one.period}`, ...(one.spent === undefined ? ["", "", ""] : [dollars(one.spent * NANO), dollars(one.reserved * NANO), balance(one, left(one))])]);
+  return table([["Of", "name"], ["Limit"], ["Spent", "number"], ["Reserved", "number"], ["Left", "number"]], rows, "No budget is set here: TURNKEEP_TENANT_BUDGET, TURNKEEP_USER_BUDGET and TURNKEEP_THREAD_BUDGET set some.");
+}
+
+// Whose end is near is said in colour and in words.
+function balance(one, left) {
+  const mood = left === 0 ? "bad" : left < one.dollars / 5 ? "hold" : "good";
+  return element("span", { class: `state ${mood}` }, left === 0 ? "nothing" : dollars(left * NANO));
 }
 
 const waitOf = (cell, bounds) => span(cell.waits?.whole ? quantile(addLists(null, cell.waits.whole), bounds, 0.5) : null);
