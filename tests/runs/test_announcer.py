@@ -141,6 +141,31 @@ async def test_a_fence_ends_the_telling() -> None:
             await announcer.run()
 
 
+async def test_a_fence_is_told_to_whoever_waits_already() -> None:
+    stage = Stage()
+    stage.store.stumbles["publish"] += [LeaseLost("fenced")]
+    announcer = announcer_of(stage, (await stage.lease("m1")).claim)
+    announcer.text("a")
+    waiting = asyncio.create_task(announcer.wait_until_published())
+    await asyncio.sleep(0)
+
+    async with publishing(stage), asyncio.timeout(60.0):
+        with pytest.raises(LeaseLost):
+            await waiting
+
+
+async def test_a_store_that_stays_away_is_asked_once_in_a_while() -> None:
+    stage = Stage()
+    tries = 200
+    stage.store.stumbles["publish"] += [StoreUnavailable("away")] * tries
+    async with announcing(stage) as announcer:
+        begun_at = asyncio.get_running_loop().time()
+        announcer.text("a")
+        await announcer.wait_until_published()
+        # drawn evenly up to a second each: the mean is half of one, and a tenth of it does not happen
+        assert asyncio.get_running_loop().time() - begun_at > tries * 0.05
+
+
 @pytest.mark.parametrize(("waiting", "events"), [(MERGE_ABOVE, MERGE_ABOVE), (MERGE_ABOVE + 1, 1)])
 async def test_deltas_are_merged_only_when_the_store_is_behind(waiting: int, events: int) -> None:
     stage = Stage()

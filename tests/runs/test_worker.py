@@ -226,6 +226,18 @@ async def test_a_worker_that_is_told_to_stop_lets_its_runs_end() -> None:
     assert await stage.status("late", at("later")) == "waiting"
 
 
+async def test_a_worker_that_is_told_to_stop_waits_for_the_longest_of_its_runs() -> None:
+    stage = Stage([Began(None), 10.0, *says("short")[1:]], [Began(None), 20.0, *says("long")[1:]])
+    places = await say_each(stage, 2)
+
+    async with working(stage, drain=25.0) as shift:
+        await asyncio.sleep(5.0)
+        shift.worker.stop()
+        assert await shift.end() == pytest.approx(20.0, abs=0.01)
+
+    assert [await stage.status(f"m{number}", where) for number, where in enumerate(places)] == ["answered"] * 2
+
+
 async def test_runs_that_do_not_end_in_time_are_given_back_without_an_attempt(log_lines: LogLines) -> None:
     stage = Stage([Began(None), 250.0], [Began(None), 250.0])
     places = await say_each(stage, 2)

@@ -128,9 +128,8 @@ class ServerLink:
 
     async def _ask(self, method: str, path: str, body: object, key: Mapping[str, str]) -> Any:
         headers = {**self._headers, **key}
-        timeout = aiohttp.ClientTimeout(total=ANSWER, sock_connect=CONNECT)
         async with self._open().request(
-            method, self._url(path), json=body, headers=headers, timeout=timeout
+            method, self._url(path), json=body, headers=headers, timeout=ANSWER_TIMEOUT
         ) as response:
             await _demand_success(response)
             raw = await response.read()

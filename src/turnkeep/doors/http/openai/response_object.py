@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
 from turnkeep.doors.http.openai.chat_chunks import run_metadata
@@ -45,9 +45,6 @@ class ResponseHead:
     @property
     def id(self) -> str:
         return self.name.id("resp")
-
-    def but(self, **changes: Any) -> Self:
-        return replace(self, **changes)
 
 
 def response(
