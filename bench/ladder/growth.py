@@ -37,6 +37,7 @@ FLAT = Target(1.2, 1.1)
 PARTITIONS = Target(1.1, 1.0)
 BUSY_THREADS = 100
 """Threads in which something is said while it is measured."""
+THREAD_ROUNDS = 5
 GENERATION = 20_000
 """Threads that are laid down at once."""
 TALKING = 4
@@ -59,7 +60,7 @@ async def measure(size: Size) -> list[Figure]:
         title = f"CPU of a message, {few:,} to {many:,} {name}"
         figures.append(ratio(12, title, large, small, target=FLAT))
     for name, stores in (("SQLite", sqlite_store), ("Redis", fresh_redis_store)):
-        figures.append(await thread_growth(name, stores, 100, size.of(2_000, 100_000), max(3, size.rounds)))
+        figures.append(await thread_growth(name, stores, 100, size.of(2_000, 100_000), max(THREAD_ROUNDS, size.rounds)))
     if partitions := await partition_growth(size):
         figures.append(partitions)
     return figures
@@ -94,8 +95,9 @@ async def thread_growth(name: str, stores: Stores, few: int, many: int, rounds: 
             for total, (store, _) in places.items():
                 await lay_down(store, total)
             for number in range(rounds):
-                for total, (store, server) in places.items():
-                    names = spread(total)
+                # there and back: who comes first in a round has an advantage
+                for total in (few, many) if number % 2 else (many, few):
+                    (store, server), names = places[total], spread(total)
                     spent[total].append(await talk(store, server, names, first=1_000_000 + number * 100))
     return ratio(12, f"CPU of a message, {few:,} to {many:,} threads, {name}", spent[many], spent[few], target=FLAT)
 

@@ -138,7 +138,9 @@ class Stack:
         return self.program("model_server")
 
     def redis(self, *more: str) -> Part:
-        """An empty Redis that keeps what it says it keeps: append-only file, synced every second."""
+        """An empty Redis that keeps what it says it keeps: append-only file, synced every second. The file is not
+        written anew, which a child of the server does when it likes: whoever is measured then would pay for it.
+        """
         # A node of a cluster listens 10,000 above as well.
         port = free_port()
         while more and not 1024 < port < 55_000:
@@ -154,6 +156,8 @@ class Stack:
             str(folder),
             "--save",
             "",
+            "--auto-aof-rewrite-percentage",
+            "0",
             "--loglevel",
             "warning",
             *more,
