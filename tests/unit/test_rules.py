@@ -96,7 +96,7 @@ def bring(state: str) -> tuple[Thread, Claim]:
         rules_settle.release(thread, taken, 60.0, None, NOW)
     elif state == "held":
         rules_settle.hold(thread, taken, [CALL], 600.0, NOW)
-    thread.out = Out()
+    thread.take_out()
     thread.settlements = []
     return thread, taken
 
@@ -248,7 +248,7 @@ def test_a_thread_is_written_and_read_as_it_is(state: str) -> None:
 
     again.inbox = [InboxMessage.from_json(HERE, opened.to_json()) for opened in thread.inbox]
     again.delayed = [InboxMessage.from_json(HERE, opened.to_json()) for opened in thread.delayed]
-    again.journal, again.out = thread.journal, thread.out
+    again.journal, again._out = thread.journal, thread.out
     assert again == thread
 
 
@@ -269,7 +269,7 @@ def test_a_known_id_is_repeated_or_refused_and_nothing_else_happens() -> None:
     thread = fresh()
     receipt = accept(thread, "m1")
     known = thread.out.accepted_ids["m1"]
-    thread.out = Out()
+    thread.take_out()
 
     again = rules_accept.accept(thread, message("m1"), known, POLICY, NOW)
     with pytest.raises(MessageConflict):
@@ -500,7 +500,7 @@ def test_a_commit_says_all_that_has_to_be_stored() -> None:
     thread, taken = leased("m1", "m2")
     accept(thread, "m3")
     rules_claim.journal(thread, taken, [{"n": 0}], NOW)
-    thread.out = Out()
+    thread.take_out()
 
     left = rules_settle.commit(thread, taken, done(usage=Usage(requests=2)), POLICY, NOW + 1)
 
@@ -523,7 +523,7 @@ def test_dead_letters_of_a_batch_tell_attempts_and_deaths_of_the_oldest() -> Non
     rules_settle.fail(thread, taken, Failure(FAULT, 0.0), POLICY, NOW)
     again = claim(thread, NOW + 1, token="token 2")
     assert again is not None
-    thread.out = Out()
+    thread.take_out()
 
     assert rules_settle.fail(thread, again, Failure(FAULT, None, effects=True), POLICY, NOW + 2) == "dead"
 
@@ -686,7 +686,7 @@ def test_a_redrive_is_a_new_acceptance_that_keeps_the_first_digest() -> None:
     rules_settle.fail(thread, taken, Failure(FAULT, None), POLICY, NOW)
     [letter] = thread.out.dead
     known = AcceptedId("first digest", Receipt("c", "m1", "thread_1", "accepted", 1, None), "dead")
-    thread.out = Out()
+    thread.take_out()
 
     receipt = rules_change.redrive(thread, letter, POLICY, NOW + 1, known)
 

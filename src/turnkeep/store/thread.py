@@ -184,7 +184,20 @@ class Thread:
     usage: Usage = Usage()
     spent: Usage = Usage()
     """Usage of failed attempts of the run in progress; the commit adds it."""
-    out: Out = field(default_factory=Out)
+    _out: Out | None = None
+
+    @property
+    def out(self) -> Out:
+        """What the operation in progress adds."""
+        # Made when something is added: empty ones were a third of what a resting thread holds in memory.
+        if self._out is None:
+            self._out = Out()
+        return self._out
+
+    def take_out(self) -> Out:
+        """What was added since the last time, to be stored once."""
+        out, self._out = self.out, None
+        return out
 
     @property
     def lease_until(self) -> float:

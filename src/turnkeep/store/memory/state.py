@@ -15,7 +15,7 @@ from turnkeep.store.ids import Ids, new_dead_id, new_epoch, new_thread_id, rando
 from turnkeep.store.memory.outbox import Log, Outbox
 from turnkeep.store.record_cache import RevisionCount
 from turnkeep.store.records import is_over
-from turnkeep.store.thread import AcceptedId, Out, Thread, merge_known
+from turnkeep.store.thread import AcceptedId, Thread, merge_known
 from turnkeep.store.transcript import entry_size, trimmed_through
 from turnkeep.store.values import (
     Claim,
@@ -162,7 +162,7 @@ class MemoryState(RevisionCount):
         """Put a changed copy in the place of its thread, with all that the rule left in `out`."""
         # Taken off before the thread is put in place: what
         # one operation added must not be added again.
-        out, thread.out = thread.out, Out()
+        out = thread.take_out()
         address = thread.address
         if thread.active_at != slot.thread.active_at or address not in self.threads:
             addresses = self.by_activity.setdefault((address.tenant, address.queue), {})
@@ -245,7 +245,7 @@ def draft_of(thread: Thread) -> Thread:
         inbox=[replace(envelope) for envelope in thread.inbox],
         delayed=[replace(envelope) for envelope in thread.delayed],
         metadata=dict(thread.metadata),
-        out=Out(),
+        _out=None,
     )
 
 

@@ -272,7 +272,7 @@ class Transaction(View):
     def save(self, thread_row: ThreadRow) -> None:
         """Store a thread and all that a rule added to it."""
         thread, policy, batch = thread_row.thread, self.policy(thread_row), self._batch
-        out, thread.out = thread.out, Out()
+        out = thread.take_out()
         if not thread_row.row:
             thread_row.row = self._new_row()
             self._keep(thread_row)
@@ -338,7 +338,7 @@ class Transaction(View):
     def publish(self, thread_row: ThreadRow) -> None:
         """Store new events of a run and nothing else: the head stays as it is (see `rows`)."""
         thread = thread_row.thread
-        events, thread.out = thread.out.events, Out()
+        events = thread.take_out().events
         self._pending.add(thread.address)
         self._append(thread_row, events)
         if _is_long(thread, len(events)):
