@@ -30,6 +30,10 @@ def days(budget: float) -> int:
     return int(budget // 120)  # a room and two meals
 ```
 
+Each day costs $c_d \\le 120$ euros, so all of them
+
+$$\\sum_{d=1}^{3} c_d \\le 3 \\cdot 120 = \\frac{720}{2}$$
+
 > More under [the city](https://example.org/paris).]]"""
 
 
@@ -151,7 +155,7 @@ STATES = (
     PageState("empty", _empty, "#empty", "Say something"),
     PageState("gathering", _gathering, "#gathering", "2 messages gather in one turn"),
     PageState("running", _running, ".assistant.live .text", is_steady=False),
-    PageState("answered", _answered, ".assistant .code", "days"),
+    PageState("answered", _answered, ".assistant .text:has(math) .code", "days"),
     PageState("tool", _used_tool, ".step .state.good", "done"),
     PageState("denied", _denied, ".step .state.bad", "denied"),
     PageState("approval", _held, ".action .approve", "Approve"),

@@ -202,6 +202,33 @@ async def test_model_output_is_text_and_never_markup(tmp_path: Path, chromium_pa
         assert await page.locator(".assistant img").count() == 0
 
 
+FORMULAS = r"""It costs $5 and $10, or $20-$30.
+
+Inline $E = mc^2$ and \(\alpha_1\), code `$x$`, and \[\begin{pmatrix} a & b \\ c & d \end{pmatrix}\]
+
+$$\int_0^1 x\,dx = \frac{1}{2}$$
+
+$\href{javascript:alert(1)}{\text{click}}$ and $\undefinedmacro$ and $$never closed"""
+
+
+async def test_formulas_are_drawn_and_prices_stay_prices(tmp_path: Path, chromium_path: Path) -> None:
+    async with opened(tmp_path, chromium_path) as (page, _, _url):
+        refused: list[str] = []
+        page.on(
+            "console", lambda entry: refused.append(entry.text) if "Content Security Policy" in entry.text else None
+        )
+        await write(page, f"[[say:{FORMULAS}]]")
+        text = page.locator(".assistant:not(.live) .text")
+        await expect(text.locator(".formula math")).to_have_count(4)
+        await expect(text).to_contain_text("It costs $5 and $10, or $20-$30.")
+        await expect(text).to_contain_text("$$never closed")
+        await expect(text.locator("mfrac")).to_have_count(1)
+        await expect(text.locator("mtd")).to_have_count(4)
+        await expect(text.locator("code")).to_contain_text(["$x$", "undefinedmacro"])
+        assert await text.locator("a, [href], [style], script").count() == 0
+        assert refused == []
+
+
 async def test_a_page_outlives_a_restart_of_the_server(tmp_path: Path, chromium_path: Path) -> None:
     async with browsing(chromium_path) as browser:
         page = await (await browser.new_context()).new_page()

@@ -1,16 +1,18 @@
 // Markdown as elements. The library reads it; nothing of it is ever taken as markup, so that a model can neither
 // run nor load anything here: HTML stays text, a picture is a link to it.
 
-import { Lexer } from "./vendor/marked.js";
+import { Marked } from "./vendor/marked.js";
 import { button, element } from "./element.js";
+import { extensions, formula } from "./formulas.js";
 
 const SAFE = /^(https?:|mailto:)/i;
 const ENTITY = /&(#\d+|#x[0-9a-f]+|amp|lt|gt|quot|apos|nbsp);/gi;
+const reader = new Marked({ gfm: true, breaks: true, extensions });
 const NAMED = { amp: "&", lt: "<", gt: ">", quot: '"', apos: "'", nbsp: " " };
 
 // Draw `text` into `into`. Blocks that are as they were stay: an answer that grows is drawn at its end only.
 export function draw(into, text, { isLive = false } = {}) {
-  const blocks = new Lexer({ gfm: true, breaks: true }).lex(text).filter((token) => token.type !== "space" && token.type !== "def");
+  const blocks = reader.lexer(text).filter((token) => token.type !== "space" && token.type !== "def");
   level(blocks);
   blocks.forEach((token, place) => {
     const isOpen = isLive && place === blocks.length - 1;
@@ -45,6 +47,8 @@ function block(token, isOpen) {
       return element(token.ordered ? "ol" : "ul", { start: token.ordered && token.start !== 1 ? token.start : null }, ...token.items.map(item));
     case "table":
       return table(token);
+    case "formula":
+      return formula(token);
     case "hr":
       return element("hr");
     case "space":
@@ -79,6 +83,8 @@ function inline(tokens) {
         return element(token.type, {}, ...inline(token.tokens));
       case "codespan":
         return element("code", {}, token.text);
+      case "formula":
+        return formula(token);
       case "br":
         return element("br");
       case "link":
