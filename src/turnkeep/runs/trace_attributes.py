@@ -17,10 +17,15 @@ Attributes = dict[str, object]
 _FINISH = {"calls": "tool_calls", "filter": "content_filter"}
 
 
+def _provider_of(model: str) -> str:
+    """Whose protocol is spoken, in a word of the conventions: a server of OpenAI's kind has none of its own."""
+    return "anthropic" if model.startswith("claude") else "openai"
+
+
 def run_attributes(claim: Claim, assistant: Assistant) -> Attributes:
     return {
         "gen_ai.operation.name": "invoke_agent",
-        "gen_ai.provider.name": "openai",
+        "gen_ai.provider.name": _provider_of(assistant.model),
         "gen_ai.agent.name": assistant.name,
         "gen_ai.agent.id": assistant.assistant_id or None,
         "gen_ai.request.model": assistant.model,
@@ -34,7 +39,7 @@ def run_attributes(claim: Claim, assistant: Assistant) -> Attributes:
 def request_attributes(request: ModelRequest) -> Attributes:
     return {
         "gen_ai.operation.name": "chat",
-        "gen_ai.provider.name": "openai",
+        "gen_ai.provider.name": _provider_of(request.model),
         "gen_ai.request.model": request.model,
         "gen_ai.request.stream": True,
         "gen_ai.request.max_tokens": output_limit(request.parameters),
