@@ -207,6 +207,7 @@ class _Family:
             await self._copy_threads(source)
             await self._copy_letters(source)
             await self._copy_operations(source)
+        await self._count_operations()
         await self._copy_sinks()
         await self._copy_parked()
         await self._copy_totals()
@@ -276,6 +277,9 @@ class _Family:
             # It names no thread, and its repeat may come to any of these.
             for target in self._targets:
                 await self._call("HSET", target.names["operations"], field, raw)
+
+    async def _count_operations(self) -> None:
+        """How many bytes they hold stands beside them, under no name."""
         for target in self._targets:
             operations = await self._copy.hash(target.names["operations"])
             if operations:
