@@ -233,9 +233,15 @@ class StumblingStore(MemoryStore):
             "release", delay, lambda: super(StumblingStore, self).release(claim, delay=delay, reason=reason)
         )
 
-    async def hold(self, claim: Claim, calls: Sequence[HeldCall], *, expires_in: float) -> None:
+    async def hold(
+        self, claim: Claim, calls: Sequence[HeldCall], *, expires_in: float, published_count: int = 0
+    ) -> None:
         await self._meet(
-            "hold", expires_in, lambda: super(StumblingStore, self).hold(claim, calls, expires_in=expires_in)
+            "hold",
+            expires_in,
+            lambda: super(StumblingStore, self).hold(
+                claim, calls, expires_in=expires_in, published_count=published_count
+            ),
         )
 
     async def claim(self, *, owner: str, limit: int, lease: float, queues: Sequence[str] | None = None) -> list[Claim]:

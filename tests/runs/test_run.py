@@ -47,7 +47,7 @@ from turnkeep.errors import (
     ThreadQuarantined,
     Waiting,
 )
-from turnkeep.events import Answer, Event, TurnFault
+from turnkeep.events import BESIDE_TEXT, Answer, Event, TurnFault
 from turnkeep.messages import Address, AssistantItem, CallItem, OutputItem, UserItem
 from turnkeep.models.model import Began
 from turnkeep.pricing.prices import PriceBook
@@ -57,7 +57,7 @@ from turnkeep.runs.lease import DrainRequest, Lease, LeaseRules, StopRequest
 from turnkeep.runs.outcomes import Dropping, HoldVerdict, Releasing
 from turnkeep.runs.run import _weightiest
 from turnkeep.runs.run_context import DETAILS
-from turnkeep.store.values import Claim, Commit, Failure, Page, Remainder, Stop
+from turnkeep.store.values import Claim, Commit, Failure, HeldCall, Page, Remainder, Stop
 from turnkeep.telemetry.traces import use_tracer
 from turnkeep.tools.tool import ToolContext, tool
 from turnkeep.usage import Usage
@@ -844,7 +844,7 @@ LOST_WORDS: dict[str, tuple[int, list[str]]] = {
 async def test_what_a_failover_took_of_an_answer_is_shown_again_before_its_end(heard: int, lost: list[str]) -> None:
     stage = Stage(says("good day"))
     lease = await stage.lease("m1")
-    promoted = promote_before_the_commit(stage, heard)
+    promoted = promote_before_the_end(stage, heard)
 
     verdict = await stage.perform(lease)
 
@@ -859,10 +859,31 @@ async def test_what_a_failover_took_of_an_answer_is_shown_again_before_its_end(h
     assert len(stage.store.about("commit")) == (2 if lost else 1)
 
 
+@pytest.mark.parametrize("heard", [0, 2, 9])
+async def test_what_a_failover_took_of_a_turn_is_shown_again_before_it_waits_for_somebody(heard: int) -> None:
+    stage = Stage(asks(("c1", "buy", '{"amount": 1}'), text="let me buy it"), tools=[buy])
+    lease = await stage.lease("m1")
+    promoted = promote_before_the_end(stage, heard)
+
+    verdict = await stage.perform(lease)
+
+    events = await stage.events()
+    assert isinstance(verdict, HoldVerdict)
+    assert bool(promoted) == (heard < 9)
+    assert [event.kind for event in events].index("held") == len(events) - 1
+    answer = Answer()
+    for event in events:
+        answer.take(event)
+    assert answer.text == "let me buy it"
+    beside = [event.kind for event in events if event.kind in BESIDE_TEXT]
+    assert len(beside) == len(set(beside)) > 0
+    assert len(stage.store.about("hold")) == (2 if promoted else 1)
+
+
 async def test_who_lost_his_lease_with_the_words_of_his_answer_drops_it(log_lines: LogLines) -> None:
     stage = Stage(says("good day"))
     lease = await stage.lease("m1")
-    promote_before_the_commit(stage, 0)
+    promote_before_the_end(stage, 0)
     stage.store.stumbles["publish"] += [None, LeaseLost("taken over")]
 
     assert await stage.perform(lease) == Dropping()
@@ -870,11 +891,11 @@ async def test_who_lost_his_lease_with_the_words_of_his_answer_drops_it(log_line
     assert await stage.status("m1") == "running"
 
 
-def promote_before_the_commit(stage: Stage, heard: int) -> list[Event]:
-    """A server that has heard so many events of the run takes over when the run commits; what that took."""
-    first_commit, lost = stage.store.commit, list[Event]()
+def promote_before_the_end(stage: Stage, heard: int) -> list[Event]:
+    """A server that has heard so many events of the run takes over when the run ends; what that took."""
+    first_commit, first_hold, lost = stage.store.commit, stage.store.hold, list[Event]()
 
-    async def after_the_failover(claim: Claim, commit: Commit) -> Remainder:
+    def take_over() -> None:
         kept = stage.store.threads[HERE]
         if not lost and kept.thread.published > heard:
             place = len(kept.log.events) - (kept.thread.published - heard)
@@ -882,9 +903,16 @@ def promote_before_the_commit(stage: Stage, heard: int) -> list[Event]:
             del kept.log.events[place:]
             kept.thread.top -= len(lost)
             kept.thread.published = heard
+
+    async def commit(claim: Claim, commit: Commit) -> Remainder:
+        take_over()
         return await first_commit(claim, commit)
 
-    stage.store.commit = after_the_failover  # type: ignore[method-assign]
+    async def hold(claim: Claim, calls: Sequence[HeldCall], **wishes: Any) -> None:
+        take_over()
+        await first_hold(claim, calls, **wishes)
+
+    stage.store.commit, stage.store.hold = commit, hold  # type: ignore[method-assign]
     return lost
 
 

@@ -10,10 +10,10 @@ upon in one place.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import partial
-from typing import Literal, assert_never
+from typing import Literal, TypeVar, assert_never
 
 from turnkeep.assistants import Assistant
 from turnkeep.errors import (
@@ -60,7 +60,6 @@ from turnkeep.store.values import (
     Failure,
     Page,
     Record,
-    Remainder,
     Stop,
     TranscriptEntry,
 )
@@ -69,6 +68,8 @@ from turnkeep.telemetry.traces import span
 from turnkeep.usage import Usage
 
 log = get_log(__name__)
+
+T = TypeVar("T")
 
 RunObserver = Callable[[Event | Record], None]
 """Told in this process what a run shows (events) and does (journal records), in order.
@@ -374,14 +375,20 @@ class Run:
             match verdict:
                 case Commit():
                     reach("final")
-                    remainder = await self._commit_whole(verdict)
+                    remainder = await self._end_whole(
+                        lambda count: store.commit(claim, replace(verdict, published_count=count)),
+                        verdict.published_count,
+                    )
                     self.context.histories.extend(claim, verdict.entries, remainder.transcript)
                     reach("committed")
                 case Failure():
                     self.failure = await retry_until_answered(lambda: store.fail(claim, verdict))
                 case HoldVerdict():
                     expiry = self.context.rules.action_expiry
-                    await retry_until_answered(lambda: store.hold(claim, verdict.calls, expires_in=expiry))
+                    await self._end_whole(
+                        lambda count: store.hold(claim, verdict.calls, expires_in=expiry, published_count=count),
+                        self.announcer.published_count,
+                    )
                 case Releasing():
                     await retry_until_answered(lambda: store.release(claim, delay=verdict.delay, reason=verdict.reason))
                 case Dropping():
@@ -392,15 +399,15 @@ class Run:
         if self.budget is not None and isinstance(verdict, Commit | Failure) and self.failure != "retry":
             await self.budget.settle(verdict.usage)
 
-    async def _commit_whole(self, commit: Commit) -> Remainder:
-        """Commit behind all that was shown: what a failover took of it is published again first."""
+    async def _end_whole(self, end: Callable[[int], Awaitable[T]], published_count: int) -> T:
+        """End the claim behind all that was shown: what a failover took of it is published again first."""
         while True:
             try:
-                return await retry_until_answered(partial(self.context.store.commit, self.claim, commit))
+                return await retry_until_answered(partial(end, published_count))
             except EventGap as gap:
                 log.warning("events_published_again", run_id=self.claim.run_id, reason=str(gap))
                 await self.announcer.publish_again(gap.published_count)
-            commit = replace(commit, published_count=self.announcer.published_count)
+            published_count = self.announcer.published_count
 
     def _report(self, verdict: Verdict, begun_at: float) -> None:
         claim, name = self.claim, type(verdict).__name__.lower()

@@ -243,9 +243,19 @@ def release(thread: Thread, claim: Claim, delay: float, reason: TurnFault | None
     _leave(thread, Settlement(claim.token, "release"))
 
 
-def hold(thread: Thread, claim: Claim, calls: Sequence[HeldCall], expires_in: float, now: float) -> None:
+def hold(
+    thread: Thread,
+    claim: Claim,
+    calls: Sequence[HeldCall],
+    expires_in: float,
+    now: float,
+    *,
+    published_count: int = 0,
+) -> None:
     if _find_settlement(thread, claim, "hold"):
         return
+    # Whoever waits for the outputs of his own tools hears no more than this of what was said before.
+    check_published(thread, published_count)
     thread.frozen = True
     end_claim(thread, now)
     thread.state, thread.due = "held", now + expires_in

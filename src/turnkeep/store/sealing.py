@@ -179,8 +179,11 @@ class SealedStore(_Before):
         reason_sealed = None if reason is None else self._seal(claim.address).whole(reason)
         await self._engine.release(claim, delay=delay, reason=reason_sealed)
 
-    async def hold(self, claim: Claim, calls: Sequence[HeldCall], *, expires_in: float) -> None:
-        await self._engine.hold(claim, self._seal(claim.address).whole(tuple(calls)), expires_in=expires_in)
+    async def hold(
+        self, claim: Claim, calls: Sequence[HeldCall], *, expires_in: float, published_count: int = 0
+    ) -> None:
+        sealed_calls = self._seal(claim.address).whole(tuple(calls))
+        await self._engine.hold(claim, sealed_calls, expires_in=expires_in, published_count=published_count)
 
     async def decide(
         self, address: Address, call_id: str, digest: str, decision: Decision, *, once: str | None = None

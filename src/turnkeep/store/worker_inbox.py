@@ -104,10 +104,12 @@ class WorkerInbox(Protocol):
         ...
 
     # The worker is free while a person thinks, for a day if need be.
-    async def hold(self, claim: Claim, calls: Sequence[HeldCall], *, expires_in: float) -> None:
+    async def hold(
+        self, claim: Claim, calls: Sequence[HeldCall], *, expires_in: float, published_count: int = 0
+    ) -> None:
         """Give worker and lease back but not the turn, until all calls are decided or the time is
         over. Appends ``held``. Calls open when the time is over are ``expired``, when a newer
-        message interrupts ``declined``; a cancel leaves them open.
+        message interrupts ``declined``; a cancel leaves them open. Raises `EventGap` as `commit` does.
         """
         ...
 

@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from tests.contract.suite.desk import CALL, HERE, LEASE, OTHER_CALL, Desk, Start, at, retry
+from tests.contract.suite.desk import CALL, HERE, LEASE, OTHER_CALL, Desk, Start, at, delta, retry
 from turnkeep.errors import Conflict, InvalidMessage, NotFound, ThreadNotFound
 from turnkeep.messages import BusyPolicy
+from turnkeep.store.contract import EventGap
 from turnkeep.store.values import Decision, HeldCall
 
 YES = Decision("approved", by="ann")
@@ -29,6 +30,23 @@ class HoldPromises:
         assert (record.state, record.calls) == ("held", (CALL,))
         assert await desk.claims() == []
         assert (await desk.store.counts()).held == 1
+
+    async def test_a_hold_waits_for_what_its_log_has_lost(self, start: Start) -> None:
+        desk = await start()
+        claim = await desk.lease("m1")
+        await desk.store.publish(claim, 0, [delta("a")])
+
+        for _ in range(2):
+            with pytest.raises(EventGap) as gap:
+                await desk.store.hold(claim, [CALL], expires_in=600.0, published_count=2)
+            assert gap.value.published_count == 1
+        assert await desk.kinds(HERE) == ["accepted", "started", "delta"]
+
+        await desk.store.publish(claim, 1, [delta("b")])
+        for count in (2, 9):
+            await desk.store.hold(claim, [CALL], expires_in=600.0, published_count=count)
+
+        assert await desk.kinds(HERE) == ["accepted", "started", "delta", "delta", "held"]
 
     async def test_a_hold_tells_on_what_it_waits(self, start: Start) -> None:
         desk = await start()

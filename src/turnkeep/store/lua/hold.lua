@@ -1,14 +1,15 @@
 -- hold: give worker and lease back but not the turn, until all calls are decided or the time is over.
 -- KEYS: @thread @partition
--- ARGV: now policy thread_id token expires_in | id digest decision base output by
+-- ARGV: now policy thread_id token expires_in published | id digest decision base output by
 -- USES: live record sinks log trim save message_ids inbox calls turns claims
--- RETURNS: {'ok'}; or {'lost'}.
+-- RETURNS: {'ok'}; {'gap', published}; or {'lost'}.
 -- GUARANTEE: a repeat changes nothing; frees before it appends, so that a full server lets runs end.
 
 local p, now = policy(A.policy), moment()
 local t = load()
 if settled(t, 'hold') then return {'ok'} end
 if not is_owned(t) then return {'lost'} end
+if tonumber(A.published) > t.published then return {'gap', t.published} end
 
 local calls, all_decided = {}, true
 for i = 1, ROWS do

@@ -166,9 +166,15 @@ class MemoryInbox(MemoryState):
         now = self.moment()
         self.apply(self.claimed_thread(claim), lambda t: rules_settle.release(t, claim, delay, reason, now), now)
 
-    async def hold(self, claim: Claim, calls: Sequence[HeldCall], *, expires_in: float) -> None:
+    async def hold(
+        self, claim: Claim, calls: Sequence[HeldCall], *, expires_in: float, published_count: int = 0
+    ) -> None:
         now = self.moment()
-        self.apply(self.claimed_thread(claim), lambda t: rules_settle.hold(t, claim, calls, expires_in, now), now)
+        self.apply(
+            self.claimed_thread(claim),
+            lambda t: rules_settle.hold(t, claim, calls, expires_in, now, published_count=published_count),
+            now,
+        )
 
     @once_only
     async def decide(

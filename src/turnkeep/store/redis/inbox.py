@@ -181,9 +181,14 @@ class RedisInbox(RedisClaims):
     async def release(self, claim: Claim, *, delay: float = 0.0, reason: TurnFault | None = None) -> None:
         _unless_lost(claim, await self._run_as_owner("release", claim, exact(delay), fault_argument(reason)))
 
-    async def hold(self, claim: Claim, calls: Sequence[HeldCall], *, expires_in: float) -> None:
+    async def hold(
+        self, claim: Claim, calls: Sequence[HeldCall], *, expires_in: float, published_count: int = 0
+    ) -> None:
         rows = [value for call in calls for value in call_row(call)]
-        _unless_lost(claim, await self._run_as_owner("hold", claim, exact(expires_in), *rows))
+        reply = await self._run_as_owner("hold", claim, exact(expires_in), b"%d" % published_count, *rows)
+        if status_word(reply) == "gap":
+            raise EventGap(published_count, reply[1])
+        _unless_lost(claim, reply)
 
     async def decide(
         self, address: Address, call_id: str, digest: str, decision: Decision, *, once: str | None = None

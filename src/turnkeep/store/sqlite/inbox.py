@@ -152,9 +152,11 @@ class SqliteInbox(Engine):
 
         await self.write(self._with_claim(claim, rule), "ending")
 
-    async def hold(self, claim: Claim, calls: Sequence[HeldCall], *, expires_in: float) -> None:
+    async def hold(
+        self, claim: Claim, calls: Sequence[HeldCall], *, expires_in: float, published_count: int = 0
+    ) -> None:
         def rule(tx: Transaction, thread_row: ThreadRow) -> None:
-            rules_settle.hold(thread_row.thread, claim, calls, expires_in, tx.now)
+            rules_settle.hold(thread_row.thread, claim, calls, expires_in, tx.now, published_count=published_count)
 
         await self.write(self._with_claim(claim, rule), "ending")
 
