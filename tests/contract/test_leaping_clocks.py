@@ -77,7 +77,9 @@ class ServerThatLeaps(RedisStore):
         sha = hashlib.sha1(text, usedforsecurity=False).hexdigest().encode()
         link.scripts = {**link.scripts, "clock": replace(script, text=text, sha=sha)}
         await self.set_clock(self._clock.now())
-        self._time = StoreTime(self._clock, self._keys.registry("clock"), tolerance=6.0)
+        self._time = StoreTime(
+            self._clock, self._keys.registry("clock"), self._keys.registry("layout"), tolerance=6.0, partitions=None
+        )
         await self._time.look(link)
 
     async def set_clock(self, wall: float) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import orjson
@@ -10,10 +13,12 @@ import pytest
 from redis.asyncio import Redis
 
 from tests.contract.suite.desk import CALL, POLICY, Desk, at, delta
+from tests.patience import PATIENCE
 from tests.services import RedisServer
-from turnkeep.errors import StoreMisconfigured
-from turnkeep.messages import AssistantItem, UserItem
+from turnkeep.errors import StoreError, StoreMisconfigured, StoreUnfit
+from turnkeep.messages import AssistantItem, Message, UserItem, text_content
 from turnkeep.store.redis import RedisStore
+from turnkeep.store.redis.server_fitness import CHANGING
 from turnkeep.store.values import LAYOUT, Decision, Policies
 from turnkeep.testing import FakeClock
 
@@ -91,3 +96,62 @@ async def test_a_newer_layout_is_refused(redis_server: RedisServer) -> None:
 
     with pytest.raises(StoreMisconfigured, match=f"holds layout {LAYOUT + 1}, this program knows up to {LAYOUT}"):
         await store_of(url, prefix, clock).open()
+
+
+async def outcome(act: Awaitable[object]) -> object:
+    """What it raises, or gives."""
+    try:
+        return await act
+    except StoreError as error:
+        return error
+
+
+async def until(act: Callable[[], Awaitable[object]], kind: type) -> None:
+    """Repeat it until its outcome is of this kind."""
+    async with asyncio.timeout(PATIENCE):
+        while not isinstance(await outcome(act()), kind):
+            await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize(
+    ("field", "number", "words"),
+    [
+        ("layout", LAYOUT + 1, f"raised this Redis to layout {LAYOUT + 1}, this program knows up to {LAYOUT}"),
+        ("layout", CHANGING, "is being copied into other partitions"),
+        ("partitions", 64, "was copied into 64 partitions while this program goes by 16"),
+    ],
+    ids=["raised", "being copied", "copied"],
+)
+async def test_a_store_that_becomes_another_takes_nothing_from_who_began_before(
+    field: str, number: int, words: str, redis_server: RedisServer
+) -> None:
+    url, prefix = redis_server.url(), f"{field}{number}:"
+    store = RedisStore(url, Policies(POLICY), prefix=prefix, allow_unsafe=True)
+    await store.open()
+    message = Message(at("c"), "m1", text_content("hello"))
+    redis = Redis.from_url(url)
+    layout = f"{prefix}{{{prefix}registry}}layout"
+    try:
+        await store.accept([message])
+        before = await redis.hget(layout, field)
+        await redis.hset(layout, field, str(number))
+        await until(store.counts, StoreUnfit)
+
+        refused = [
+            await outcome(act)
+            for act in (
+                store.accept([replace(message, message_id="m2")]),
+                store.claim(owner="w", limit=1, lease=30.0),
+                store.cancel(at("c")),
+                store.history(at("c")),
+                store.check(),
+            )
+        ]
+        assert [type(error) for error in refused] == [StoreUnfit] * 5
+        assert all(words in str(error) for error in refused)
+
+        await redis.hset(layout, field, before)
+        await until(lambda: store.message(at("c"), "m2"), type(None))
+    finally:
+        await store.close()
+        await redis.aclose()

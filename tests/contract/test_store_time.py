@@ -38,7 +38,7 @@ class ServerWithAClock:
 
     def process(self) -> StoreTime:
         """What another process knows."""
-        return StoreTime(SteadyClock(self.clock), KEY, tolerance=TOLERANCE)
+        return StoreTime(SteadyClock(self.clock), KEY, b"layout", tolerance=TOLERANCE, partitions=None)
 
 
 @pytest_asyncio.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import apsw
@@ -169,3 +170,43 @@ async def test_another_virtual_table_is_not_ours(tmp_path: Path) -> None:
     with pytest.raises(StoreMisconfigured, match="a virtual table"):
         async with opened(path):
             pass
+
+
+@pytest.fixture
+def without_fts5(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Makes this process one whose SQLite is built without FTS5, as far as new connections go."""
+
+    def take_away(connection: apsw.Connection) -> None:
+        connection.create_module("fts5", None)
+
+    def use() -> None:
+        monkeypatch.setattr(passage_index, "IS_THERE", False)
+        monkeypatch.setattr(apsw, "connection_hooks", [*apsw.connection_hooks, take_away])
+
+    return use
+
+
+async def test_a_sqlite_that_cannot_read_the_index_is_refused_before_it_could_forget_by_halves(
+    tmp_path: Path, without_fts5: Callable[[], None]
+) -> None:
+    path = tmp_path / "a.db"
+    async with opened(path) as desk:
+        await talk(desk, "c", f"a {SECRET}")
+        assert await places(desk, SECRET) == ["c"]
+    without_fts5()
+
+    with pytest.raises(StoreMisconfigured, match="built without FTS5"):
+        async with opened(path):
+            pass
+
+
+async def test_a_sqlite_without_fts5_finds_by_a_scan_and_forgets(
+    tmp_path: Path, without_fts5: Callable[[], None]
+) -> None:
+    without_fts5()
+    async with opened(tmp_path / "a.db") as desk, opened(tmp_path / "a.db") as other:
+        await talk(desk, "c", f"a {SECRET}")
+        await talk(desk, "d", f"a {SECRET}")
+        assert await places(other, SECRET) == ["d", "c"]
+        await other.store.forget(at("c"))
+        assert await places(desk, SECRET) == ["d"]

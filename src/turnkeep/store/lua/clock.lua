@@ -1,7 +1,7 @@
 -- clock: the time of the store, which goes on as seconds pass, whatever is done to the clock of the server.
--- KEYS: clock
+-- KEYS: clock layout
 -- ARGV: expected elapsed tolerance
--- RETURNS: the time, and how far it is ahead of the server.
+-- RETURNS: the time, how far it is ahead of the server, layout and partitions of the store as they are now.
 -- GUARANTEE: it never goes back. A caller tells the time that it `expected`, and how many seconds passed since it was told
 -- last; from one that was told nothing yet nothing is learnt. Works on a full server.
 
@@ -39,4 +39,5 @@ if not last or now - last >= 1 or is_set_back or is_set_forward then
   redis.call('HDEL', K.clock, '') -- frees, so that a full server takes it
   redis.call('HSET', K.clock, 'ahead', plain(ahead), 'last', plain(now))
 end
-return {plain(now), plain(ahead)}
+local store = redis.pcall('HMGET', K.layout, 'layout', 'partitions')
+return {plain(now), plain(ahead), store[1] or '', store[2] or ''}

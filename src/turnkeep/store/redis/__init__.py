@@ -105,7 +105,10 @@ class RedisStore(RedisInbox, RedisDeadLetters, RedisEvents, RedisThreads, RedisA
             count = len(self._keys.partitions)
             await agree_on_layout(link.call, layout, count, may_be_changing=self.may_be_changing)
             if not self._has_own_clock:
-                self._time = StoreTime(self._clock, self._keys.registry("clock"), tolerance=self.timeout + 1.0)
+                self._time = StoreTime(
+                    self._clock, self._keys.registry("clock"), layout, tolerance=self.timeout + 1.0,
+                    partitions=None if self.may_be_changing else count,
+                )  # fmt: skip
                 await self._time.look(link)
         # Also when whoever opens is cancelled: connections have no owner yet who would close them.
         except BaseException:
@@ -134,6 +137,8 @@ class RedisStore(RedisInbox, RedisDeadLetters, RedisEvents, RedisThreads, RedisA
     async def check(self) -> Mapping[str, Any]:
         """Writes to every partition, and looks at every server."""
         link = self._link
+        await self.now()
+        self._require_same_store()
         # A server that answers reads may refuse writes: full, a replica by now,
         # or without its disk.
         await gather([self._mark(partition) for partition in self._keys.partitions])

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any, TypeVar
 
 from turnkeep.clock import Clock, SteadyClock, SystemClock
-from turnkeep.errors import InboxFull, StoreUnavailable, ThreadNotFound, ThreadQuarantined
+from turnkeep.errors import InboxFull, StoreUnavailable, StoreUnfit, ThreadNotFound, ThreadQuarantined
 from turnkeep.messages import Address
 from turnkeep.store.ids import Ids, new_epoch, new_thread_id
 from turnkeep.store.operations import operation_id
@@ -21,7 +21,7 @@ from turnkeep.store.redis.codec import exact, policy_argument
 from turnkeep.store.redis.durability import DurabilityWait, WriteObserver
 from turnkeep.store.redis.key_names import KeyNames, PartitionKeys, ThreadKeys, to_bytes, to_text
 from turnkeep.store.redis.repair import PartitionRepair
-from turnkeep.store.redis.timekeeping import StoreTime
+from turnkeep.store.redis.timekeeping import EVERY, StoreTime
 from turnkeep.store.values import Claim, Policies
 from turnkeep.telemetry import get_log
 
@@ -73,10 +73,17 @@ class RedisPart(RevisionCount):
             raise StoreUnavailable("the store is closed")
 
     def _now(self) -> bytes:
-        """What scripts are told of the time; asked with every token."""
+        """What scripts are told of the time; asked with every token. Raises as `_require_same_store`."""
         if self._time is None:
             return exact(self._clock.now())
-        return repr(self._time.now(self._connections[0] if self._connections is not None else None)).encode()
+        now = self._time.now(self._connections[0] if self._connections is not None else None)
+        self._require_same_store()
+        return repr(now).encode()
+
+    def _require_same_store(self) -> None:
+        """Raises `StoreUnfit` where it has another layout by now than this program went by at its start."""
+        if self._time is not None and self._time.obstacle is not None:
+            raise StoreUnfit(self._time.obstacle, retry_after=EVERY)
 
     def _of_day(self, moment: float) -> float:
         """A moment that somebody named by the time of day, as the store counts."""

@@ -213,6 +213,25 @@ async def agree_on_layout(call: Any, key: bytes, partitions: int, *, may_be_chan
         )
 
 
+def changed_layout(layout: bytes, partitions: bytes, own_partitions: int) -> str | None:
+    """Why a program that began with its own layout, and so many partitions, cannot go on here, if so."""
+    if not (layout.isdigit() and partitions.isdigit()):  # damage, which is told by who begins
+        return None
+    if int(layout) == CHANGING:
+        return "this Redis store is being copied into other partitions: end this program, and start it again afterwards"
+    if int(layout) > LAYOUT:
+        return (
+            f"a newer turnkeep has raised this Redis to layout {int(layout)}, this program knows up to {LAYOUT}: end"
+            " it, and start the newer one"
+        )
+    if int(partitions) != own_partitions:
+        return (
+            f"this Redis store was copied into {int(partitions)} partitions while this program goes by"
+            f" {own_partitions}: start it again"
+        )
+    return None
+
+
 async def require_channels(call: Any, topology: ServerTopology, key: bytes, prefix: str) -> None:
     """Raises `StoreMisconfigured` for a user who may not publish: nobody would hear of anything."""
     try:

@@ -18,6 +18,7 @@ from turnkeep.clock import SteadyClock
 from turnkeep.store.redis.client.link import Link
 from turnkeep.store.redis.client.pipe import Refusal, Reply
 from turnkeep.store.redis.codec import exact
+from turnkeep.store.redis.server_fitness import changed_layout
 
 EVERY = 1.0
 """Seconds between two looks at the server while anything is done."""
@@ -26,10 +27,20 @@ EVERY = 1.0
 class StoreTime:
     """What one process knows of the time of the store. Until the first look it has none."""
 
-    def __init__(self, watch: SteadyClock, key: bytes, *, tolerance: float) -> None:
-        """`tolerance`: seconds a look may take; smaller leaps are not told from a slow network."""
+    def __init__(
+        self, watch: SteadyClock, key: bytes, layout_key: bytes, *, tolerance: float, partitions: int | None
+    ) -> None:
+        """`tolerance`: seconds a look may take; smaller leaps are not told from a slow network.
+        `partitions`: how many this process goes by; None: it changes them itself.
+        """
         self._seconds = watch.elapsed
         self._key = key
+        self._keys = (key, layout_key)
+        self._partitions = partitions
+        self.obstacle: str | None = None
+        """Why this process may do nothing more here: the store has become another one while it ran.
+        Each look at the time brings it, because there is one in each second that anything is done in.
+        """
         self._tolerance = tolerance
         self._base: float | None = None
         self._told_at = self._asked_at = float("-inf")
@@ -52,11 +63,11 @@ class StoreTime:
     async def look(self, link: Link) -> float:
         """Ask the server, and return the time. Raises `StoreError`."""
         self._asked_at = self._seconds()
-        self._hear(await link.run_apart("clock", self._key, (self._key,), *self._account()), self._asked_at)
+        self._hear(await link.run_apart("clock", self._key, self._keys, *self._account()), self._asked_at)
         return self.now()
 
     def _ask(self, link: Link, asked_at: float) -> None:
-        answer = link.ask("clock", self._key, (self._key,), *self._account())
+        answer = link.ask("clock", self._key, self._keys, *self._account())
         if answer is not None:
             self._asked_at = asked_at
             answer.add_done_callback(lambda reply: self._hear_if_any(reply, asked_at))
@@ -77,6 +88,8 @@ class StoreTime:
     def _hear(self, reply: Any, asked_at: float) -> None:
         """The answer was given between asking and now: in the middle, for all that is known."""
         now, self.ahead = float(reply[0]), float(reply[1])
+        if self._partitions is not None:
+            self.obstacle = changed_layout(reply[2], reply[3], self._partitions)
         heard_at = self._seconds()
         self._base = now - (asked_at + heard_at) / 2
         self._told_at = asked_at

@@ -19,7 +19,7 @@ from turnkeep.errors import StoreUnavailable, ThreadQuarantined
 from turnkeep.messages import Address
 from turnkeep.store.ids import Ids, random_ids
 from turnkeep.store.record_cache import RevisionCount
-from turnkeep.store.sqlite import layout, rows
+from turnkeep.store.sqlite import layout, passage_index, rows
 from turnkeep.store.sqlite.backup import owners_of
 from turnkeep.store.sqlite.connection import at_open, check_version, connect_to_read, connect_to_write, empty_log
 from turnkeep.store.sqlite.file_identity import BALLAST, Ballast, FileIdentity, make_file, require_local
@@ -126,6 +126,7 @@ class Engine(RevisionCount):
             owners.hold(f"store {secrets.token_hex(8)}")
             connections.append(connect_to_write(self.path))
             layout.prepare(connections[0], self.path, owners)
+            passage_index.require_module(connections[0])
             # marked as open while nobody is there: whoever had it was killed
             was_killed = layout.is_open(connections[0]) and not owners.others()
             incarnation = layout.begin_life(connections[0], lambda: self._ids("epoch"))

@@ -17,7 +17,7 @@ from typing import Any
 
 import apsw
 
-from turnkeep.errors import StoreError, ThreadQuarantined
+from turnkeep.errors import StoreError, StoreMisconfigured, ThreadQuarantined
 from turnkeep.messages import item_from_json
 from turnkeep.store.passages import MOST_ENTRIES, words_of
 from turnkeep.store.sqlite.codec import encode, restore
@@ -57,10 +57,22 @@ class IndexDamaged(StoreError):
     """The index cannot be read; what was said is there."""
 
 
+def require_module(connection: apsw.Connection) -> None:
+    """Raises `StoreMisconfigured` where there is an index that this SQLite cannot read.
+
+    Without it nothing could leave the index: what was to be forgotten would stay.
+    """
+    if not IS_THERE and indexed_through(connection) is not None:
+        raise StoreMisconfigured(
+            f"the store has an index of what was said, and this SQLite {apsw.sqlite_lib_version()} is built without"
+            " FTS5, which reads it: install apsw as it comes from the package index"
+        )
+
+
 def candidates(connection: apsw.Connection, text: str, values: Mapping[str, Any]) -> Generator[tuple[Any, ...]]:
     """Entries that may hold this text, newest first: those that are indexed, and the newest that are not."""
     match = _query(text)
-    through = indexed_through(connection) if match else None
+    through = indexed_through(connection) if match and IS_THERE else None
     about = {**values, "text": encode(text)[1:-1], "match": match, "through": through or 0}
     with closing(connection.execute(_SCAN, about)) as rows:
         yield from rows
@@ -105,6 +117,7 @@ def leave_out(connection: apsw.Connection, condition: str, values: Sequence[Any]
     """Take the entries of a condition out of the index, before they are deleted."""
     if (through := indexed_through(connection)) is None:
         return
+    require_module(connection)
     # damage alone: with a failing or full disk SQLite has ended the transaction, and what follows would be done without
     try:
         rows = every(connection, f"SELECT id, item FROM entry WHERE id <= ? AND {condition}", (through, *values))  # noqa: S608  # our own conditions
