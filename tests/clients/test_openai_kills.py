@@ -85,7 +85,7 @@ class Listener:
         pytest.param("node-4", marks=pytest.mark.only_in_prove),  # the newest one shows the kind daily
         "node-7",
         pytest.param("python-1", marks=pytest.mark.only_in_prove),  # as above
-        "python-3",
+        pytest.param("python-3", marks=pytest.mark.only_in_prove),  # as above; test_openai_clients asks it daily
     ],
 )
 async def test_the_client_has_what_the_transcript_has_wherever_the_server_dies(

@@ -123,7 +123,7 @@ async def until_all_are_answered(look: Callable[[], Any], is_over: Callable[[Any
 async def test_a_program_that_queues_and_polls_runs_by_its_address_alone(
     redis_server: RedisServer, tmp_path: Path, size: Size, proof: Proof
 ) -> None:
-    users = [f"u{number}" for number in range(size(20, 200))]
+    users = [f"u{number}" for number in range(size(8, 200))]
     async with driver("openai", "queue_program.mjs") as program, house(tmp_path, redis_server) as here:
         about = {"url": here.url, "redis_url": redis_server.url(), "assistant": here.assistant_id}
         await program.ask("start", concurrency=len(users), **about)
@@ -178,7 +178,7 @@ async def miscounted(here: House, told: Any, users: list[str]) -> tuple[int, int
 async def test_a_program_that_streams_runs_by_its_address_alone(
     redis_server: RedisServer, rabbit_server: RabbitServer, amqp_name: str, tmp_path: Path, size: Size, proof: Proof
 ) -> None:
-    channels = [f"c{number}" for number in range(size(20, 200))]
+    channels = [f"c{number}" for number in range(size(8, 200))]
     async with (
         python_driver("openai", "streaming_program.py", older=False) as program,
         house(tmp_path, redis_server) as here,

@@ -56,12 +56,12 @@ async def served(
 
 
 SHARED: dict[asyncio.AbstractEventLoop, Browser] = {}
-"""By the loop of a module; the fixture `shared_browser` fills it."""
+"""By the loop of the session; the fixture `shared_browser` fills it."""
 
 
 @contextlib.asynccontextmanager
 async def browsing(program: Path) -> AsyncIterator[Browser]:
-    """A browser without a page: the one that the tests of this module share, or one of its own."""
+    """A browser without a page: the one that all tests so marked share, or one of its own."""
     if (shared := SHARED.get(asyncio.get_running_loop())) is not None:
         try:
             yield shared
@@ -79,11 +79,11 @@ async def browsing(program: Path) -> AsyncIterator[Browser]:
 
 SHARES_BROWSER = [
     pytest.mark.browser,
-    pytest.mark.asyncio(loop_scope="module"),
+    pytest.mark.asyncio(loop_scope="session"),
     pytest.mark.usefixtures("shared_browser"),
     pytest.mark.xdist_group("browser"),
 ]
-"""Marks of a module whose tests share a browser and its loop: starting one takes longer than most of them."""
+"""Marks of the modules whose tests share a browser and its loop: starting one takes longer than most of them."""
 
 
 async def write(page: Page, *texts: str) -> None:

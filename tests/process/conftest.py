@@ -11,9 +11,9 @@ import pytest_asyncio
 from tests.process.browser import SHARED, browsing
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def shared_browser(chromium_path: Path) -> AsyncIterator[None]:
-    """What `browsing` gives to the tests of a module that is marked `SHARES_BROWSER`."""
+    """What `browsing` gives to the tests of all modules that are marked `SHARES_BROWSER`."""
     async with browsing(chromium_path) as browser:
         loop = asyncio.get_running_loop()
         SHARED[loop] = browser

@@ -7,13 +7,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
 from playwright.async_api import Page, expect
 
-from tests.process.browser import browsing
+from tests.process.browser import SHARES_BROWSER, browsing
 from tests.process.callers import CANARY, Guarded, guarded
 from tests.process.served import served
 from turnkeep.messages import Address, Message, text_content
+
+pytestmark = SHARES_BROWSER
 
 HOSTILE = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>"
 
@@ -36,7 +37,6 @@ def quiet(page: Page) -> Iterator[None]:
     assert problems == []
 
 
-@pytest.mark.browser
 async def test_an_admin_signs_in_sees_dead_letters_as_text_and_redrives_one(chromium_path: Path) -> None:
     async with guarded() as house, browsing(chromium_path) as browser:
         await _hostile_channel(house)
@@ -76,7 +76,6 @@ async def _hostile_channel(house: Guarded) -> None:
     await house.server.queue.accept([Message(address, "m", text_content(HOSTILE))])
 
 
-@pytest.mark.browser
 async def test_a_key_without_admin_sees_no_numbers(chromium_path: Path) -> None:
     async with guarded() as house, browsing(chromium_path) as browser:
         page = await (await browser.new_context()).new_page()

@@ -9,14 +9,15 @@ import aiohttp
 import pytest
 from playwright.async_api import expect
 
-from tests.process.browser import browsing, write
+from tests.process.browser import SHARES_BROWSER, browsing, write
 from tests.process.programs import Server
+
+pytestmark = SHARES_BROWSER
 
 SAMPLE = Path(__file__).parents[2] / "examples" / "tools" / "kmc.toml"
 
 
 @pytest.mark.prove
-@pytest.mark.browser
 async def test_offices_in_makati_are_answered_from_the_sample_database(
     tmp_path: Path, chromium_path: Path, proof: Callable[[str, str], None]
 ) -> None:

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
 SOURCES = sorted((Path(__file__).parents[2] / "src/turnkeep").rglob("*.py"))
-TREES = {path: ast.parse(path.read_text()) for path in SOURCES}
+
+
+@functools.cache
+def trees() -> dict[Path, ast.Module]:
+    """Every file of ours; parsed when it is asked for, as each worker of pytest imports every test."""
+    return {path: ast.parse(path.read_text()) for path in SOURCES}
 
 
 def classes_that_may_be_empty() -> set[str]:
     """Every class of ours that says how long it is, or whether it is true."""
     return {
         node.name
-        for tree in TREES.values()
+        for tree in trees().values()
         for node in ast.walk(tree)
         if isinstance(node, ast.ClassDef)
         and any(isinstance(part, ast.FunctionDef) and part.name in ("__len__", "__bool__") for part in node.body)
@@ -22,7 +28,7 @@ def classes_that_may_be_empty() -> set[str]:
 
 
 def replaced_when_empty(names: set[str]) -> Iterator[str]:
-    for path, tree in TREES.items():
+    for path, tree in trees().items():
         for node in ast.walk(tree):
             if not isinstance(node, ast.BoolOp) or not isinstance(node.op, ast.Or):
                 continue
