@@ -194,7 +194,7 @@ HEART_RINGS = [
     *("-k", "not Redis and not Valkey and not Sqlite", "-p", "no:xdist"),
 ]
 ALL_RINGS = [
-    *(f"tests/{ring}" for ring in ("unit", "runs", "contract", "scenario", "process", "attack")),
+    *(f"tests/{ring}" for ring in ("unit", "runs", "contract", "scenario", "process", "clients", "attack")),
     *("-n", str(os.cpu_count() or 1), "--dist", "loadgroup"),
 ]
 
