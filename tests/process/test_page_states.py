@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import aiohttp
 import pytest
 from playwright.async_api import Browser, Page, ViewportSize, expect
 
+from tests.patience import PATIENCE
 from tests.process.browser import SHARES_BROWSER, browsing, served
 from tests.process.page_states import STATES, UNREACHABLE, PageState, Talk, see, shown_text
 from tests.services import CHECKOUT, free_port
@@ -130,6 +132,17 @@ async def fill(http: aiohttp.ClientSession, url: str) -> None:
             await state.bring(Talk(http, url, state.name))
 
 
+async def noted(http: aiohttp.ClientSession, url: str) -> None:
+    """Wait until the charts have something to show: a process writes down what it did every ten seconds."""
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            async with http.get(f"{url}/api/activity") as answer:
+                series = (await answer.json())["series"]
+            if any(one.get("runs") for one in series):
+                return
+            await asyncio.sleep(0.1)
+
+
 async def look_at_view(browser: Browser, url: str, view: str, *, width: int, dark: bool) -> Page:
     size: ViewportSize = {"width": width, "height": 900}
     context = await browser.new_context(viewport=size, color_scheme="dark" if dark else "light")
@@ -198,6 +211,7 @@ async def test_every_view_of_the_dashboard_is_for_everybody_at_every_width_in_bo
         aiohttp.ClientSession() as http,
     ):
         await fill(http, url)
+        await noted(http, url)
         looks = 0
         for view in VIEWS:
             for width in (390, 1440):

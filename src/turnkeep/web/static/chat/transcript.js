@@ -184,7 +184,7 @@ function notesOf(items, users, run) {
   if (run && ["cancelled", "incomplete"].includes(run.status)) notes.push(run.status);
   else if (items.some((item) => item.interrupted)) notes.push("interrupted");
   if (run?.model) notes.push(run.model);
-  if (run?.finished_at) notes.push(`${Math.max(0.1, run.finished_at - run.started_at).toFixed(1)} s`);
+  if (run?.model && run.finished_at) notes.push(`${Math.max(0.1, run.finished_at - run.started_at).toFixed(1)} s`);
   if (run?.usage?.output_tokens) notes.push(`${run.usage.output_tokens.toLocaleString("en")} tokens`);
   if (run?.usage?.cost) notes.push(`$${run.usage.cost.toFixed(6)}`);
   return notes.join(" · ");

@@ -142,7 +142,7 @@ const EACH = { tenant: "This tenant", user: "Each user", thread: "Each thread" }
 
 function budgets(all) {
   const left = (one) => Math.max(0, one.dollars - one.spent - one.reserved);
-  const rows = all.map((one) => [EACH[one.of], `${dollars(one.dollars * NANO)} a ${one.period}`, ...(one.spent === undefined ? ["", "", ""] : [dollars(one.spent * NANO), dollars(one.reserved * NANO), balance(one, left(one))])]);
+  const rows = all.map((one) => [EACH[one.of], `${dollars(one.dollars * NANO)} a ${one.period}`, ...(one.spent === undefined ? ["–", "–", "–"] : [dollars(one.spent * NANO), dollars(one.reserved * NANO), balance(one, left(one))])]);
   return table([["Of", "name"], ["Limit"], ["Spent", "number"], ["Reserved", "number"], ["Left", "number"]], rows, "No budget is set here: TURNKEEP_TENANT_BUDGET, TURNKEEP_USER_BUDGET and TURNKEEP_THREAD_BUDGET set some.");
 }
 

@@ -86,8 +86,10 @@ function listen() {
 function onOverview({ queue }) {
   for (const [name, number] of [["held", queue.details.held], ["dead", queue.details.dead_letters]]) {
     const badge = document.querySelector(`[data-count="${name}"]`);
+    if (badge.textContent === String(number)) continue;
     badge.textContent = number;
     badge.hidden = !number;
+    showTab(); // a badge that comes pushes it out of a narrow row
   }
   const [name] = where();
   if (["overview", "workers"].includes(name)) show({ isPushed: true });
@@ -136,16 +138,18 @@ async function lookAtUsage() {
   if (where()[0] === "overview") drawOverview($("view"), known);
 }
 
+// On a phone the row of tabs is wider than the screen.
+const showTab = () => $("tabs").querySelector("[aria-current]")?.scrollIntoView({ block: "nearest", inline: "nearest" });
+
 async function show({ isPushed = false } = {}) {
   const [name, ...rest] = where();
   const draw = VIEWS[name] ?? VIEWS.overview;
   for (const tab of $("tabs").querySelectorAll("a")) {
     const isHere = tab.getAttribute("href") === `#/${{ thread: "threads", run: "runs" }[name] ?? name}`;
-    if (isHere) {
-      tab.setAttribute("aria-current", "page");
-      tab.scrollIntoView({ block: "nearest", inline: "nearest" }); // on a phone the row is wider than the screen
-    } else tab.removeAttribute("aria-current");
+    if (isHere) tab.setAttribute("aria-current", "page");
+    else tab.removeAttribute("aria-current");
   }
+  showTab();
   try {
     await draw($("view"), ...rest);
   } catch (error) {
