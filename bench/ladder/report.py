@@ -241,7 +241,7 @@ def streams(figures: Sequence[Data]) -> str:
 def complaints(figures: Sequence[Data], failures: Sequence[str]) -> str:
     """What is short of its target, by group, with what would be needed; and what was not measured."""
     missed = [one for one in figures if one["is_met"] is False]
-    blocks = [f"* not measured, because its program failed: {name}" for name in failures]
+    blocks = ["\n".join(f"* not measured, because its program failed: {name}" for name in failures)] if failures else []
     for group in GROUPS:
         if own := of_group(group, missed):
             lines = [
@@ -249,10 +249,10 @@ def complaints(figures: Sequence[Data], failures: Sequence[str]) -> str:
                 f"must {shown(one['target']['must'])}"
                 for one in own
             ]
-            needed = [prose(f"What would be needed: {group.remedy}", indent="  ")] if group.remedy else []
-            blocks.append("\n".join([*lines, *needed]))
+            needed = [prose(f"What would be needed: {group.remedy}")] if group.remedy else []
+            blocks.append("\n\n".join([f"**{group.title}**", "\n".join(lines), *needed]))
     if blocks:
-        return "\n".join(["Short of what they must reach, in this run:", "", *blocks])
+        return "\n\n".join(["Short of what they must reach, in this run:", *blocks])
     count = sum(one["target"] is not None for one in figures)
     return f"All {count} figures of this run that have a target reach what they must."
 
@@ -279,8 +279,8 @@ def profile_section(profile: Data) -> str:
     return "\n".join([f"### {profile['title']}", "", *lines, ""])
 
 
-def prose(text: str, indent: str = "") -> str:
+def prose(text: str) -> str:
     """In lines of a hundred letters; what is code stays on one."""
     whole = re.sub(r"`[^`]*`", lambda code: code[0].replace(" ", "\0"), text)
-    lines = wrap(whole, 100, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False)
+    lines = wrap(whole, 100, break_on_hyphens=False)
     return "\n".join(lines).replace("\0", " ")
