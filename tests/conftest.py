@@ -57,7 +57,7 @@ ONLY_IN_PROVE = "only_in_prove"
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark by the fixtures used; keep all tests of the heavy broker on one worker, so that one broker starts."""
     for item in items:
-        if not is_of_daily_promises(item):
+        if not is_of_daily_promises(item, getattr(item, "originalname", "")):
             item.add_marker(ONLY_IN_PROVE)
     if not FULL:  # taken out, not skipped: a skip is a failure where everything is demanded
         config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker(ONLY_IN_PROVE)])
@@ -71,14 +71,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.xdist_group("rabbit"))
 
 
-def is_of_daily_promises(item: pytest.Item) -> bool:
+@pytest.hookimpl(tryfirst=True)
+def pytest_pycollect_makeitem(collector: pytest.Collector, name: str, obj: object) -> list[pytest.Item] | None:
+    """Make no tests of a contract suite that are not for today: each worker would make them all, to take them out."""
+    is_test = isinstance(collector, pytest.Class) and inspect.isfunction(obj) and name.startswith("test_")
+    return [] if is_test and not FULL and not is_of_daily_promises(collector, name) else None
+
+
+def is_of_daily_promises(node: pytest.Item | pytest.Collector, name: str) -> bool:
     """Whether a test of a contract suite is for every day: `@pytest.mark.daily(…)` names the promises that are, and
     with `share=n` every n-th test of them is, always the same ones.
     """
-    daily = item.get_closest_marker("daily")
+    daily = node.get_closest_marker("daily")
     if daily is None:
         return True
-    name = str(getattr(item, "originalname", ""))
     is_promised = any(name in vars(promises) for promises in daily.args)
     return is_promised and zlib.crc32(name.encode()) % int(daily.kwargs.get("share", 1)) == 0
 
