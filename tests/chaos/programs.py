@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
-import random
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -18,8 +16,6 @@ from pathlib import Path
 from tests.services.redis import redis_program
 
 HOST = "127.0.0.1"
-PORTS = range(30_000, 32_000)
-"""Below the range of outgoing connections, so that none of them takes one of ours between two lives."""
 
 
 class StormError(Exception):
@@ -30,15 +26,6 @@ def _die_with_parent() -> None:
     """Where Linux is: be killed when whoever has started this process is gone, however that ends."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-
-
-def free_port() -> int:
-    """A port of this machine that nobody listens on."""
-    for port in random.SystemRandom().sample(PORTS, len(PORTS)):
-        with contextlib.suppress(OSError), socket.socket() as probe:
-            probe.bind((HOST, port))
-            return port
-    raise StormError(f"no free port between {PORTS.start} and {PORTS.stop}")
 
 
 @dataclass(slots=True)

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 import orjson
 from aiohttp import web
 
-from tests.chaos.programs import HOST, free_port
+from tests.chaos.programs import HOST
+from tests.services import free_port
 
 SECRET = "whsec_" + base64.b64encode(b"a storm is no secret").decode()
 POISONED = "poisoned"

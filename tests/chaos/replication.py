@@ -16,7 +16,8 @@ from pathlib import Path
 
 import redis.asyncio as redis
 
-from tests.chaos.programs import HOST, Program, free_port, redis_command
+from tests.chaos.programs import HOST, Program, redis_command
+from tests.services import free_port
 from tests.services.tcp_proxy import TcpProxy
 
 NOTICED = 3.0
@@ -94,6 +95,17 @@ class Replication:
                 await self._fail_over(lines)
             else:
                 await self._restart()
+        finally:
+            self._is_changing = False
+
+    async def promote(self, lines: Sequence[TcpProxy]) -> None:
+        """The replica takes the place of the primary, if it is whole."""
+        if self._is_changing:
+            return
+        self._is_changing = True
+        try:
+            if await self._is_whole():
+                await self._fail_over(lines)
         finally:
             self._is_changing = False
 

@@ -28,11 +28,11 @@ from tests.chaos.logs import fenced, unexpected
 from tests.chaos.outside import OutsideDoor
 from tests.chaos.people import EDITED, Door, Editor, Gone, Listener, Sender, Sent
 from tests.chaos.plan import BLOWS, KEY, MODEL_FAULTS, PER_SECOND, SETTINGS, STRICT, WORKS, Plan, message
-from tests.chaos.programs import HOST, Program, StormError, free_port
+from tests.chaos.programs import HOST, Program, StormError
 from tests.chaos.receivers import POISONED, Hook
 from tests.chaos.replication import Replication
 from tests.contract.leaps import LEAPS
-from tests.services import CHECKOUT
+from tests.services import CHECKOUT, free_port
 from tests.services.tcp_proxy import TcpProxy
 from turnkeep.clock import SystemClock
 from turnkeep.messages import Address, Item
@@ -374,6 +374,10 @@ class Storm:
     def _set_clock(self) -> None:
         """Somebody sets the clock of the machine, and it stays so until the next time."""
         self._clock_file.write_text(str(self._dice.choice(LEAPS)))
+
+    def _promote_replica(self) -> None:
+        if self._redis is not None:
+            self._note_task(self._redis.promote([place.line for place in self._places if place.line]))
 
     def _spoil_store(self) -> None:
         if self._redis is not None:

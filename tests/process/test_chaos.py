@@ -27,8 +27,8 @@ PLANTED = (
     ("what_fails_is_tried_before_all_others", "sqlite", 1),
     ("failed_write_taken_for_done", "sqlite", 1, "fail_disk"),
     ("unfit_server_gives_receipts", "redis", 1, "spoil_store"),
-    ("replica_not_waited_for", "redis", 1, "set_clock"),
-    ("receivers_told_too_early", "redis", 1, "set_clock"),
+    ("replica_not_waited_for", "redis", 1, "promote_replica"),
+    ("receivers_told_too_early", "redis", 1, "promote_replica"),
 )
 """Bugs that a storm over real processes must notice: what is broken, on which store, the first seed to try, and what is
 broken outside, if not everything.
