@@ -83,8 +83,8 @@ async def test_typing_is_drawn_beside_a_thousand_tokens_a_second(
         assert figures[int(len(figures) * 0.95)] <= QUICK
 
 
-STREAMS = 20
-"""Answers at once, of fifty tokens a second each: a thousand events a second where the machine is quiet."""
+STREAMS = 40
+"""Answers at once, of fifty tokens a second each: on a busy machine, too, some thousand events a second."""
 
 
 def interactions(trace: Path) -> list[float]:
@@ -105,7 +105,7 @@ async def events_of(queue: AssistantMessageQueue) -> int:
     return sum(record.top for record in records)
 
 
-async def test_a_dashboard_of_ten_thousand_threads_is_drawn_at_once_beside_twenty_answers(
+async def test_a_dashboard_of_ten_thousand_threads_is_drawn_at_once_beside_forty_answers(
     tmp_path: Path, chromium_path: Path, proof: Callable[[str, str], None]
 ) -> None:
     queues: list[AssistantMessageQueue] = []
