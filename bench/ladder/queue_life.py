@@ -39,11 +39,12 @@ Rounds = dict[str, list[Mapping[str, float]]]
 
 
 async def measure(size: Size) -> list[Figure]:
-    count = size.of(1_000, 6_000)
+    counts = {SINGLE: size.of(1_000, 6_000), BURSTS: size.of(5_000, 6_000)}
     node = None if size.is_small else await asyncio.to_thread(node_with_packages)
     rounds: dict[Shape, Rounds] = {SINGLE: {}, BURSTS: {}}
     for _ in range(size.rounds):
         for shape, found in rounds.items():
+            count = counts[shape]
             with Stack() as stack:
                 if node:
                     cost = await asyncio.to_thread(bullmq, node, stack.redis(), count)
