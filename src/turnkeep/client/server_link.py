@@ -27,6 +27,11 @@ it is still there.
 
 ANSWER_TIMEOUT = aiohttp.ClientTimeout(total=ANSWER, sock_connect=CONNECT)
 
+CALLS, STREAMS = 100, 0
+"""Connections at once, 0 for as many as are asked for. A stream holds its own for as long as it lasts: if they
+shared those of the calls, a hundred streams would leave none to send with.
+"""
+
 Json = dict[str, Any]
 StreamState = Literal["live", "away"]
 
@@ -42,7 +47,7 @@ class ServerLink:
         self._base = base_url.rstrip("/")
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._patience = patience
-        self._session: aiohttp.ClientSession | None = None
+        self._sessions: dict[int, aiohttp.ClientSession] = {}
 
     async def call(
         self, method: str, path: str, body: object = None, *, once: str | None = None, repeats: bool = True
@@ -82,7 +87,7 @@ class ServerLink:
         """
         headers = {**self._headers, **({"Last-Event-ID": position} if position else {})}
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT, sock_read=SILENCE)
-        async with self._open().get(self._url(path), headers=headers, timeout=timeout) as response:
+        async with self._open(STREAMS).get(self._url(path), headers=headers, timeout=timeout) as response:
             await _demand_success(response)
             framer = Framer()
             async for data in response.content.iter_any():
@@ -123,22 +128,25 @@ class ServerLink:
             await asyncio.sleep(pause)
 
     async def close(self) -> None:
-        if self._session is not None:
-            await self._session.close()
+        for session in self._sessions.values():
+            await session.close()
 
     async def _ask(self, method: str, path: str, body: object, key: Mapping[str, str]) -> Any:
         headers = {**self._headers, **key}
-        async with self._open().request(
+        async with self._open(CALLS).request(
             method, self._url(path), json=body, headers=headers, timeout=ANSWER_TIMEOUT
         ) as response:
             await _demand_success(response)
             raw = await response.read()
             return orjson.loads(raw) if raw else None
 
-    def _open(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            self._session = aiohttp.ClientSession(json_serialize=lambda value: orjson.dumps(value).decode())
-        return self._session
+    def _open(self, connections: int) -> aiohttp.ClientSession:
+        if connections not in self._sessions:
+            self._sessions[connections] = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=connections),
+                json_serialize=lambda value: orjson.dumps(value).decode(),
+            )
+        return self._sessions[connections]
 
     def _url(self, path: str) -> URL:
         # encoded already: yarl would undo it and ask for another channel
