@@ -428,7 +428,8 @@ async def test_a_server_that_never_answers_is_given_up(kind: str, head: bool) ->
     async with canned(answer) as server:
         with pytest.raises(ModelTimedOut, match="no answer from"):
             await ask(opened(server, kind, first_event_timeout=0.2))
-        await asyncio.wait_for(server.last.left.wait(), PATIENCE)
+        for visit in server.visits:  # none where a busy machine has not even connected by then
+            await asyncio.wait_for(visit.left.wait(), PATIENCE)
 
 
 @PROTOCOLS
@@ -448,14 +449,14 @@ async def test_a_server_that_falls_silent_is_given_up(kind: str) -> None:
 async def test_pings_are_a_sign_of_life(kind: str) -> None:
     async def answer(visit: Visit) -> None:
         visit.begin()
-        for _ in range(12):
+        for _ in range(30):
             visit.say(": ping\n\n")
             await asyncio.sleep(0.1)
         visit.say(recorded(GOOD[kind]))
         visit.end()
 
     async with canned(answer) as server:
-        parts = await ask(opened(server, kind, idle_timeout=0.6))
+        parts = await ask(opened(server, kind, idle_timeout=2.5))
     assert finish_of(parts).reason == "stop"
 
 

@@ -116,9 +116,11 @@ def name(endpoint: HttpEndpoint) -> str:
     return endpoint.handler.__name__
 
 
-def last_that_destroy(endpoint: HttpEndpoint) -> tuple[bool, bool]:
+def last_that_destroy(endpoint: HttpEndpoint) -> tuple[bool, bool, bool]:
+    """A person's answer settles what waits, so it comes behind what asks for a message that waits."""
     forgets = name(endpoint) in ("forget_channel", "delete_thread", "delete_conversation")
-    return endpoint.method == "DELETE", forgets or name(endpoint) == "discard"
+    settles = name(endpoint) == "answer"
+    return endpoint.method == "DELETE" or settles, forgets or name(endpoint) == "discard", settles
 
 
 async def call(house: Guarded, endpoint: HttpEndpoint, headers: dict[str, str]) -> tuple[int, str]:

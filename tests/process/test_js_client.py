@@ -95,6 +95,7 @@ async def test_a_page_ends_with_the_same_whatever_comes_first_transcript_or_fram
     assert json.loads(told["wanted"])[0] == [
         ["user", "one", "answered"], ["assistant", "first", None], ["user", "two", "answered"],
         ["assistant", "same", None], ["assistant", "same", "ann"], ["user", "four", "dead"],
+        ["user", "five", "answered"], ["assistant", "same", "ann"],
     ]  # fmt: skip
 
 
