@@ -65,7 +65,7 @@ class House:
         idle_since = time.monotonic()
         async with asyncio.timeout(PATIENCE):
             while (count := len(self.simulator.ledger.open())) < busy:
-                if count or not self.all_is_said.is_set():
+                if count or not self.all_is_said.is_set() or not len(self.simulator.ledger):
                     idle_since = time.monotonic()
                 elif time.monotonic() - idle_since > 3 * LEASE:
                     return False
@@ -128,7 +128,7 @@ async def test_a_program_that_queues_and_polls_runs_by_its_address_alone(
         about = {"url": here.url, "redis_url": redis_server.url(), "assistant": here.assistant_id}
         await program.ask("start", concurrency=len(users), **about)
         async with asyncio.TaskGroup() as group:
-            group.create_task(here.kill_in_turn(busy=min(4, len(users))))
+            group.create_task(here.kill_in_turn(busy=size(2, 4)))
             for number in range(TEXTS):
                 for user in users:
                     text = f"{user} says {number} {SLOWLY}" + (LOOKUP.format(user=user) if number == 0 else "")
@@ -188,7 +188,7 @@ async def test_a_program_that_streams_runs_by_its_address_alone(
         connection = await aio_pika.connect(rabbit_server.url())
         async with connection, asyncio.TaskGroup() as group:
             exchange = (await connection.channel()).default_exchange
-            group.create_task(here.kill_in_turn(busy=min(4, len(channels))))
+            group.create_task(here.kill_in_turn(busy=size(2, 4)))
             for number in range(TEXTS):
                 for channel in channels:
                     text = f"{channel} says {number} {SLOWLY}" + (LOOKUP.format(user=channel) if number == 1 else "")
