@@ -105,7 +105,8 @@ async def test_everything_of_a_user_ends_in_every_process_and_of_others_nothing(
 async def test_a_token_of_a_clock_that_is_ahead_does_not_outlive_its_user(ahead: float) -> None:
     """Nor the socket that it has opened; what is issued when no clock can be so far ahead counts."""
     async with served(role="gateway", auth="on", jwt_secret=SECRET, jwt_leeway=30) as server:
-        ours = bearer(iat=time.time() + ahead)
+        issued_at = time.time() + ahead
+        ours = bearer(iat=issued_at)
         async with server.socket(additional_headers=ours) as socket:
             assert (await ask(socket, {"action": "ping"}))["status"] == "pong"
             url = f"{server.url}/api/users/mallory/disconnect"
@@ -115,7 +116,7 @@ async def test_a_token_of_a_clock_that_is_ahead_does_not_outlive_its_user(ahead:
         async with server.http.get(f"{server.url}/api/session", headers=ours) as told:
             assert told.status == 401
     tokens = Tokens(OneKey(shared_secret(SECRET)), TokenRules("turnkeep", leeway=30))
-    issued = await tokens.authenticate(token(iat=time.time() + ahead))
+    issued = await tokens.authenticate(token(iat=issued_at))
     assert issued.since is not None
     assert issued.since < moment
 
