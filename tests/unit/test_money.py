@@ -15,7 +15,7 @@ from turnkeep.errors import BudgetReserved, BudgetSpent, PaceReached, PriceUnkno
 from turnkeep.messages import Address, AssistantItem, Message, text_content
 from turnkeep.models.model import ModelRequest
 from turnkeep.pricing.prices import PriceBook
-from turnkeep.runs.budget import OUTPUT_GUESS, Budget, Budgets, Pace
+from turnkeep.runs.budget import OUTPUT_GUESS, Budget, Budgets, Pace, read_balances
 from turnkeep.settings import Settings
 from turnkeep.store import Policies, Policy
 from turnkeep.store.memory import MemoryStore
@@ -363,3 +363,26 @@ async def test_a_run_that_is_refused_is_counted_by_whose_budget_is_spent(store: 
         await one.run_budget(await claim(store, "a")).before_request(REQUEST, 10, ENDPOINT)
 
     assert meter.counts == [("budget_refusals", 1, {"of": "thread"})]
+
+
+# ---------------------------------------------------------------- what is left
+
+
+async def test_a_balance_is_of_the_tenant_and_of_this_period(
+    store: MemoryStore, prices: PriceBook, clock: FakeClock
+) -> None:
+    settings = Settings.load(tenant_budget=5.0, user_budget=2.0)
+    tab = purse(store, prices, Budget("tenant", 5.0)).run_budget(await claim(store))
+    await tab.before_request(REQUEST, 10, ENDPOINT)
+
+    async def read(tenant: str, now: float) -> list[dict[str, Any]]:
+        return [balance.to_json() for balance in await read_balances(store, settings, tenant, now=now)]
+
+    of_user = {"of": "user", "period": "day", "dollars": 2.0}
+    tenant = {"of": "tenant", "period": "day", "dollars": 5.0}
+    assert await read("default", NOON) == [tenant | {"spent": 0.0, "reserved": RESERVED / NANO}, of_user]
+    await tab.settle(Usage(cost_nano=RESERVED // 2))
+    assert await read("default", NOON) == [tenant | {"spent": RESERVED / 2 / NANO, "reserved": 0.0}, of_user]
+    untouched = [tenant | {"spent": 0.0, "reserved": 0.0}, of_user]
+    assert await read("other", NOON) == await read("default", NOON + 86_400) == untouched
+    assert await read_balances(store, Settings.load(), "default", now=NOON) == []
