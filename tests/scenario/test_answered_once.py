@@ -111,8 +111,8 @@ async def test_a_provider_that_names_a_year_stops_nobody_for_longer_than_ten_min
         assert LONGEST_WAIT - 60 < circuit.probe_at - await house.queue.store.now() <= LONGEST_WAIT
 
         assert await house.queue.store.mend(circuit.endpoint)
-        await house.send("d", "nobody waits for it [[say:at once]]", "d0")
         async with house.stream("d") as other:
+            await house.send("d", "nobody waits for it [[say:at once]]", "d0")
             assert (await house.settled(other, "d0"))[-1].text == "at once"
 
 
