@@ -105,10 +105,11 @@ async def test_a_provider_that_names_a_year_stops_nobody_for_longer_than_ten_min
         thread = await house.queue.store.thread(house.queue.address("c"))
         assert thread is not None
         assert thread.due is not None
-        assert thread.due - await house.queue.store.now() <= BRIEF_WAIT
+        # `now` is asked for on its own, and may lie some milliseconds behind the clock that the store went by
+        assert thread.due - await house.queue.store.now() <= BRIEF_WAIT + 1
         [circuit] = await house.queue.store.circuits()
         assert circuit.fault.code == "model_rate_limited"
-        assert LONGEST_WAIT - 60 < circuit.probe_at - await house.queue.store.now() <= LONGEST_WAIT
+        assert LONGEST_WAIT - 60 < circuit.probe_at - await house.queue.store.now() <= LONGEST_WAIT + 1
 
         assert await house.queue.store.mend(circuit.endpoint)
         async with house.stream("d") as other:
