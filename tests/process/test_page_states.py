@@ -10,11 +10,12 @@ from typing import Any
 
 import aiohttp
 import pytest
-from playwright.async_api import Browser, Page, ViewportSize, expect
+from playwright.async_api import Browser, Page, Route, ViewportSize, expect
 
 from tests.patience import PATIENCE
 from tests.process.browser import SHARES_BROWSER, browsing, served
 from tests.process.page_states import STATES, UNREACHABLE, PageState, Talk, see, shown_text
+from tests.scenario.house import eventually
 from tests.services import CHECKOUT, free_port
 from tests.services.programs import packages
 from turnkeep.simulator import Simulator, serve
@@ -198,6 +199,50 @@ async def test_the_dashboard_says_what_is_wrong_and_leads_to_it(tmp_path: Path, 
         await expect(page.locator(".said")).not_to_contain_text("User, waiting")
         await page.click(".resume")
         await expect(page.locator(".pause")).to_be_visible()
+
+
+async def test_what_is_answered_late_is_not_drawn_over_the_view_that_one_went_to(
+    tmp_path: Path, chromium_path: Path
+) -> None:
+    async with (
+        served(tmp_path, **SLOW) as (url, _),
+        browsing(chromium_path) as browser,
+        aiohttp.ClientSession() as http,
+    ):
+        for name in ("tool", "dead"):
+            await next(state for state in STATES if state.name == name).bring(Talk(http, url, name))
+        page = await look_at_view(browser, url, "workers", width=1440, dark=False)
+        held: list[Route] = []
+        is_holding = False
+
+        async def hold(route: Route) -> None:
+            if is_holding:
+                held.append(route)
+            else:
+                await route.continue_()
+
+        await page.route("**/api/**", hold)
+        for view in (
+            "threads",
+            "runs",
+            "dead",
+            "usage",
+            "outside",
+            "thread/tool",
+            f"run/tool/{await run_of(http, url, 'tool')}",
+        ):
+            is_holding = True
+            await page.evaluate("view => { location.hash = `/${view}` }", view)
+            await eventually(lambda: bool(held))
+            is_holding = False
+            await page.evaluate("location.hash = '/workers'")
+            await expect(page.locator("[aria-current]")).to_have_text("Workers")
+            while held:
+                async with page.expect_response(held[0].request.url):
+                    await held.pop(0).continue_()
+            await page.evaluate("() => new Promise(done => requestAnimationFrame(() => setTimeout(done, 50)))")
+            assert (await page.locator("#view").inner_text()).startswith("Workers and gateways"), view
+            await expect(page.locator("#trouble")).to_be_hidden()
 
 
 @pytest.mark.timeout(600)

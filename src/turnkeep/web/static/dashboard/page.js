@@ -141,8 +141,18 @@ async function lookAtUsage() {
 // On a phone the row of tabs is wider than the screen.
 const showTab = () => $("tabs").querySelector("[aria-current]")?.scrollIntoView({ block: "nearest", inline: "nearest" });
 
+// What was asked for the view before may be answered late: it is drawn into an element that nobody sees any more.
+function leaveView() {
+  const old = $("view");
+  const fresh = old.cloneNode(false);
+  fresh.append(...old.childNodes); // until the next one can be drawn: an empty page would flicker
+  old.replaceWith(fresh);
+}
+
 async function show({ isPushed = false } = {}) {
   const [name, ...rest] = where();
+  if (!isPushed) leaveView();
+  const view = $("view");
   const draw = VIEWS[name] ?? VIEWS.overview;
   for (const tab of $("tabs").querySelectorAll("a")) {
     const isHere = tab.getAttribute("href") === `#/${{ thread: "threads", run: "runs" }[name] ?? name}`;
@@ -151,11 +161,12 @@ async function show({ isPushed = false } = {}) {
   }
   showTab();
   try {
-    await draw($("view"), ...rest);
+    await draw(view, ...rest);
   } catch (error) {
     if (error.status === 401) return enter();
-    trouble(error.status === 404 ? `There is no such ${name}.` : error.message);
+    if (view.isConnected) trouble(error.status === 404 ? `There is no such ${name}.` : error.message);
   }
+  if (!view.isConnected) return undefined;
   forgetCharts();
   if (!isPushed) focusView();
   return undefined;
