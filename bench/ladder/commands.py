@@ -20,10 +20,11 @@ async def measure(size: Size) -> list[Figure]:
         model = stack.model()
         gateway, [_, _, redis] = stack.apart(model)
         _, pipe = await asyncio.get_running_loop().create_connection(Pipe, "127.0.0.1", redis.port)
-        [caller] = await connect(Subscriber, gateway.port, 1)
-        await play(caller, "warm", 10)
+        # a socket may subscribe to a hundred channels: each round has one of its own
+        first, *callers = await connect(Subscriber, gateway.port, 1 + size.rounds)
+        await play(first, "warm", 10)
         rounds = []
-        for number in range(size.rounds):
+        for number, caller in enumerate(callers):
             before = await commands(pipe)
             await play(caller, f"r{number}", turns)
             after = await commands(pipe)
