@@ -337,7 +337,7 @@ class Application:
         record = await self.store.thread(address)
         waiting = [one for one in await self.store.open_messages(address) if one.status == "waiting"]
         entries = tuple(self._entry_of(user_item(one.message)) for one in waiting if one.message is not None)
-        return InboxView(entries, record.top) if record is not None and entries else None
+        return InboxView(entries, record.top, record.thread_id) if record is not None and entries else None
 
     def _entry_of(self, item: Item) -> TranscriptEntry:
         return TranscriptEntry(item, tokenizer_for(self.model_name, self.catalog).count_item(item))

@@ -369,7 +369,9 @@ class Histories(RuleBasedStateMachine):
         record = self.twins.wait(self.twins.here.thread(where))
         waiting = [r.message for r in self.twins.wait(self.twins.here.open_messages(where)) if r.status == "waiting"]
         asked = [TranscriptEntry(UserItem(m.content, m.message_id), 2) for m in waiting if m is not None]
-        view = InboxView(tuple(asked), record.top - (lag == 5)) if record is not None and asked else None
+        view = (
+            InboxView(tuple(asked), record.top - (lag == 5), record.thread_id) if record is not None and asked else None
+        )
         words = [TranscriptEntry(AssistantItem("I am here"), 3)]
 
         def answer(store: Store, _: int) -> Awaitable[None]:

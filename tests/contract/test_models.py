@@ -449,14 +449,14 @@ async def test_a_server_that_falls_silent_is_given_up(kind: str) -> None:
 async def test_pings_are_a_sign_of_life(kind: str) -> None:
     async def answer(visit: Visit) -> None:
         visit.begin()
-        for _ in range(30):
+        for _ in range(50):
             visit.say(": ping\n\n")
             await asyncio.sleep(0.1)
         visit.say(recorded(GOOD[kind]))
         visit.end()
 
     async with canned(answer) as server:
-        parts = await ask(opened(server, kind, idle_timeout=2.5))
+        parts = await ask(opened(server, kind, idle_timeout=4.5))
     assert finish_of(parts).reason == "stop"
 
 

@@ -202,6 +202,8 @@ async def test_model_output_is_text_and_never_markup(tmp_path: Path, chromium_pa
         assert await page.locator(".assistant img").count() == 0
 
 
+LINES = r"$0.\overline{3}$, $\underline{x}$, $\cancel{4}$ and $\raisebox{30em}{\text{said by nobody}}$."
+"""Formulas that say something else without their line, and one that would be drawn over what others said."""
 FORMULAS = r"""It costs $5 and $10, or $20-$30.
 
 Inline $E = mc^2$ and \(\alpha_1\), code `$x$`, and \[\begin{pmatrix} a & b \\ c & d \end{pmatrix}\]
@@ -226,6 +228,17 @@ async def test_formulas_are_drawn_and_prices_stay_prices(tmp_path: Path, chromiu
         await expect(text.locator("mtd")).to_have_count(4)
         await expect(text.locator("code")).to_contain_text(["$x$", "undefinedmacro"])
         assert await text.locator("a, [href], [style], script").count() == 0
+        await write(page, rf"[[say:{LINES}]]")
+        lines = page.locator(".assistant:not(.live) .text").last
+        await expect(lines.locator(".formula math")).to_have_count(3)
+        await expect(lines.locator("code")).to_have_text(r"\cancel{4}")
+        for side in ("border-top-style", "border-bottom-style"):
+            drawn = await lines.locator("mrow, mtr, mtd").evaluate_all(
+                "(all, side) => all.filter(one => getComputedStyle(one).getPropertyValue(side) === 'solid').length",
+                side,
+            )
+            assert drawn == 1, side
+        assert await lines.locator("[voffset]").count() == 0
         assert refused == []
 
 

@@ -28,7 +28,7 @@ QUICK: dict[str, Any] = {
     "max_wait": 0.4,
     "backoff_delay": 0.02,
     "backoff_cap": 0.05,
-    "lease": 2.0,
+    "lease": 10.0,
     "drain": 2.0,
     "concurrency": 64,
 }

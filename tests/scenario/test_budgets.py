@@ -7,12 +7,21 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import pytest
+
 from tests.patience import PATIENCE
 from tests.scenario.house import TestHouse, opened
 from turnkeep.composition import endpoint_of
+from turnkeep.runs.budget import _STARTS
 from turnkeep.usage import NANO, Usage
 
 OUTPUT = 16
+
+
+@pytest.fixture(autouse=True)
+def one_day(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Midnight begins a new budget, also between two calls of a test."""
+    monkeypatch.setitem(_STARTS, "day", "a day without an end")
 
 
 @asynccontextmanager

@@ -104,7 +104,7 @@ async def bring_about(house: TestHouse, situation: str) -> None:
     if situation == "idle":
         return
     if situation == "retry waiting":
-        house.fault(kind="500", match="first", times=1, retry_after=2)  # said by the provider, so without jitter
+        house.fault(kind="500", match="first", times=1, retry_after=5)  # no jitter; outlasts a machine that stops
     async with house.stream("c") as stream:
         await house.send("c", FIRST[situation], "first", flush=situation != "window open")
         awaited = {"running": "delta", "in a tool": "processing", "retry waiting": "retrying", "held": "held"}

@@ -29,10 +29,18 @@ from turnkeep.errors import (
     TooManySteps,
 )
 from turnkeep.messages import Address, AssistantItem, Item, content_text
+from turnkeep.runs.budget import _STARTS
 from turnkeep.service import Chunk, ContentChunk, OpenAIService, RetryConfig, create_openai_config
 from turnkeep.simulator import Exchange, Fault, Options, Simulator, StreamPace, serve
 from turnkeep.store import Store, open_store
 from turnkeep.testing.fake_clock import FakeClock
+
+
+@pytest.fixture(autouse=True)
+def one_day(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Midnight begins a new budget, also between two calls of a test."""
+    monkeypatch.setitem(_STARTS, "day", "a day without an end")
+
 
 QUICK = RetryConfig(max_retries=2, initial_delay=0.01, max_delay=0.02)
 FEW_WORDS = StreamPace(token=0.02)

@@ -48,6 +48,7 @@ class ServerLink:
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._patience = patience
         self._sessions: dict[int, aiohttp.ClientSession] = {}
+        self._is_closed = False
 
     async def call(
         self, method: str, path: str, body: object = None, *, once: str | None = None, repeats: bool = True
@@ -128,7 +129,8 @@ class ServerLink:
             await asyncio.sleep(pause)
 
     async def close(self) -> None:
-        for session in self._sessions.values():
+        self._is_closed = True
+        for session in list(self._sessions.values()):
             await session.close()
 
     async def _ask(self, method: str, path: str, body: object, key: Mapping[str, str]) -> Any:
@@ -141,6 +143,8 @@ class ServerLink:
             return orjson.loads(raw) if raw else None
 
     def _open(self, connections: int) -> aiohttp.ClientSession:
+        if self._is_closed:
+            raise RuntimeError("this client is closed")
         if connections not in self._sessions:
             self._sessions[connections] = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=connections),

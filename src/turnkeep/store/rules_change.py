@@ -178,7 +178,7 @@ def answer(
     # What was let go with nothing begun (the provider is down) is nobody's: there a person is needed most.
     if thread.state in ("leased", "held") or thread.batch:
         raise ThreadBusy(RUN_IN_PROGRESS)
-    if thread.top != inbox.top or len(thread.inbox) < len(inbox.entries):
+    if (thread.thread_id, thread.top) != (inbox.thread_id, inbox.top) or len(thread.inbox) < len(inbox.entries):
         raise Conflict(INBOX_CHANGED)
     if thread.run_id is None:
         thread.run_id, thread.attempt, thread.first_claimed_at = run_id, 0, now

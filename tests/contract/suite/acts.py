@@ -177,7 +177,7 @@ async def _answer_as_a_person(world: World, once: str | None) -> None:
     record = await world.store.thread(world.where)
     waiting = [one.message for one in await world.store.open_messages(world.where) if one.status == "waiting"]
     asked = tuple(TranscriptEntry(UserItem(one.content, one.message_id), 1) for one in waiting if one is not None)
-    inbox = InboxView(asked, record.top) if record is not None and asked else None
+    inbox = InboxView(asked, record.top, record.thread_id) if record is not None and asked else None
     await world.store.append(world.where, SAID[1:], author="ann", inbox=inbox, once=once)
 
 

@@ -21,7 +21,7 @@ async def seen(desk: Desk) -> InboxView:
     record = await desk.thread()
     waiting = [one.message for one in await desk.store.open_messages(HERE) if one.status == "waiting"]
     items = [UserItem(message.content, message.message_id) for message in waiting if message is not None]
-    return InboxView(tuple(TranscriptEntry(item, 1) for item in items), record.top)
+    return InboxView(tuple(TranscriptEntry(item, 1) for item in items), record.top, record.thread_id)
 
 
 async def answer(desk: Desk, view: InboxView, *, once: str | None = None) -> None:
@@ -90,7 +90,7 @@ class AnswerPromises:
         assert [one.message_id for one in await desk.store.open_messages(HERE)] == ["later"]
         assert (await desk.thread()).state == "waiting"
 
-    @pytest.mark.parametrize("change", ["accept", "edit", "withdraw", "answer"])
+    @pytest.mark.parametrize("change", ["accept", "edit", "withdraw", "answer", "forget"])
     async def test_an_answer_to_what_has_changed_since_is_refused(self, start: Start, change: str) -> None:
         desk = await start()
         await desk.say("m1")
@@ -102,6 +102,11 @@ class AnswerPromises:
             await desk.store.edit(HERE, "m1", text_content("another question"))
         elif change == "withdraw":
             await desk.store.withdraw(HERE, "m1")
+        elif change == "forget":
+            await desk.store.forget(HERE, force=True)
+            await desk.say("m3")
+            await desk.say("m4")
+            assert (await desk.thread()).top == view.top
         else:
             await answer(desk, view)
         before = await desk.dump(ids=["m1", "m2"])

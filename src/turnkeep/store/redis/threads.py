@@ -106,7 +106,7 @@ class RedisThreads(RedisPart):
     ) -> None:
         _, reply = await self._make(
             "answer", address, operation, turn_argument([*inbox.entries, *entries]), author,
-            new_run_id(self._ids).encode(), b"%d" % len(inbox.entries), b"%d" % inbox.top,
+            new_run_id(self._ids).encode(), b"%d" % len(inbox.entries), b"%d" % inbox.top, inbox.thread_id.encode(),
             to_bytes(rules_change.said_in(entries)),
         )  # fmt: skip
         if status_word(reply) == "busy":

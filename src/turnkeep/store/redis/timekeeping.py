@@ -39,7 +39,8 @@ class StoreTime:
         self._partitions = partitions
         self.obstacle: str | None = None
         """Why this process may do nothing more here: the store has become another one while it ran.
-        Each look at the time brings it, because there is one in each second that anything is done in.
+        Each look at the time brings it, because there is one in each second that anything is done in;
+        what is done first after a rest is done before it.
         """
         self._tolerance = tolerance
         self._base: float | None = None

@@ -5,6 +5,8 @@ import { element } from "./element.js";
 const MATHML = "http://www.w3.org/1998/Math/MathML";
 const ELEMENTS = new Set(["math", "mrow", "mi", "mn", "mo", "ms", "mtext", "mspace", "mfrac", "msqrt", "mroot", "msub", "msup", "msubsup", "munder", "mover", "munderover", "mtable", "mtr", "mtd", "mpadded", "mphantom", "mstyle", "mmultiscripts", "mprescripts", "none"]);
 const ATTRIBUTES = ["display", "mathvariant", "stretchy", "fence", "separator", "form", "lspace", "rspace", "minsize", "maxsize", "symmetric", "largeop", "movablelimits", "accent", "accentunder", "linethickness", "displaystyle", "scriptlevel", "width", "height", "depth", "voffset", "columnalign", "rowalign", "columnspan", "rowspan"];
+const BORDERS = ["borderTop", "borderRight", "borderBottom", "borderLeft"]; // rules of tables, and frames
+const LINES = { top: "borderTop", bottom: "borderBottom", box: "border" }; // of `menclose`, which browsers do not draw
 const MOST = 500; // drawn formulas that are kept: an answer that grows shows the same ones at each token
 
 const drawn = new Map();
@@ -39,12 +41,13 @@ export function formula({ tex, isDisplay }) {
 async function make(place, tex, isDisplay, key) {
   const { default: library } = await import("./vendor/temml.js");
   const box = document.createElement("span");
+  let made;
   try {
     library.render(tex, box, { displayMode: isDisplay, throwOnError: true, maxExpand: 200, maxSize: [40, 40] });
+    [made] = copied(box);
   } catch {
     return;
   }
-  const made = copied(box)[0];
   if (!(made instanceof Element)) return;
   if (drawn.size >= MOST) drawn.delete(drawn.keys().next().value);
   drawn.set(key, made);
@@ -55,10 +58,23 @@ async function make(place, tex, isDisplay, key) {
 function copied(node) {
   return [...node.childNodes].flatMap((child) => {
     if (child.nodeType === Node.TEXT_NODE) return [document.createTextNode(child.textContent)];
+    if (child.localName === "menclose") return [lined(child)];
     if (!ELEMENTS.has(child.localName)) return child.localName?.startsWith("annotation") ? [] : copied(child);
     const copy = document.createElementNS(MATHML, child.localName);
     for (const name of ATTRIBUTES) if (child.hasAttribute(name)) copy.setAttribute(name, child.getAttribute(name));
+    if (Math.abs(parseFloat(child.getAttribute("voffset"))) > 3) copy.removeAttribute("voffset"); // not over what others said
+    for (const side of BORDERS) if (child.style?.[side]) copy.style[side] = child.style[side];
     copy.append(...copied(child));
     return [copy];
   });
+}
+
+// Without its line a formula would say something else: one that is not drawn here (crossed out) stays as it was written.
+function lined(child) {
+  const side = LINES[child.getAttribute("notation")];
+  if (!side) throw new RangeError("a line that is not drawn");
+  const made = document.createElementNS(MATHML, "mrow");
+  made.style[side] = "0.06em solid";
+  made.append(...copied(child));
+  return made;
 }
