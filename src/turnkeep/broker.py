@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import functools
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -71,6 +71,24 @@ class BrokerTopology:
     created_names: tuple[str, ...]
 
 
+@contextlib.contextmanager
+def cancellation_first() -> Iterator[None]:
+    """A task that is cancelled in here ends cancelled, whatever else happens.
+
+    When a connection fails at that moment, aiormq raises its failure in place of the
+    cancellation: who tries again after failures would never end, and its process neither.
+    Around calls of the library only: a task group that fails counts as a cancellation, too.
+    """
+    task = asyncio.current_task()
+    before = task.cancelling() if task is not None else 0
+    try:
+        yield
+    except CONNECTION_ERRORS as error:
+        if task is not None and task.cancelling() > before:
+            raise asyncio.CancelledError from error
+        raise
+
+
 async def connect(url: str, name: str) -> AbstractConnection:
     """One connection, without a life of its own: when it is lost it stays lost."""
     parts = urlsplit(url)
@@ -79,9 +97,10 @@ async def connect(url: str, name: str) -> AbstractConnection:
         query = f"{parts.query}&heartbeat={HEARTBEAT}" if parts.query else f"heartbeat={HEARTBEAT}"
         url = parts._replace(query=query).geturl()
     try:
-        connection: AbstractConnection = await aio_pika.connect(
-            url, timeout=CONNECT_TIMEOUT, client_properties={"connection_name": name}
-        )
+        with cancellation_first():
+            connection: AbstractConnection = await aio_pika.connect(
+                url, timeout=CONNECT_TIMEOUT, client_properties={"connection_name": name}
+            )
     except InvalidFrameError as error:  # what the broker says instead of opening is told as a frame out of place
         vhost, user = identity(url)
         raise ConnectionRefusedError(f"the broker has no virtual host {vhost!r} for the user {user!r}") from error

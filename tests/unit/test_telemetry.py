@@ -19,6 +19,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import StatusCode
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.patience import PATIENCE
 from turnkeep.application import Application
 from turnkeep.backoff import Backoff
 from turnkeep.doors.amqp.consumer import AmqpDoor
@@ -213,6 +214,31 @@ async def test_a_broker_that_is_away_is_told_in_one_line(is_there: bool, lines: 
         "turnkeep.doors.amqp.consumer"
     }
     assert [line["times"] for line in told if line["event"] == "amqp_interrupted"][:3] == [1, 2, 3]
+
+
+async def test_who_is_cancelled_while_a_connection_fails_ends() -> None:
+    """At each moment of the failure: a door that took its cancellation for one more would never end."""
+    hung_up = asyncio.Event()
+
+    async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+        hung_up.set()
+
+    server = await asyncio.start_server(hang_up, "127.0.0.1", 0)
+    url = f"amqp://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+    moments = []
+    async with server, Application(Settings(store="memory:", rabbitmq_url=url)) as application:
+        for moment in range(40):
+            hung_up.clear()
+            taking = asyncio.create_task(AmqpDoor(application, reconnect=Backoff(delay=60.0, cap=60.0)).run())
+            await hung_up.wait()
+            for _ in range(moment):
+                await asyncio.sleep(0)
+            taking.cancel()
+            await asyncio.wait([taking], timeout=PATIENCE / 10)
+            moments.append(taking.cancelled())
+            taking.cancel()
+    assert moments == [True] * len(moments)
 
 
 @pytest.fixture

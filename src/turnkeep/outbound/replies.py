@@ -17,7 +17,7 @@ import aio_pika
 from aio_pika.abc import AbstractConnection, AbstractExchange
 from aio_pika.exceptions import ChannelNotFoundEntity
 
-from turnkeep.broker import CONNECTION_ERRORS, RPC_TIMEOUT, connect, hang_up
+from turnkeep.broker import CONNECTION_ERRORS, RPC_TIMEOUT, cancellation_first, connect, hang_up
 from turnkeep.outbound.parking import Away, DeliveryFailure
 from turnkeep.outbound.webhook import event_id
 from turnkeep.store.sinks import Delivery
@@ -57,7 +57,8 @@ class ReplyExchange:
         try:
             for delivery in deliveries:
                 message = _message(delivery)
-                await exchange.publish(message, _key(delivery), mandatory=False, timeout=RPC_TIMEOUT)
+                with cancellation_first():
+                    await exchange.publish(message, _key(delivery), mandatory=False, timeout=RPC_TIMEOUT)
         except CONNECTION_ERRORS as error:
             await self._drop()
             raise DeliveryFailure(f"{type(error).__name__}: {error}") from error
@@ -65,7 +66,8 @@ class ReplyExchange:
 
     async def _reach(self) -> AbstractExchange:
         try:
-            return await self._open()
+            with cancellation_first():
+                return await self._open()
         except CONNECTION_ERRORS as error:
             await self._drop()
             raise Away(f"{type(error).__name__}: {error}") from error

@@ -31,6 +31,7 @@ from turnkeep.broker import (
     RPC_TIMEOUT,
     BrokerNames,
     broker_of,
+    cancellation_first,
     connect,
     hang_up,
     identity,
@@ -184,7 +185,8 @@ class AmqpDoor:
         """The life of one connection."""
         connection = await connect(self._url, f"turnkeep {self._application.name}")
         try:
-            topology = await settle_topology(connection, self._names)
+            with cancellation_first():
+                topology = await settle_topology(connection, self._names)
             log.info(
                 "amqp_connected", queue=self._names.queue, waiting=topology.waiting, created=topology.created_names
             )
@@ -195,12 +197,14 @@ class AmqpDoor:
 
     async def _consume(self, connection: AbstractConnection) -> None:
         # Nothing is published here; what is parked has a connection of its own (`dead_exchange`).
-        channel = await connection.channel(publisher_confirms=False)
-        await channel.set_qos(PREFETCH)
-        consumer = self._consumer = _Consumer(await channel.get_underlay_channel())
+        with cancellation_first():
+            channel = await connection.channel(publisher_confirms=False)
+            await channel.set_qos(PREFETCH)
+            consumer = self._consumer = _Consumer(await channel.get_underlay_channel())
         channel.close_callbacks.add(consumer.on_close)
         parking = DeadQueue(self._url, self._names, meter=self._application.meter, again=self._reconnect)
-        await consumer.start(self._names.queue)
+        with cancellation_first():
+            await consumer.start(self._names.queue)
         self.consuming.set()
         try:
             async with asyncio.TaskGroup() as group:

@@ -21,7 +21,7 @@ from aio_pika.exceptions import DeliveryError, PublishError
 from aiormq.abc import DeliveredMessage
 
 from turnkeep.backoff import Backoff
-from turnkeep.broker import CONNECTION_ERRORS, RPC_TIMEOUT, BrokerNames, connect, hang_up
+from turnkeep.broker import CONNECTION_ERRORS, RPC_TIMEOUT, BrokerNames, cancellation_first, connect, hang_up
 from turnkeep.errors import TurnkeepError
 from turnkeep.telemetry import Meter, get_log
 
@@ -129,17 +129,18 @@ class DeadExchange:
         Raises one of `BROKEN` when the broker has not confirmed it, whatever the reason.
         """
         try:
-            channel = await self._open()
-            message = _dead_letter_message(dead, self._most_headers)
-            # Not asked for again: it was declared or found when the consumer began.
-            exchange = await channel.get_exchange(self._names.dead_exchange, ensure=False)
-            try:
-                # Without `mandatory` a broker confirms what no queue took, and the message is gone.
-                await exchange.publish(message, self._names.routing_key, mandatory=True, timeout=RPC_TIMEOUT)
-            except PublishError:
-                log.warning("amqp_dead_exchange_unbound", exchange=self._names.dead_exchange)
-                default = channel.default_exchange
-                await default.publish(message, self._names.dead_queue, mandatory=True, timeout=RPC_TIMEOUT)
+            with cancellation_first():
+                channel = await self._open()
+                message = _dead_letter_message(dead, self._most_headers)
+                # Not asked for again: it was declared or found when the consumer began.
+                exchange = await channel.get_exchange(self._names.dead_exchange, ensure=False)
+                try:
+                    # Without `mandatory` a broker confirms what no queue took, and the message is gone.
+                    await exchange.publish(message, self._names.routing_key, mandatory=True, timeout=RPC_TIMEOUT)
+                except PublishError:
+                    log.warning("amqp_dead_exchange_unbound", exchange=self._names.dead_exchange)
+                    default = channel.default_exchange
+                    await default.publish(message, self._names.dead_queue, mandatory=True, timeout=RPC_TIMEOUT)
         except DeliveryError as error:
             raise ConnectionRefusedError("the broker refuses it, is the dead queue full or absent?") from error
         except TimeoutError:
