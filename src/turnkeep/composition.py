@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from pydantic import SecretStr
 
@@ -213,6 +214,8 @@ def _model_clients(settings: Settings, stack: AsyncExitStack, endpoint: Provider
     stack.push_async_callback(pool.close)
     anthropic = anthropic_of(settings)
 
+    # decided once for a name; of as many as a process is asked for, since users may name any
+    @lru_cache(maxsize=256)
     def model_of(name: str) -> Model:
         if anthropic is not None and (anthropic == endpoint or name.startswith("claude")):
             return pool.get(anthropic, "anthropic")

@@ -122,8 +122,10 @@ def fit(request: ModelRequest, caps: Capabilities, site: str) -> Fit:
 
 def _cap_output(parameters: Mapping[str, Any], caps: Capabilities) -> Mapping[str, Any]:
     """The parameters without a limit of the answer that is above the server's."""
-    limit, most = output_limit(parameters), caps.most_output_tokens
-    return parameters if limit is None or most is None or limit <= most else with_output_limit(parameters, most)
+    most = caps.most_output_tokens
+    if most is None or (limit := output_limit(parameters)) is None or limit <= most:
+        return parameters
+    return with_output_limit(parameters, most)
 
 
 def _own(items: Iterable[Item], caps: Capabilities, site: str) -> Iterator[Item]:
@@ -141,19 +143,24 @@ def _own(items: Iterable[Item], caps: Capabilities, site: str) -> Iterator[Item]
                 yield item
 
 
-def _without_old_media(request: ModelRequest, caps: Capabilities) -> Iterator[Item]:
+def _without_old_media(request: ModelRequest, caps: Capabilities) -> Iterable[Item]:
     """The items without pictures and files of the past that the server refuses."""
     items, current = request.items, request.current
+    if caps.takes_images and caps.takes_image_ids and caps.takes_files:
+        return items
     if current is None:
         turns = turns_of(items)
         current = len(turns[-1]) if turns else 0
-    for place, item in enumerate(items):
-        # Not those of this turn: who has just sent a picture has to hear that it cannot be seen.
-        if isinstance(item, UserItem) and place < len(items) - current:
-            content = tuple(_media_or_note(part, caps) for part in item.content)
-            yield item if content == item.content else replace(item, content=content)
-        else:
-            yield item
+    # Not those of this turn: who has just sent a picture has to hear that it cannot be seen.
+    past = len(items) - current
+    return [*(_with_notes(item, caps) for item in items[:past]), *items[past:]]
+
+
+def _with_notes(item: Item, caps: Capabilities) -> Item:
+    if not isinstance(item, UserItem):
+        return item
+    content = tuple(_media_or_note(part, caps) for part in item.content)
+    return item if content == item.content else replace(item, content=content)
 
 
 def _media_or_note(part: Part, caps: Capabilities) -> Part:
@@ -194,6 +201,8 @@ def _respell_calls(items: list[Item], names: ToolNames, form: CallIdForm) -> lis
     have the same.
     """
     own = _own_ids(items)
+    if not own:
+        return items
     ids = _ids((own[place] for place in sorted(own)), form)
     result: list[Item] = []
     for place, item in enumerate(items):

@@ -66,6 +66,8 @@ def with_output_limit(parameters: Mapping[str, Any], limit: int) -> dict[str, An
 
 def responses_parameters(request: ModelRequest, caps: Capabilities) -> dict[str, Any]:
     """What goes into the body of a Responses request."""
+    if not request.parameters:
+        return {}
     options = canonical(request.parameters)
     if form := options.pop("response_format", None):
         options["text"] = {"format": _flat_format(form), **options.get("text", {})}
@@ -74,6 +76,8 @@ def responses_parameters(request: ModelRequest, caps: Capabilities) -> dict[str,
 
 def chat_parameters(request: ModelRequest, caps: Capabilities) -> dict[str, Any]:
     """What goes into the body of a Chat Completions request."""
+    if not request.parameters:
+        return {}
     options = canonical(request.parameters)
     if (limit := options.pop("max_output_tokens", None)) is not None:
         options["max_completion_tokens" if caps.takes_max_completion_tokens else "max_tokens"] = limit

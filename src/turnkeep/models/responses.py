@@ -332,9 +332,12 @@ def _with_seal(part: ItemDone, seals: Mapping[str | None, Mapping[str, Any]]) ->
 
 def _citations(content: object) -> tuple[Citation, ...]:
     """What the texts of a message rest on, by their places in all of it."""
+    parts = content if isinstance(content, list) else ()
+    if not any(mapping(part).get("annotations") for part in parts):
+        return ()
     citations: list[Citation] = []
     offset = 0
-    for part in content if isinstance(content, list) else ():
+    for part in parts:
         citations += citations_of_annotations(mapping(part).get("annotations"), offset=offset)
         offset += len(text_of_content([part]))
     return tuple(citations)

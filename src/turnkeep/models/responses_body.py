@@ -34,17 +34,21 @@ def request_body(request: ModelRequest, caps: Capabilities) -> dict[str, Any]:
     }
     if request.instructions:
         body["instructions"] = request.instructions
-    if tools := [*(_tool(tool) for tool in request.tools), *for_responses(request.hosted_tools)]:
+    # Nothing is stored there, so a thought comes back, and goes back, only as a sealed whole.
+    include = ["reasoning.encrypted_content"] if caps.returns_reasoning(request.model) else []
+    tools = [_tool(tool) for tool in request.tools]
+    if request.hosted_tools:
+        tools += for_responses(request.hosted_tools)
+        include += results_of(request.hosted_tools)
+    if tools:
         body["tools"] = tools
+    if include:
+        body["include"] = include
     background = request.background and caps.takes_background
     if caps.takes_store:
         body["store"] = background  # what is not kept there cannot be gone on with
     if background:
         body["background"] = True
-    # Nothing is stored there, so a thought comes back, and goes back, only as a sealed whole.
-    seals = ["reasoning.encrypted_content"] if caps.returns_reasoning(request.model) else []
-    if include := [*seals, *results_of(request.hosted_tools)]:
-        body["include"] = include
     if caps.takes_stream_options and caps.takes_stream:
         # Padding that hides the length of words from who watches the line: bytes without a word.
         body["stream_options"] = {"include_obfuscation": False}

@@ -183,6 +183,7 @@ def _facts(name: str, entry: Mapping[str, Any]) -> ModelFacts:
         raise ConfigurationError(f"the facts of model {name} are not understood: {sentence(error)}") from error
 
 
+@functools.lru_cache(1_024)
 def _forms(name: str) -> tuple[str, ...]:
     """The names under which a model may be listed, from as given to bare."""
     bare = name.rsplit("/", 1)[-1]

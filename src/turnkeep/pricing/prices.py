@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any
@@ -30,6 +30,9 @@ SIMULATOR = "simulator"
 """The model that a simulator says it is. It costs nothing."""
 
 _FREE = Price(Rates(*[Decimal(0)] * 5), source="free")
+
+_RECENT = 256
+"""Models and tiers whose prices are remembered: answers may name any."""
 
 _STANDARD = {None, "", "auto", "default", "standard"}
 
@@ -91,6 +94,13 @@ class PriceEntry(TierEntry):
         )
 
 
+@dataclass(frozen=True, slots=True)
+class _OwnPrice:
+    """What a person's file says of a model in a tier; None: that there is no such tier."""
+
+    price: Price | None
+
+
 class PriceBook:
     """All prices this process knows.
 
@@ -100,6 +110,7 @@ class PriceBook:
     def __init__(self, override: Path | None = None, *, base_url: str | None = None, clock: Clock | None = None):
         self._source = override.name if override else ""
         self._own = _entries(override) if override else {}
+        self._own_price = functools.lru_cache(_RECENT)(self._find_own_price)
         self._published_prices = PublishedPrices(base_url)
         self._clock = clock or SystemClock()
 
@@ -120,11 +131,8 @@ class PriceBook:
     def price(self, model: str, tier: str | None = None, at: float | None = None) -> Price | None:
         """The price in a service tier at a moment (Unix seconds; now), or None: unknown."""
         tier = None if tier in _STANDARD else tier
-        entry = self._entry(model.lower())
-        if entry is not None:
-            return entry.price(tier, self._source)
-        if model == SIMULATOR:
-            return _FREE
+        if (own := self._own_price(model, tier)) is not None:
+            return own.price
         return self._published_prices.price(model, tier, self._clock.now() if at is None else at)
 
     def cost(self, usage: Usage, model: str, tier: str | None = None, at: float | None = None) -> Usage:
@@ -140,6 +148,12 @@ class PriceBook:
             # Unknown is said and counted. Taken for nothing it would pass every budget.
             return replace(usage, cost_nano=0, unpriced=max(usage.requests, 1))
         return replace(usage, cost_nano=price.nano(usage), unpriced=0)
+
+    def _find_own_price(self, model: str, tier: str | None) -> _OwnPrice | None:
+        entry = self._entry(model.lower())
+        if entry is not None:
+            return _OwnPrice(entry.price(tier, self._source))
+        return _OwnPrice(_FREE) if model == SIMULATOR else None
 
     def _entry(self, model: str) -> PriceEntry | None:
         """By name, by the name without its date, by the longest ``prefix*``."""

@@ -129,6 +129,8 @@ class Tokenizer:
         return sum(self.count(part.text) if part.type == "text" else _attachment(part) for part in content)
 
 
+# A turn asks some ten times, of one model.
+@functools.lru_cache(256)
 def tokenizer_for(model: str, catalog: Catalog | None = None) -> Tokenizer:
     """The tokenizer of a model; cheap, nothing is loaded before the first count."""
     encoding, is_known = (catalog or _shipped_catalog()).encoding(model)

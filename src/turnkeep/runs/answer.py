@@ -41,7 +41,7 @@ from turnkeep.runs.answer_contract import AnswerResources, AnswerRules, FinalAns
 from turnkeep.runs.disclosure import Disclosure
 from turnkeep.runs.journal import SEPARATOR, Journal, OpenResponse, Step
 from turnkeep.runs.model_prompt import ModelPrompt
-from turnkeep.runs.tool_calls import Calls
+from turnkeep.runs.tool_calls import CallRules, Calls
 from turnkeep.runs.trace_attributes import request_attributes, response_attributes
 from turnkeep.store.values import Claim, HeldCall
 from turnkeep.telemetry import get_log
@@ -93,8 +93,8 @@ class Answering:
     journal: Journal
     announcer: Announcer
     disclosure: Disclosure
-    calls: Calls
     rules: AnswerRules
+    call_rules: CallRules
     lease: Steerable
     budget: Spending | None = None
     first_shown_at: float | None = None
@@ -120,7 +120,19 @@ class Answering:
             await self._step()
 
     async def _answer_calls(self) -> list[HeldCall]:
-        return await self.calls.answer(self.prompt.assistant.tool_names, self.prompt.client_names)
+        resources = self.resources
+        # made here: most answers call nothing
+        calls = Calls(
+            self.claim,
+            self.journal,
+            self.announcer,
+            self.disclosure,
+            toolbox=resources.toolbox.of(self.claim.address.tenant),
+            rules=self.call_rules,
+            clock=resources.clock,
+            meter=resources.meter,
+        )
+        return await calls.answer(self.prompt.assistant.tool_names, self.prompt.client_names)
 
     async def _steer(self) -> None:
         """Take in what the user has said meanwhile and wants answered in this run.

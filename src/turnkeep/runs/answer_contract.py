@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from turnkeep.clock import Clock
 from turnkeep.conversation.history_cache import HistoryCache
 from turnkeep.errors import ModelError
 from turnkeep.models.contexts import ContextSizes
@@ -71,6 +72,8 @@ class AnswerResources(Protocol):
     def contexts(self) -> ContextSizes: ...
     @property
     def histories(self) -> HistoryCache: ...
+    @property
+    def clock(self) -> Clock: ...
     @property
     def meter(self) -> Meter: ...
 

@@ -77,8 +77,10 @@ class Journal:
         # before the next
         self._in_order = asyncio.Lock()
         self._unwritten: list[Record] = []
-        self._last_step: Record | None = None
-        """Believed, and not written yet."""
+        self._last_step: tuple[int, Step] | None = None
+        """Its number; believed, and not written yet."""
+        self.first_messages = [user_item(message) for message in claim.messages]
+        """The batch without the messages that came in by steering."""
         self.items: list[Item] = []
         self.texts: list[str] = []
         self.usage = Usage()
@@ -91,11 +93,6 @@ class Journal:
         self.steered_ids: set[str] = set()
         for record in claim.journal:
             self._fold(record)
-
-    @property
-    def first_messages(self) -> list[UserItem]:
-        """The batch without the messages that came in by steering."""
-        return [user_item(m) for m in self._claim.messages if m.message_id not in self.steered_ids]
 
     @property
     def transcript(self) -> list[Item]:
@@ -122,21 +119,15 @@ class Journal:
         """The last one is believed at once and written by the commit, which holds the same; by
         `flush`, or before whatever is written next, where no commit follows.
         """
-        items = [item_to_json(item) for item in step.items]
-        usage = step.usage.to_json()
-        record = {
-            "type": "step",
-            "items": items,
-            "text": step.text,
-            "usage": usage,
-            "ending": step.ending,
-            "model": step.model,
-        }
         if not is_last:
-            await self._write(record)
+            await self._write(_step_record(step))
             return
-        self._last_step = {"n": self._count, **record}
-        self._believe(self._last_step)
+        # not put into the words of a record: most runs end with it, and nobody ever reads one
+        self._last_step = (self._count, step)
+        self._count += 1
+        self._take_step(step)
+        if self._tell is not None:
+            self._tell({"n": self._count - 1, **_step_record(step)})
 
     async def flush(self) -> None:
         """Write the last step, if it is not written: its run is to be gone on with by others."""
@@ -178,7 +169,9 @@ class Journal:
             await self._write_next(record)
 
     async def _write_last_step(self) -> None:
-        if (entry := self._last_step) is not None:
+        if self._last_step is not None:
+            number, step = self._last_step
+            entry = {"n": number, **_step_record(step)}
             await retry_until_answered(lambda: self._store.journal(self._claim, [entry]))
             self._last_step = None
 
@@ -198,12 +191,7 @@ class Journal:
         self._count += 1
         match record["type"]:
             case "step":
-                self.items += [item_from_json(item) for item in record["items"]]
-                self.texts.append(record["text"])
-                self.usage += Usage.from_json(record["usage"])
-                self.ending, self.model = record["ending"], record["model"]
-                self.steps += 1
-                self.open_response = None
+                self._take_step(_step(record))
             case "response":
                 has_one = "response_id" in record
                 self.open_response = OpenResponse(record["response_id"], record["model"]) if has_one else None
@@ -217,8 +205,33 @@ class Journal:
                 self.steered_ids |= {
                     item.message_id for item in items if isinstance(item, UserItem) and item.message_id
                 }
+                self.first_messages = [m for m in self.first_messages if m.message_id not in self.steered_ids]
                 # somebody spoke after the answer was final: the run goes on
                 self.ending = None
+
+    def _take_step(self, step: Step) -> None:
+        self.items += step.items
+        self.texts.append(step.text)
+        self.usage += step.usage
+        self.ending, self.model = step.ending, step.model
+        self.steps += 1
+        self.open_response = None
+
+
+def _step_record(step: Step) -> Record:
+    return {
+        "type": "step",
+        "items": [item_to_json(item) for item in step.items],
+        "text": step.text,
+        "usage": step.usage.to_json(),
+        "ending": step.ending,
+        "model": step.model,
+    }
+
+
+def _step(record: Record) -> Step:
+    items = tuple(item_from_json(item) for item in record["items"])
+    return Step(items, record["text"], Usage.from_json(record["usage"]), record["ending"], record["model"])
 
 
 def join_texts(texts: Sequence[str]) -> str:

@@ -97,14 +97,17 @@ class ModelPrompt:
         """
         claim = self.claim
         pairing = repair if is_repair else pair
-        batch = [*self._wishes(), *self.journal.transcript]
+        wishes, transcript = self._wishes(), self.journal.transcript
+        current = pairing(transcript)
         # a past that pairing leaves as it is: its words are remembered
-        past = self.past if not is_repair and self.past.leads_to(batch) else None
+        past = self.past if not is_repair and self.past.leads_to([*wishes, *transcript]) else None
+        # wishes stand before all of a turn, where there is nothing to pair them with
+        paired = [*past.items, *wishes, *current] if past else pairing([*self.past.items, *wishes, *transcript])
         request = ModelRequest(
             model=self.model_name,
-            items=[*past.items, *pair(batch)] if past else pairing([*self.past.items, *batch]),
+            items=paired,
             past=past,
-            current=len(pairing(self.journal.transcript)),
+            current=len(current),
             instructions=self._instructions(),
             tools=self._tools(),
             hosted_tools=self.assistant.hosted_tools,
@@ -124,7 +127,8 @@ class ModelPrompt:
 
     def _fitting(self, request: ModelRequest) -> ModelRequest:
         """The request with a limit of its answer that the model and its window allow."""
-        limit, facts = output_limit(request.parameters), self.resources.catalog.model(self.model_name)
+        limit = output_limit(request.parameters) if request.parameters else None
+        facts = self.resources.catalog.model(self.model_name) if limit is not None else None
         if limit is None or facts is None:
             return request
         free = self.context_size - self.input_tokens(request) if self.context_size else limit

@@ -50,7 +50,7 @@ from turnkeep.runs.outcomes import (
     measure_run,
 )
 from turnkeep.runs.run_context import RunContext
-from turnkeep.runs.tool_calls import EFFECT_UNKNOWN, Calls
+from turnkeep.runs.tool_calls import EFFECT_UNKNOWN
 from turnkeep.runs.trace_attributes import run_attributes
 from turnkeep.store.contract import EventGap
 from turnkeep.store.values import (
@@ -226,16 +226,6 @@ class Run:
         claim, context = self.claim, self.context
         toolbox = context.toolbox.of(claim.address.tenant)
         disclosure = Disclosure(self.announcer, claim, toolbox, self.assistant)
-        calls = Calls(
-            claim,
-            self.journal,
-            self.announcer,
-            disclosure,
-            toolbox=toolbox,
-            rules=context.rules.calls,
-            clock=context.clock,
-            meter=context.meter,
-        )
         prompt = ModelPrompt(
             resources=context,
             claim=claim,
@@ -252,8 +242,8 @@ class Run:
             journal=self.journal,
             announcer=self.announcer,
             disclosure=disclosure,
-            calls=calls,
             rules=context.rules.answer,
+            call_rules=context.rules.calls,
             lease=self.lease,
             budget=self.budget,
         )
