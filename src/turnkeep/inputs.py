@@ -261,10 +261,12 @@ def _parameters(body: Mapping[str, Any]) -> dict[str, Any] | None:
     """What is asked of the answer: `effort` and `format` for what is asked most, `parameters` for
     all else.
     """
-    values = dict(_object("parameters", body["parameters"])) if body.get("parameters") is not None else {}
+    parameters, effort, form = body.get("parameters"), body.get("effort"), body.get("format")
+    if parameters is None and effort is None and form is None:
+        return None
+    values = dict(_object("parameters", parameters)) if parameters is not None else {}
     if wrong := wrong_form(values):
         raise InvalidMessage(wrong)
-    effort, form = body.get("effort"), body.get("format")
     if effort is not None:
         if effort not in EFFORTS:
             raise InvalidMessage(f"'effort' must be one of {', '.join(EFFORTS)}")

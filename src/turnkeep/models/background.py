@@ -64,7 +64,8 @@ class BackgroundResponse:
     async def cancel(self, response_id: str) -> Mapping[str, Any] | None:
         """Stop a response, and give its usage, or None where it is not told. Safe to repeat."""
         with suppress(ModelRefused, EndpointBlocked):  # it has ended, or is gone
-            (await self._client.post(f"/responses/{response_id}/cancel", {}, {})).close()
+            url = self._client.endpoint.url(f"/responses/{response_id}/cancel")
+            (await self._client.post(url, {}, {})).close()
         for look in range(1, LOOKS_FOR_USAGE + 1):
             state = await self._object(response_id)
             if usage := mapping(state.get("usage")):

@@ -121,7 +121,7 @@ class Asker:
 
     def __init__(self, client: Client, path: str, lessons: Lessons) -> None:
         self._client = client
-        self._path = path
+        self._url = client.endpoint.url(path)
         self._lessons = lessons
 
     async def exchange(self, model: str, put: Put, on_text: OnText | None = None) -> AsyncGenerator[StreamPart, None]:
@@ -153,7 +153,7 @@ class Asker:
         asking, lessons = put(caps), list[Lesson]()
         while True:
             try:
-                opening = await _begin(self._client, self._path, asking)
+                opening = await _begin(self._client, self._url, asking)
             except ModelError as error:
                 better = _better(error, caps, put) if len(lessons) < MOST_LESSONS else None
                 if better is None:
@@ -176,9 +176,9 @@ class Asker:
 _Opening = tuple[Reply, AnswerReader, Iterator[StreamPart]]
 
 
-async def _begin(client: Client, path: str, asking: Asking) -> _Opening:
+async def _begin(client: Client, url: str, asking: Asking) -> _Opening:
     """The answer to one request, with its first parts. Raises the failure that it begins with."""
-    reply = await client.post(path, asking.body, asking.headers)
+    reply = await client.post(url, asking.body, asking.headers)
     try:
         reader = asking.reading(reply)
         while not reader.is_done and (frames := await reply.read()) is not None:

@@ -54,13 +54,14 @@ class Client:
         self.endpoint = endpoint
         self._session: aiohttp.ClientSession | None = None
 
-    async def post(self, path: str, body: Mapping[str, Any], headers: Mapping[str, str]) -> Reply:
-        """Send one request and wait for the head of its answer; the caller closes the reply.
+    async def post(self, url: str, body: Mapping[str, Any], headers: Mapping[str, str]) -> Reply:
+        """Send one request to an address of the endpoint and wait for the head of its answer; the
+        caller closes the reply.
 
         Raises ModelError: what the answer's status means, ModelTimedOut without an answer in time,
         ModelUnreachable without a connection.
         """
-        return await self._send("POST", self.endpoint.url(path), headers=headers, data=_payload(body))
+        return await self._send("POST", url, headers=headers, data=_payload(body))
 
     async def get(self, path: str, **query: str) -> Reply:
         """Read something that is there already; the same as `post` otherwise."""

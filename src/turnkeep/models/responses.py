@@ -7,7 +7,7 @@ comes back sealed and is sent back without the ids that a server would look up i
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -132,6 +132,7 @@ _SKIPPED_EVENTS = frozenset(
 )
 
 
+@dataclass(slots=True)
 class ResponsesReader:
     """Reads one answer.
 
@@ -141,36 +142,32 @@ class ResponsesReader:
     after it are kept back until there, so that their order stays.
     """
 
-    def __init__(
-        self,
-        reply: Reply,
-        *,
-        items: Sequence[Item],
-        wants_seal: bool,
-        site: str | None = None,
-        names: ToolNames | None = None,
-    ) -> None:
-        self.is_done = False
-        self.is_answered = False
-        self._reply = reply
-        self._ids = CallIds(items)
-        self._wants_seal = wants_seal
-        self._site = site
-        self._tools = names or ToolNames.of(())
-        self._has_begun = False
-        # Nothing stands in the way of the shortest way for the next text.
-        self._plain = False
-        # What was shown of the message that has not ended yet.
-        self._pieces: list[str] = []
-        self._halves = Halves()
-        self._is_refusal = False
-        self._calls = False
-        self._has_stopped = False
-        self._places: set[int] = set()
-        self._names: set[str | None] = set()
-        self._withheld_items: list[ItemDone] = []
-        self._complaint: object = None
-        self._finish: Finish | None = None
+    reply: Reply
+    _: KW_ONLY
+    items: Sequence[Item]
+    wants_seal: bool
+    site: str | None = None
+    names: ToolNames = field(default_factory=lambda: ToolNames.of(()))
+    is_done: bool = field(init=False, default=False)
+    is_answered: bool = field(init=False, default=False)
+    _has_begun: bool = field(init=False, default=False)
+    _plain: bool = field(init=False, default=False)
+    """Nothing stands in the way of the shortest way for the next text."""
+    _pieces: list[str] = field(init=False, default_factory=list)
+    """What was shown of the message that has not ended yet."""
+    _halves: Halves = field(init=False, default_factory=Halves)
+    _is_refusal: bool = field(init=False, default=False)
+    _calls: bool = field(init=False, default=False)
+    _has_stopped: bool = field(init=False, default=False)
+    _places: set[int] = field(init=False, default_factory=set)
+    _names: set[str | None] = field(init=False, default_factory=set)
+    _withheld_items: list[ItemDone] = field(init=False, default_factory=list)
+    _complaint: object = field(init=False, default=None)
+    _finish: Finish | None = field(init=False, default=None)
+    _call_ids: CallIds = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._call_ids = CallIds(self.items)
 
     def parts(self, frames: list[Frame]) -> Iterator[StreamPart]:
         for name, data in frames:
@@ -195,7 +192,7 @@ class ResponsesReader:
     def ending(self) -> Iterator[StreamPart]:
         if self._finish is None:
             if not (self._has_stopped and (self._pieces or self._names)):
-                raise self._reply.failure_without_end(self._complaint, "a terminal event")
+                raise self.reply.failure_without_end(self._complaint, "a terminal event")
             self._finish = Finish(self._reason(True, None), Usage.from_counts())
         yield from self._withheld_items
         if text := "".join(self._pieces):  # shown, and never told as a finished item
@@ -218,13 +215,13 @@ class ResponsesReader:
             kind = "response.done" if event.get("object") == "response" else name.decode("utf-8", "replace")
             event = {**event, "type": kind}
         if event["type"] in ("response.failed", "error") or error_in(event):
-            raise self._reply.failure(event)
+            raise self.reply.failure(event)
         yield from self._other(event)
         self._plain = not self._halves.is_waiting
 
     def _begin(self, response: Mapping[str, Any]) -> Began:
         self._has_begun = True
-        return Began(label(response.get("id")), self._reply.request_id, self._reply.rate)
+        return Began(label(response.get("id")), self.reply.request_id, self.reply.rate)
 
     def _other(self, event: Mapping[str, Any]) -> Iterator[StreamPart]:
         kind = event["type"]
@@ -257,18 +254,18 @@ class ResponsesReader:
         if kind == "message":
             yield from self._message(raw)
         elif kind == "reasoning":
-            item = ReasoningItem({name: value for name, value in raw.items() if name != "status"}, self._site)
-            yield from self._emit(ItemDone(item), lacks_seal=self._wants_seal and not raw.get("encrypted_content"))
+            item = ReasoningItem({name: value for name, value in raw.items() if name != "status"}, self.site)
+            yield from self._emit(ItemDone(item), lacks_seal=self.wants_seal and not raw.get("encrypted_content"))
         # A call that was cut off is none: its arguments are half an object.
         elif kind == "function_call" and raw.get("status") != "incomplete":
             self._calls = True
             if not (tool_name := words(raw.get("name"))):
                 raise AnswerMalformed("the answer holds a tool call without a name")
-            call_id = self._ids.unique(label(raw.get("call_id")) or "")
-            name, arguments = self._tools.here(tool_name), arguments_of(raw.get("arguments"))
+            call_id = self._call_ids.unique(label(raw.get("call_id")) or "")
+            name, arguments = self.names.here(tool_name), arguments_of(raw.get("arguments"))
             yield from self._emit(ItemDone(CallItem(call_id, name, arguments)))
         elif kind != "function_call":
-            yield from self._emit(ItemDone(hosted_item(raw, self._site)))
+            yield from self._emit(ItemDone(hosted_item(raw, self.site)))
 
     def _message(self, raw: Mapping[str, Any]) -> Iterator[StreamPart]:
         if self._halves.is_waiting:
@@ -295,8 +292,8 @@ class ResponsesReader:
             yield part
 
     def _end(self, response: Mapping[str, Any], kind: str) -> Iterator[StreamPart]:
-        status = response.get("status")
-        if "cancelled" in (status, kind.removeprefix("response.")) or status == "failed":
+        ends = (response.get("status"), kind.removeprefix("response."))
+        if "cancelled" in ends or ends[0] == "failed":
             raise AnswerMalformed("the server broke its answer off: the response was cancelled or has failed")
         output = [raw for raw in entries(response.get("output")) if isinstance(raw, Mapping)]
         for place, raw in enumerate(output):
@@ -304,11 +301,12 @@ class ResponsesReader:
                 yield from self._item(raw, place)
         if self._halves.is_waiting:
             yield from self._add_text("", final=True)
-        seals = {_name(raw): raw for raw in output if raw.get("type") == "reasoning"}
-        self._withheld_items = [_with_seal(part, seals) for part in self._withheld_items]
+        if self._withheld_items:
+            seals = {_name(raw): raw for raw in output if raw.get("type") == "reasoning"}
+            self._withheld_items = [_with_seal(part, seals) for part in self._withheld_items]
         details = mapping(response.get("incomplete_details"))
         self._finish = Finish(
-            self._reason("incomplete" not in (status, kind.removeprefix("response.")), details.get("reason")),
+            self._reason("incomplete" not in ends, details.get("reason")),
             usage_of(response.get("usage")),
             label(response.get("model")),
             label(response.get("service_tier")),

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from turnkeep.assistants import Assistant
@@ -36,29 +36,28 @@ word, and their pieces stay in the log for as long as the run goes on.
 """
 
 
+@dataclass(slots=True)
 class Disclosure:
     """Tells what one claim's work shows, in order, by its announcer."""
 
-    def __init__(self, announcer: Announcer, claim: Claim, toolbox: Toolbox, assistant: Assistant) -> None:
-        self._announcer = announcer
-        self._claim = claim
-        self._toolbox = toolbox
-        self._assistant = assistant
-        self._shows_thoughts = assistant.show_reasoning
-        self._calls: dict[str, CallItem] = {}
-        self._pieces: list[str] = []
-        self._number = 1
-        """Of the step that goes on."""
-        self._shown_thought: list[str] = []
-        """What was shown of the thoughts of that step."""
-        self._thought_place = 0
-        self._thought_length = 0
-        self._shown_at = 0.0
-        self._has_loose_parts = False
-        """Something was shown of that step."""
-        self._unsaid_end: Event | None = None
-        self._replay_place: int | None = None
-        """Where in the answer stands what is shown again."""
+    announcer: Announcer
+    claim: Claim
+    toolbox: Toolbox
+    assistant: Assistant
+    _calls: dict[str, CallItem] = field(init=False, default_factory=dict)
+    _pieces: list[str] = field(init=False, default_factory=list)
+    _number: int = field(init=False, default=1)
+    """Of the step that goes on."""
+    _shown_thought: list[str] = field(init=False, default_factory=list)
+    """What was shown of the thoughts of that step."""
+    _thought_place: int = field(init=False, default=0)
+    _thought_length: int = field(init=False, default=0)
+    _shown_at: float = field(init=False, default=0.0)
+    _has_loose_parts: bool = field(init=False, default=False)
+    """Something was shown of that step."""
+    _unsaid_end: Event | None = field(init=False, default=None)
+    _replay_place: int | None = field(init=False, default=None)
+    """Where in the answer stands what is shown again."""
 
     def public(self, step: Step) -> Step:
         """The step with what may be seen of its items written on them: tools may be others by the
@@ -67,17 +66,17 @@ class Disclosure:
         return replace(step, items=tuple(self._public(item) for item in step.items))
 
     def _public(self, item: Any) -> Any:
-        if isinstance(item, CallItem) and (tool := self._toolbox.get(item.name)) is not None:
+        if isinstance(item, CallItem) and (tool := self.toolbox.get(item.name)) is not None:
             return replace(item, show=tool.show)
         if isinstance(item, ReasoningItem):
-            return replace(item, is_public=self._shows_thoughts)
+            return replace(item, is_public=self.assistant.show_reasoning)
         return item
 
     # ------------------------------------------------------------ while a step goes on
 
     def think(self, text: str) -> None:
         """Some more of a thought."""
-        if not self._shows_thoughts or self._thought_length >= MOST_THOUGHT:
+        if not self.assistant.show_reasoning or self._thought_length >= MOST_THOUGHT:
             return
         text = text[: MOST_THOUGHT - self._thought_length]
         if not self._pieces:
@@ -125,7 +124,7 @@ class Disclosure:
         """Another model call of this run: the one before was not its last."""
         self._thought_length = 0
         if self._unsaid_end is not None:
-            self._announcer.say(self._unsaid_end)
+            self.announcer.say(self._unsaid_end)
             self._unsaid_end = None
 
     # ------------------------------------------------------------ what has ended
@@ -155,7 +154,7 @@ class Disclosure:
     def replay(self) -> None:
         """Show the finished steps of earlier attempts again, beside their text, which stands already."""
         texts: list[str] = []
-        for record in self._claim.journal:
+        for record in self.claim.journal:
             if record["type"] == "step":
                 self._replay_step(record, before=join_texts(texts), number=len(texts) + 1)
                 texts.append(record["text"])
@@ -185,17 +184,17 @@ class Disclosure:
 
     @property
     def _place(self) -> int:
-        return len(self._announcer.text_so_far) if self._replay_place is None else self._replay_place
+        return len(self.announcer.text_so_far) if self._replay_place is None else self._replay_place
 
     def _show(self, kind: EventKind, detail: Detail | None = None, *, place: int, text: str = "") -> None:
         self._has_loose_parts = True
-        self._announcer.say(self._event(kind, detail, text=text, place=place))
+        self.announcer.say(self._event(kind, detail, text=text, place=place))
 
     def _say(self, kind: EventKind, detail: Detail) -> None:
-        self._announcer.say(self._event(kind, detail, place=self._place))
+        self.announcer.say(self._event(kind, detail, place=self._place))
 
     def _event(self, kind: EventKind, detail: Detail | None, **more: Any) -> Event:
-        return Event(kind, run_id=self._claim.run_id, attempt=self._claim.attempt, detail=detail, **more)
+        return Event(kind, run_id=self.claim.run_id, attempt=self.claim.attempt, detail=detail, **more)
 
     def _show_call(self, item: CallItem) -> None:
         self._calls[item.call_id] = item
@@ -206,7 +205,7 @@ class Disclosure:
         """What ran at the provider: it belongs to nobody here, so the assistant says what is seen of it."""
         place = self._place
         call_id = str(item.raw.get("id") or f"hosted_{self._number}_{place}")
-        query, is_cut = _cut(item.text) if self._assistant.shows_hosted(item.name) else (None, False)
+        query, is_cut = _cut(item.text) if self.assistant.shows_hosted(item.name) else (None, False)
         self._show("tool_call", CallDetail(call_id, item.name, query, is_cut, by_provider=True), place=place)
         self._show("tool_result", ResultDetail(call_id, item.name), place=place)
         picture = picture_of(item)
