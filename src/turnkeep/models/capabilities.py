@@ -107,20 +107,20 @@ class Capabilities:
         return self.takes_encrypted_reasoning and reasons(model)
 
 
-MODELS_REMEMBERED = 256
+FAMILIES_REMEMBERED = 256
 """Names whose family is remembered: people may write any."""
 
 _REASONING = re.compile(r"(?:o[1-9]|gpt-(?:[5-9]|[12]\d)(?!\d)|codex)(?![\w.-]*-chat)")
 _PLAIN = re.compile(r"gpt-[34]|chatgpt-|gpt-[5-9][\w.]*-chat")
 
 
-@lru_cache(MODELS_REMEMBERED)
+@lru_cache(FAMILIES_REMEMBERED)
 def reasons(model: str) -> bool:
     """Whether this is one of OpenAI's reasoning models, by its name."""
     return _REASONING.match(_bare(model)) is not None
 
 
-@lru_cache(MODELS_REMEMBERED)
+@lru_cache(FAMILIES_REMEMBERED)
 def is_plain(model: str) -> bool:
     """Whether this is one of OpenAI's models that do not reason, by its name."""
     return _PLAIN.match(_bare(model)) is not None

@@ -17,7 +17,7 @@ from turnkeep.models.provider import Provider
 LEAST_CONTEXT = 2_000
 """Tokens below which nothing is believed: a mistaken refusal must not take a model its memory."""
 MOST_CONTEXT = 100_000_000
-MODELS_REMEMBERED = 1_000
+SIZES_REMEMBERED = 1_000
 """Models that are remembered; more names than that are not of one server."""
 
 _FIELDS = (
@@ -49,7 +49,7 @@ class ContextSizes:
 
         Never raises, and waits a few seconds.
         """
-        if self._endpoint is None or len(self._server_sizes) > MODELS_REMEMBERED:
+        if self._endpoint is None or len(self._server_sizes) > SIZES_REMEMBERED:
             return None
         # Runs that start together ask once.
         async with self._asking:
@@ -67,7 +67,7 @@ class ContextSizes:
         """
         # Where no size is named, three quarters of what was too long: a few refusals reach it.
         size = window if window is not None and LEAST_CONTEXT <= window <= MOST_CONTEXT else tokens * 3 // 4
-        if len(self._learned_sizes) < MODELS_REMEMBERED or model in self._learned_sizes:
+        if len(self._learned_sizes) < SIZES_REMEMBERED or model in self._learned_sizes:
             # Down only: what was too long once stays too long.
             self._learned_sizes[model] = max(LEAST_CONTEXT, min(size, self._learned_sizes.get(model, size)))
 

@@ -140,7 +140,8 @@ class Reply:
     @property
     def rate(self) -> dict[str, str]:
         """The limits as the provider states them, and its clock, which they are read against."""
-        return {name: value for name, value in self.headers.items() if "ratelimit" in name or name == "date"}
+        limits = {name: value for name, value in self.headers.items() if "ratelimit" in name}
+        return {**limits, "date": self.headers.get("date", "")} if limits else {}
 
     def failure(self, error: object) -> ModelError:
         """What an error inside the stream means."""

@@ -31,7 +31,7 @@ SIMULATOR = "simulator"
 
 _FREE = Price(Rates(*[Decimal(0)] * 5), source="free")
 
-_RECENT = 256
+_OWN_PRICES = 256
 """Models and tiers whose prices are remembered: answers may name any."""
 
 _STANDARD = {None, "", "auto", "default", "standard"}
@@ -110,7 +110,7 @@ class PriceBook:
     def __init__(self, override: Path | None = None, *, base_url: str | None = None, clock: Clock | None = None):
         self._source = override.name if override else ""
         self._own = _entries(override) if override else {}
-        self._own_price = functools.lru_cache(_RECENT)(self._find_own_price)
+        self._own_price = functools.lru_cache(_OWN_PRICES)(self._find_own_price)
         self._published_prices = PublishedPrices(base_url)
         self._clock = clock or SystemClock()
 

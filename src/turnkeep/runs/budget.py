@@ -271,7 +271,7 @@ class RunBudget:
         """Take in the limits that an answer states: where nothing remains, all workers
         wait for the reset.
         """
-        if (wait := wait_for_spent(rate)) is not None:
+        if rate and (wait := wait_for_spent(rate)) is not None:
             await self._budgets.store.slow_down(endpoint, wait)
 
     async def settle(self, usage: Usage) -> None:
