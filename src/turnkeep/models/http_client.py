@@ -141,7 +141,9 @@ class Reply:
     def rate(self) -> dict[str, str]:
         """The limits as the provider states them, and its clock, which they are read against."""
         limits = {name: value for name, value in self.headers.items() if "ratelimit" in name}
-        return {**limits, "date": self.headers.get("date", "")} if limits else {}
+        if limits and (date := self.headers.get("date")):
+            limits["date"] = date
+        return limits
 
     def failure(self, error: object) -> ModelError:
         """What an error inside the stream means."""
