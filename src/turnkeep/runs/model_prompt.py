@@ -102,10 +102,10 @@ class ModelPrompt:
         # a past that pairing leaves as it is: its words are remembered
         past = self.past if not is_repair and self.past.leads_to([*wishes, *transcript]) else None
         # wishes stand before all of a turn, where there is nothing to pair them with
-        paired = [*past.items, *wishes, *current] if past else pairing([*self.past.items, *wishes, *transcript])
+        items = [*past.items, *wishes, *current] if past else pairing([*self.past.items, *wishes, *transcript])
         request = ModelRequest(
             model=self.model_name,
-            items=paired,
+            items=items,
             past=past,
             current=len(current),
             instructions=self._instructions(),
