@@ -366,16 +366,18 @@ class Histories(RuleBasedStateMachine):
 
     @rule(where=places, lag=st.integers(0, 5), once=st.sampled_from([None, "k1", "k2"]))
     def somebody_answers_what_waits(self, where: Address, lag: int, once: str | None) -> None:
-        record = self.twins.wait(self.twins.here.thread(where))
+        # Each engine's own: an engine may have drawn other ids than its twin, and a view names one.
+        records = [self.twins.wait(store.thread(where)) for store in (self.twins.here, self.twins.there)]
         waiting = [r.message for r in self.twins.wait(self.twins.here.open_messages(where)) if r.status == "waiting"]
         asked = [TranscriptEntry(UserItem(m.content, m.message_id), 2) for m in waiting if m is not None]
-        view = (
+        views = [
             InboxView(tuple(asked), record.top - (lag == 5), record.thread_id) if record is not None and asked else None
-        )
+            for record in records
+        ]
         words = [TranscriptEntry(AssistantItem("I am here"), 3)]
 
-        def answer(store: Store, _: int) -> Awaitable[None]:
-            return store.append(where, words, author="ann", inbox=view, once=once)
+        def answer(store: Store, side: int) -> Awaitable[None]:
+            return store.append(where, words, author="ann", inbox=views[side], once=once)
 
         before = self.twins.books.of(where).open_ids
         self.twins.both(answer, twice=once is not None)
