@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 
 from tests.patience import PATIENCE
 from tests.services import free_port
-from tests.services.process import COVERAGE, end_process, eventually, spawn
+from tests.services.process import COVERAGE, end_process, eventually, finish_measuring, spawn
 from turnkeep.cli import server_note
 
 PROGRAM = (sys.executable, "-m", "turnkeep")
@@ -108,6 +108,7 @@ class Desk:
         try:
             yield service
         finally:
+            finish_measuring(service.process)
             service.kill9()
 
 

@@ -15,6 +15,7 @@ import aiohttp
 from tests.patience import PATIENCE
 from tests.process.listener import Listener
 from tests.process.programs import Program, Server
+from tests.services.process import finish_measuring
 
 PACE = "[[words:{words}]] [[pace:{milliseconds}]]"
 
@@ -113,6 +114,7 @@ async def fleet(
             yield started
         finally:
             for program in started.programs:
+                finish_measuring(program.process)
                 program.kill9()
 
 

@@ -16,7 +16,7 @@ import aiohttp
 
 from tests.patience import PATIENCE
 from tests.services import CHECKOUT, free_port
-from tests.services.process import COVERAGE
+from tests.services.process import COVERAGE, finish_measuring
 
 
 @dataclass
@@ -92,4 +92,5 @@ async def running(program: Program) -> AsyncIterator[Program]:
     try:
         yield program
     finally:
+        finish_measuring(program.process)
         program.kill9()

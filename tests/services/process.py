@@ -225,6 +225,15 @@ def _ask_to_end(process: subprocess.Popen[bytes], patience: float) -> None:
             continue
 
 
+def finish_measuring(process: subprocess.Popen[bytes] | None) -> None:
+    """Of a program that is killed nobody hears what it ran: where that is measured, it is asked to end before."""
+    if COVERAGE and process is not None and process.poll() is None:
+        process.send_signal(signal.SIGCONT)
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(PATIENCE)
+
+
 def end_process(process: subprocess.Popen[bytes]) -> None:
     """Kill a child of `spawn` and all that it started."""
     with contextlib.suppress(ProcessLookupError):

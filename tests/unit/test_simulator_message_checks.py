@@ -7,7 +7,15 @@ from typing import Any
 import pytest
 
 from turnkeep.simulator.message_checks import generation, message_body, signature
-from turnkeep.simulator.problems import MessageProblem
+from turnkeep.simulator.problems import (
+    MessageProblem,
+    Problem,
+    context_length_exceeded,
+    conversation_locked,
+    model_not_found,
+    no_key,
+    wrong_key,
+)
 
 VERSION = "2023-06-01"
 ASKED = {"role": "user", "content": "hi"}
@@ -91,6 +99,32 @@ TAKEN: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("taken", TAKEN.values(), ids=TAKEN)
 def test_a_body_that_the_platform_takes_is_taken_as_it_is(taken: dict[str, Any]) -> None:
     assert message_body(taken, VERSION) is taken
+
+
+QUOTA = Problem(429, "You exceeded your current quota.", type="insufficient_quota")
+LIMITED = Problem(429, "Slow down.", headers={"retry-after": "2", "x-ratelimit-limit-requests": "5"})
+TRANSLATIONS: list[tuple[Problem, int, str, str]] = [
+    (QUOTA, 400, "invalid_request_error", "Your credit balance is too low to access the Anthropic API."),
+    (context_length_exceeded(9, 8, "messages"), 400, "invalid_request_error", "too long: 9 tokens > 8 maximum"),
+    (context_length_exceeded(9, 8, "input"), 400, "invalid_request_error", "too long: 1 tokens > 0 maximum"),
+    (model_not_found("x"), 404, "not_found_error", "model: claude-1"),
+    (conversation_locked(), 429, "rate_limit_error", "Another process is currently operating"),
+    (wrong_key(), 401, "authentication_error", "invalid x-api-key"),
+    (no_key(), 401, "authentication_error", "You didn't provide an API key."),
+    (Problem(529, "x"), 529, "overloaded_error", "Overloaded"),
+    (Problem(502, "x"), 502, "api_error", "x"),
+    (LIMITED, 429, "rate_limit_error", "Slow down."),
+]
+
+
+@pytest.mark.parametrize(("problem", "status", "kind", "words"), TRANSLATIONS)
+def test_a_problem_is_told_as_the_other_platform_tells_it(problem: Problem, status: int, kind: str, words: str) -> None:
+    told = MessageProblem.of(problem, "claude-1")
+    error = told.body()["error"]
+    assert (told.status, error["type"]) == (status, kind)
+    assert words in error["message"]
+    assert "x-ratelimit-limit-requests" not in told.headers
+    assert told.headers.get("retry-after") == problem.headers.get("retry-after")
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,12 @@ def test_an_ordinary_request_passes() -> None:
         ({"metadata": {"k" * 65: "x"}}, "metadata keys", "string_above_max_length"),
         ({"metadata": {"k": 1}}, "metadata.k", "invalid_type"),
         ({"previous_response_id": "resp_1", "conversation": "conv_1"}, None, "mutually_exclusive_parameters"),
+        ({"metadata": [1]}, "metadata", "invalid_type"),
+        ({"store": 1}, "store", "invalid_type"),
+        ({"max_tool_calls": True}, "max_tool_calls", "invalid_type"),
+        ({"tools": ["search"]}, "tools[0]", "invalid_type"),
+        ({"tools": [{"name": "f"}]}, "tools[0].type", "missing_required_parameter"),
+        ({"tools": [{"type": "function", "name": "f", "parameters": []}]}, "tools[0].parameters", "invalid_type"),
     ],
 )
 def test_wrong_parameters_are_named(body: dict[str, Any], param: str | None, code: str) -> None:
@@ -92,6 +98,33 @@ def test_content_parts_belong_to_their_role() -> None:
         response_checks.items([{"role": "assistant", "content": [{"type": "input_text", "text": "x"}]}])
 
 
+@pytest.mark.parametrize(
+    ("value", "param"),
+    [
+        (7, "input"),
+        (["x"], "input[0]"),
+        ([OUTPUT | {"output": 7}], "input[0].output"),
+        ([USER | {"content": ["x"]}], "input[0].content[0]"),
+        ([USER | {"content": [{"type": "input_text"}]}], "input[0].content[0].text"),
+    ],
+)
+def test_wrong_items_are_named(value: object, param: str) -> None:
+    with pytest.raises(Problem) as caught:
+        response_checks.items(value)
+    assert caught.value.param == param
+
+
+def test_no_input_is_no_items() -> None:
+    assert response_checks.items(None) == []
+
+
+def test_a_list_that_is_too_long_says_by_how_much() -> None:
+    response_checks.check_items_limit([USER] * 20, 20)
+    with pytest.raises(Problem, match="maximum length 20, but got an array with length 21") as caught:
+        response_checks.check_items_limit([USER] * 21, 20)
+    assert caught.value.code == "array_above_max_length"
+
+
 def test_ids_begin_with_their_kind() -> None:
     with pytest.raises(Problem, match="Expected an ID that begins with 'fc'"):
         response_checks.items([CALL | {"id": "call_1"}])
@@ -109,6 +142,16 @@ def test_ids_begin_with_their_kind() -> None:
         ({"stream_options": {"include_usage": True}}, "stream_options"),
         ({"n": 2}, "n"),
         ({"input": "x"}, "input"),
+        ({"messages": None}, "messages"),
+        ({"messages": ["x"]}, "messages[0]"),
+        ({"messages": [{"role": "wizard", "content": "x"}]}, "messages[0].role"),
+        ({"messages": [{"role": "user", "content": 7}]}, "messages[0].content"),
+        ({"messages": [{"role": "assistant", "tool_calls": {"id": "c"}}]}, "messages[0].tool_calls"),
+        ({"messages": [{"role": "assistant", "tool_calls": ["c"]}]}, "messages[0].tool_calls[0].id"),
+        (
+            {"messages": [{"role": "assistant", "tool_calls": [{"id": "c", "function": {"name": "f"}}]}]},
+            "messages[0].tool_calls[0].function.arguments",
+        ),
     ],
 )
 def test_wrong_chat_requests_are_named(body: dict[str, Any], param: str) -> None:

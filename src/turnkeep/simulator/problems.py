@@ -47,7 +47,7 @@ class MessageProblem(Problem):
         if problem.type == "insufficient_quota":
             status, message = 400, "Your credit balance is too low to access the Anthropic API."
         elif problem.code == "context_length_exceeded":
-            tokens, limit = (re.findall(r"\d+", message) or ["1", "0"])[::-1][:2]
+            tokens, limit = (re.findall(r"\d+", message) or ["0", "1"])[::-1][:2]
             message = f"prompt is too long: {tokens} tokens > {limit} maximum"
         elif problem.code == "model_not_found":
             message = f"model: {model}"
