@@ -20,50 +20,52 @@ local function bury(t)
   let_go(t)
 end
 
-local function drop_entry(candidate)
-  if candidate.entry ~= '' then redis.call('ZREM', index_of(candidate.index), candidate.entry) end
+local function drop_entry()
+  if A.entry ~= '' then redis.call('ZREM', index_of(A.index), A.entry) end
 end
 
-local function leave(t, p, candidate)
+local function leave(t, p)
   if t.out.is_changed then
     save(t, p, now)
-  elseif not t.indexed or candidate.entry ~= entry_at(t, t.indexed[2]) or candidate.index ~= t.indexed[1] then
-    drop_entry(candidate)
+  elseif not t.indexed or A.entry ~= entry_at(t, t.indexed[2]) or A.index ~= t.indexed[1] then
+    drop_entry()
   end
   return exact(wake(t))
 end
 
 -- Whether another worker was faster: several hear the same hint. Told by the field that a leased thread has alone; one whose
 -- lease is over is found by the index of ends.
-local function is_taken(candidate)
-  if candidate.index == 'ends' then return false end
+local function is_taken()
+  if A.index == 'ends' then return false end
   local live = redis.call('HGET', K.thread, 'live')
-  return live and live:sub(1, #candidate.token) ~= candidate.token
+  return live and live:sub(1, #A.token) ~= A.token
 end
 
-local function take(candidate)
-  if is_taken(candidate) then
-    drop_entry(candidate)
+local function take(i)
+  turn_to(i)
+  point(i)
+  if is_taken() then
+    drop_entry()
     return ''
   end
-  local p, t = policy(candidate.policy), load()
-  if t and t.state == 'leased' and t.token == candidate.token then return tell_claim(t) end
+  local p, t = policy(A.policy), load()
+  if t and t.state == 'leased' and t.token == A.token then return tell_claim(t) end
   if not t then
-    drop_entry(candidate)
+    drop_entry()
     return ''
   end
   ripen(t, p, now)
-  if not is_ready(t) then return leave(t, p, candidate) end
+  if not is_ready(t) then return leave(t, p) end
   if t.state == 'leased' then
     bury(t)
     if t.paused then
       t.out.is_changed = true
       rest(t, p, now)
-      return leave(t, p, candidate)
+      return leave(t, p)
     end
   end
   if t.state == 'held' and not t.stop then decline(t, 'expired') end
-  lease_thread(t, p, now, {owner = A.owner, lease = A.lease, token = candidate.token, run_id = candidate.run_id})
+  lease_thread(t, p, now, {owner = A.owner, lease = A.lease, token = A.token, run_id = A.run_id})
   local claim = tell_claim(t)
   save(t, p, now)
   return claim
@@ -72,9 +74,7 @@ end
 local moments, reply = {}, {}
 count_together()
 for i = 1, ROWS do
-  point(i)
-  local candidate = row(i)
-  reply[i + 1] = ROWS == 1 and take(candidate) or do_beside_others(i == 1, take, candidate)
+  reply[i + 1] = ROWS == 1 and take(i) or do_beside_others(i == 1, take, i)
 end
 write_later_counts()
 -- What was taken left its space with a bound that has come: made right here, nobody has to look because of it. Once for

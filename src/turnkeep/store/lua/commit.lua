@@ -18,11 +18,12 @@ local function commit_run(i)
   if tonumber(A.published) > t.published then return {'gap', t.published} end
 
   local run_id, used = t.run_id, add_usage(usage(A.usage), t.spent)
-  local members = event_of_run(t, ',"outcome":"' .. A.outcome .. '","usage":' .. usage_json(used))
+  local used_json = usage_json(used)
+  local members = event_of_run(t, ',"outcome":"' .. A.outcome .. '","usage":' .. used_json)
   t.turns, t.usage = t.turns + 1, add_usage(t.usage, used)
   add_turn(t, now, A.turn)
   t.out.counted.completed = t.batch
-  remember_run(t, p, now, A.outcome, used, A.model)
+  remember_run(t, p, now, A.outcome, used_json, A.model)
   close_batch(t, p, now, A.outcome == 'cancelled' and 'cancelled' or 'answered')
   end_run(t)
   defer_steering(t, run_id)

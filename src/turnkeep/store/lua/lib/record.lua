@@ -35,9 +35,19 @@ local function unseal(raw, what)
   return cmsgpack.unpack(unseal_text(raw, what))
 end
 
+-- Of each number its text: the moments and spans of a script are few and told of each of its threads, and a format
+-- costs as much as a small command.
+local texts = {}
+
 -- A number as text that reads back as the same number; nothing for nothing.
 local function exact(number)
-  return number and string.format('%.17g', number) or ''
+  if not number then return '' end
+  local text = texts[number]
+  if not text then
+    text = string.format('%.17g', number)
+    texts[number] = text
+  end
+  return text
 end
 
 -- A string as JSON.
@@ -50,12 +60,17 @@ local function moment()
   return tonumber(A.now)
 end
 
--- The policy of the queue, packed by the caller.
+-- Unpacked once for all threads of a script, which are mostly of one queue.
+local policies = {}
+
+-- The policy of the queue, packed by the caller; not to be changed.
 local function policy(packed)
+  if policies[packed] then return policies[packed] end
   local p = {}
   p.window, p.max_wait, p.max_batch, p.max_batch_bytes, p.max_inbox, p.expiry, p.dedupe, p.history_items,
     p.history_bytes, p.log_events, p.log_age, p.runs_kept = struct.unpack('<dddddddddddd', packed)
   p.on_busy = packed:sub(97)
+  policies[packed] = p
   return p
 end
 

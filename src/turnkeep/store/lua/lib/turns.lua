@@ -70,14 +70,14 @@ local function close_batch(t, p, now, status)
   shift(t, t.batch)
 end
 
--- The run that ends, for people; `more` is JSON of further members.
+-- The run that ends, for people; `used` is JSON of its usage, `more` of further members.
 local function remember_run(t, p, now, status, used, more)
   t.runs = t.runs + 1
   local text = string.format('{"run_id":%s,"status":"%s","message_ids":%s,"attempt":%d,"started_at":%s,"finished_at":%s,',
     quote(t.run_id), status, ids_json(ids_of(t, 1, t.batch)), t.attempt, exact(t.first_claimed_at), exact(now))
   local fields = t.out.fields
   fields[#fields + 1] = 'r:' .. t.runs
-  fields[#fields + 1] = seal_text(text .. '"usage":' .. usage_json(used) .. ',"calls":' .. calls_json(t) .. more .. '}')
+  fields[#fields + 1] = seal_text(text .. '"usage":' .. used .. ',"calls":' .. calls_json(t) .. more .. '}')
   if t.runs > p.runs_kept then t.out.dropped[#t.out.dropped + 1] = 'r:' .. (t.runs - p.runs_kept) end
 end
 
