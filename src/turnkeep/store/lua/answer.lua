@@ -24,7 +24,7 @@ local members = event_of_run(t, ',"outcome":"completed","usage":' .. usage_json(
 t.turns, t.usage = t.turns + 1, add_usage(t.usage, used)
 add_turn(t, now, A.turn)
 t.out.counted.completed = t.batch
-remember_run(t, p, now, 'completed', used, '')
+remember_run(t, p, now, 'completed', usage_json(used), '')
 close_batch(t, p, now, 'answered')
 end_run(t)
 emit(t, 'completed', members, A.text)

@@ -49,7 +49,7 @@ end
 local function die()
   local oldest = open_at(t, 1)
   t.usage = add_usage(t.usage, t.spent)
-  remember_run(t, p, now, 'failed', t.spent, ',"fault":' .. A.fault)
+  remember_run(t, p, now, 'failed', usage_json(t.spent), ',"fault":' .. A.fault)
   for i = 1, t.batch do bury_letter(i, oldest) end
   t.out.counted.failed, t.out.counted.dead = t.batch, t.batch
   close_batch(t, p, now, 'dead')

@@ -11,7 +11,7 @@
 
 local TRIM_EVERY = 64
 
-local has_freed, with_sinks = false, {}
+local with_sinks = {}
 
 -- Whether a sink is open in the partition of this thread; asked once for each partition.
 local function has_sinks()
@@ -46,10 +46,7 @@ local function publish(token, n, first, last)
   local skipped = t.published - n
   if skipped > last - first then return t.top end
   if has_sinks() or t.untrimmed + last - first + 1 >= TRIM_EVERY then return {'long'} end
-  if not has_freed then
-    free()
-    has_freed = true
-  end
+  free()
   append(t, first + skipped, last)
   return t.top
 end

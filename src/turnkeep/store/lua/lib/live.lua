@@ -1,6 +1,10 @@
+local has_freed = false
+
 -- From here on a full server refuses nothing: it refuses a script only until it has written something that frees.
 local function free()
+  if has_freed then return end
   redis.call('HDEL', K.thread, '')
+  has_freed = true
 end
 
 -- The field `live` of a leased thread: what changes with every token, so that a token costs little: four numbers and a

@@ -125,13 +125,18 @@ end
 local function fresh_out()
   return {
     events = {}, fields = {}, dropped = {}, known = {}, closings = {}, delays = {}, ripened = {}, undelayed = {},
-    counted = {}, open = {}, gone = 0, stored = 0,
+    counted = {}, open = {}, gone = 0, stored = 0, stored_turns = 0,
   }
 end
 
--- The record alone; nothing when there is none.
-local function read_head()
-  local fields = redis.call('HMGET', K.thread, 'head', 'live')
+-- The sealed record of the thread, and what changes with every token of a leased one.
+local function read_fields()
+  return redis.call('HMGET', K.thread, 'head', 'live')
+end
+
+-- The record alone, from these fields or read now; nothing when there is none.
+local function read_head(fields)
+  fields = fields or read_fields()
   if not fields[1] then return nil end
   local t = with_defaults(unseal(fields[1], 'head'))
   if t.last then t.settlements, t.last = {t.last}, nil end -- layout 1
@@ -147,14 +152,16 @@ end
 local ids_met = 0
 
 -- The thread, or nothing. Reads every key that will be written, so that a wrong type is met before the first write.
-local function load()
-  local t = read_head()
+-- `fields` are those that the caller has read.
+local function load(fields)
+  local t = read_head(fields)
   if not t and redis.call('EXISTS', K.inbox, K.log, K.history, K.known) == 0 then
     ids_met = 0
     return nil
   end
   local length = redis.call('LLEN', K.inbox)
-  local beside = redis.call('XLEN', K.log) + redis.call('LLEN', K.history)
+  local turns = redis.call('LLEN', K.history)
+  local beside = redis.call('XLEN', K.log) + turns
   ids_met = redis.call('HLEN', K.known)
   if not t then
     if length + beside > 0 or (ids_met > 0 and redis.call('HEXISTS', K.known, '~') == 0) then damaged('head') end
@@ -162,7 +169,7 @@ local function load()
   end
   if length ~= t.inbox then damaged('inbox') end
   t.out = fresh_out()
-  t.out.stored = length
+  t.out.stored, t.out.stored_turns = length, turns
   t.out.was = {inbox = t.inbox, delayed = t.delayed, state = t.state, paused = t.paused, owner = t.owner, token = t.token,
     active_at = t.active_at}
   return t

@@ -52,9 +52,9 @@ local function write_index(t, was, at)
   if was and is and was[1] == is[1] and was[2] == is[2] then return end
   if is then redis.call('ZADD', index_of(is[1]), 0, entry_at(t, is[2])) end
   if was then redis.call('ZREM', index_of(was[1]), entry_at(t, was[2])) end
-  if not is then return end
   -- `spaces` holds a lower bound of the earliest moment in each space, and so does a list of each queue; who looks there
-  -- corrects it
+  -- corrects it. Of a thread that comes later than it came they hold one already.
+  if not is or (was and was[2] <= is[2]) then return end
   if lower_bound(t, at) > 0 then
     redis.pcall(PUBLISH, K.hints, 'ready\0' .. exact(at) .. '\0' .. t.space .. '\0' .. t.channel)
   end
