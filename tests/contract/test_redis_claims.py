@@ -112,6 +112,20 @@ async def test_a_window_that_slid_is_claimed_at_its_end_without_a_look(
     assert looks == []
 
 
+async def test_a_renewal_writes_no_bound_of_a_space(redis_server: RedisServer) -> None:
+    """A thread that comes later than it came is behind the bound that is there."""
+    async with store_on(redis_server.url()) as store:
+        await accepted(store, said(channel("c"), "m1"))
+        [claim] = await store.claim(owner="o", limit=8, lease=LEASE)
+        bounds = store._keys.partition(channel("c")).names["spaces"]
+        assert await store._link.call("bounds", bounds, None, "DEL", bounds) == 1
+
+        directives = await store.renew("o", [claim], lease=2 * LEASE)
+
+        assert [one.held for one in directives.values()] == [True]
+        assert await store._link.call("bounds", bounds, None, "EXISTS", bounds) == 0
+
+
 async def test_what_no_hint_told_is_found_by_the_next_claim_that_nothing_led_to(redis_server: RedisServer) -> None:
     async with (
         store_on(redis_server.url(), prefix="deaf:") as deaf,

@@ -166,6 +166,7 @@ async def test_a_copy_that_ended_in_between_is_gone_on_with(redis_server: RedisS
         await fill(store, 2)
         expected = await holdings(store)
     store = RedisStore(redis_server.url(), prefix=prefix, allow_unsafe=True)
+    store.may_be_changing = True
     await store.open()
     copy = PartitionCopy(store, 64)
     call, steps = copy._call, 0

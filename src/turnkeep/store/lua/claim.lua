@@ -35,20 +35,20 @@ end
 
 -- Whether another worker was faster: several hear the same hint. Told by the field that a leased thread has alone; one whose
 -- lease is over is found by the index of ends.
-local function is_taken(live)
+local function is_taken()
   if A.index == 'ends' then return false end
+  local live = redis.call('HGET', K.thread, 'live')
   return live and live:sub(1, #A.token) ~= A.token
 end
 
 local function take(i)
   turn_to(i)
   point(i)
-  local fields = read_fields()
-  if is_taken(fields[2]) then
+  if is_taken() then
     drop_entry()
     return ''
   end
-  local p, t = policy(A.policy), load(fields)
+  local p, t = policy(A.policy), load()
   if t and t.state == 'leased' and t.token == A.token then return tell_claim(t) end
   if not t then
     drop_entry()

@@ -129,14 +129,9 @@ local function fresh_out()
   }
 end
 
--- The sealed record of the thread, and what changes with every token of a leased one.
-local function read_fields()
-  return redis.call('HMGET', K.thread, 'head', 'live')
-end
-
--- The record alone, from these fields or read now; nothing when there is none.
-local function read_head(fields)
-  fields = fields or read_fields()
+-- The record alone; nothing when there is none.
+local function read_head()
+  local fields = redis.call('HMGET', K.thread, 'head', 'live')
   if not fields[1] then return nil end
   local t = with_defaults(unseal(fields[1], 'head'))
   if t.last then t.settlements, t.last = {t.last}, nil end -- layout 1
@@ -152,9 +147,8 @@ end
 local ids_met = 0
 
 -- The thread, or nothing. Reads every key that will be written, so that a wrong type is met before the first write.
--- `fields` are those that the caller has read.
-local function load(fields)
-  local t = read_head(fields)
+local function load()
+  local t = read_head()
   if not t and redis.call('EXISTS', K.inbox, K.log, K.history, K.known) == 0 then
     ids_met = 0
     return nil
