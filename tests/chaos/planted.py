@@ -263,7 +263,7 @@ def batch_asked_again(replaces: Replace) -> None:
     """A new attempt puts its messages behind those of the first one."""
 
     def transcript(self: journal.Journal) -> list[Item]:
-        repeats = 2 if self._claim.attempt > 1 else 1
+        repeats = 2 if self.claim.attempt > 1 else 1
         return [*self.first_messages * repeats, *self.items]
 
     replaces(journal.Journal, "transcript", property(transcript))

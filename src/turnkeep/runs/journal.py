@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Literal, TypeVar
 
 from turnkeep.backoff import Backoff
@@ -62,36 +62,40 @@ def user_item(message: Message) -> UserItem:
     )  # fmt: skip
 
 
+@dataclass(slots=True)
 class Journal:
     """The records of one claim, folded.
 
     Nothing is believed to have happened before it is written; then it is told.
     """
 
-    def __init__(self, store: Store, claim: Claim, *, tell: Callable[[Record], None] | None = None) -> None:
-        self._store = store
-        self._claim = claim
-        self._tell = tell
-        self._count = 0
-        # tools end in parallel, records are numbered: one at a time, or a number would be missing
-        # before the next
-        self._in_order = asyncio.Lock()
-        self._unwritten: list[Record] = []
-        self._last_step: tuple[int, Step] | None = None
-        """Its number; believed, and not written yet."""
-        self.first_messages = [user_item(message) for message in claim.messages]
-        """The batch without the messages that came in by steering."""
-        self.items: list[Item] = []
-        self.texts: list[str] = []
-        self.usage = Usage()
-        self.steps = 0
-        self.model: str | None = None
-        self.ending: Ending | None = None
-        self.open_response: OpenResponse | None = None
-        """What was asked for in the background and has not become a step yet."""
-        self.started_calls: set[str] = set()
-        self.steered_ids: set[str] = set()
-        for record in claim.journal:
+    store: Store
+    claim: Claim
+    _: KW_ONLY
+    tell: Callable[[Record], None] | None = None
+    first_messages: list[UserItem] = field(init=False)
+    """The batch without the messages that came in by steering."""
+    items: list[Item] = field(init=False, default_factory=list)
+    texts: list[str] = field(init=False, default_factory=list)
+    usage: Usage = field(init=False, default=Usage())
+    steps: int = field(init=False, default=0)
+    model: str | None = field(init=False, default=None)
+    ending: Ending | None = field(init=False, default=None)
+    open_response: OpenResponse | None = field(init=False, default=None)
+    """What was asked for in the background and has not become a step yet."""
+    started_calls: set[str] = field(init=False, default_factory=set)
+    steered_ids: set[str] = field(init=False, default_factory=set)
+    _count: int = field(init=False, default=0)
+    # tools end in parallel, records are numbered: one at a time, or a number would be missing
+    # before the next
+    _in_order: asyncio.Lock = field(init=False, default_factory=asyncio.Lock)
+    _unwritten: list[Record] = field(init=False, default_factory=list)
+    _last_step: tuple[int, Step] | None = field(init=False, default=None)
+    """Its number; believed, and not written yet."""
+
+    def __post_init__(self) -> None:
+        self.first_messages = [user_item(message) for message in self.claim.messages]
+        for record in self.claim.journal:
             self._fold(record)
 
     @property
@@ -126,8 +130,8 @@ class Journal:
         self._last_step = (self._count, step)
         self._count += 1
         self._take_step(step)
-        if self._tell is not None:
-            self._tell({"n": self._count - 1, **_step_record(step)})
+        if self.tell is not None:
+            self.tell({"n": self._count - 1, **_step_record(step)})
 
     async def flush(self) -> None:
         """Write the last step, if it is not written: its run is to be gone on with by others."""
@@ -172,20 +176,20 @@ class Journal:
         if self._last_step is not None:
             number, step = self._last_step
             entry = {"n": number, **_step_record(step)}
-            await retry_until_answered(lambda: self._store.journal(self._claim, [entry]))
+            await retry_until_answered(lambda: self.store.journal(self.claim, [entry]))
             self._last_step = None
 
     async def _write_next(self, record: Record) -> None:
         # the number makes a repeat harmless
         entry = {"n": self._count, **record}
-        await retry_until_answered(lambda: self._store.journal(self._claim, [entry]))
+        await retry_until_answered(lambda: self.store.journal(self.claim, [entry]))
         self._unwritten.remove(record)
         self._believe(entry)
 
     def _believe(self, entry: Record) -> None:
         self._fold(entry)
-        if self._tell is not None:
-            self._tell(entry)
+        if self.tell is not None:
+            self.tell(entry)
 
     def _fold(self, record: Record) -> None:
         self._count += 1
