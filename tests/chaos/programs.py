@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.services.forks import Process, start_python
 from tests.services.redis import redis_program
 
 HOST = "127.0.0.1"
@@ -40,7 +41,7 @@ class Program:
     frozen: bool = False
     said_before: int = 0
     """Bytes that earlier lives have logged."""
-    process: subprocess.Popen[bytes] | None = None
+    process: Process | None = None
 
     @property
     def log_file(self) -> Path:
@@ -66,6 +67,10 @@ class Program:
     def start(self) -> None:
         self.wanted, self.frozen = True, False
         self.said_before = self.log_file.stat().st_size if self.log_file.exists() else 0
+        program, *arguments = self.command
+        if program == sys.executable:
+            self.process = start_python(arguments, self.folder, self.environment, log=self.log_file)
+            return
         with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(
                 self.command, cwd=self.folder, env=dict(self.environment), stdin=subprocess.DEVNULL, stdout=log,

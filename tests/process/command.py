@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import atexit
 import json
 import os
 import pty
 import re
 import select
-import shutil
 import signal
 import subprocess
 import sys
@@ -18,11 +16,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from tests.patience import PATIENCE
 from tests.services import free_port
-from tests.services.process import COVERAGE, end_process, eventually, finish_measuring, spawn
+from tests.services.forks import Process, start_python
+from tests.services.process import COVERAGE, end_process, eventually, finish_measuring
 from turnkeep.cli import server_note
 
 PROGRAM = (sys.executable, "-m", "turnkeep")
@@ -68,7 +67,18 @@ class Desk:
 
     def run(self, *arguments: str, stdin: str = "", **environment: str) -> Said:
         """Type a command where there is no terminal. Its process is forked from one that has imported everything."""
-        return _Forks.shared().run(self.folder, list(arguments), self.environment(environment), stdin)
+        with tempfile.TemporaryDirectory(prefix="turnkeep-command-") as name:
+            given, out, err = (Path(name, stream) for stream in ("stdin", "stdout", "stderr"))
+            given.write_text(stdin)
+            process = start_python(
+                ["-m", "turnkeep", *arguments], self.folder, self.environment(environment),
+                log=out, stdin=given, errors=err,
+            )  # fmt: skip
+            try:
+                return Said(process.wait(PATIENCE), out.read_text(), err.read_text())
+            finally:
+                process.kill()
+                process.wait(PATIENCE)
 
     def execute(self, *arguments: str, stdin: str = "", **environment: str) -> Said:
         """The same, as a program that is started anew."""
@@ -112,71 +122,6 @@ class Desk:
             service.kill9()
 
 
-class _Forks:
-    """A process that forks one of its own for each command: all they share is that Python has its modules."""
-
-    PROGRAM = """
-import json, os, signal, sys
-import turnkeep.cli
-from importlib import import_module
-for verb in turnkeep.cli.VERBS.values():
-    import_module(verb.module)
-import turnkeep.doors.http.endpoint, turnkeep.store.sqlite
-for line in sys.stdin:
-    told = json.loads(line)
-    child = os.fork()
-    if child == 0:
-        code = 70
-        try:
-            signal.alarm(told["patience"])
-            os.chdir(told["folder"])
-            os.environ.clear()
-            os.environ.update(told["environment"])
-            for number, path in enumerate(told["streams"]):
-                os.dup2(os.open(path, os.O_RDWR), number)
-            sys.stdin = open(0)
-            code = turnkeep.cli.main(told["arguments"])
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-"""
-    _shared: ClassVar[_Forks | None] = None
-
-    def __init__(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", self.PROGRAM], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        self._streams = Path(tempfile.mkdtemp(prefix="turnkeep-commands-"))
-        atexit.register(self._end)
-
-    @classmethod
-    def shared(cls) -> _Forks:
-        if cls._shared is None:
-            cls._shared = cls()
-        return cls._shared
-
-    def run(self, folder: Path, arguments: list[str], environment: Mapping[str, str], stdin: str) -> Said:
-        streams = [self._streams / name for name in ("stdin", "stdout", "stderr")]
-        for stream, text in zip(streams, (stdin, "", ""), strict=True):
-            stream.write_text(text)
-        told = {
-            "arguments": arguments, "folder": str(folder), "environment": dict(environment), "patience": int(PATIENCE),
-            "streams": [str(stream) for stream in streams],
-        }  # fmt: skip
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps(told) + "\n")
-        self._process.stdin.flush()
-        code = int(self._process.stdout.readline())
-        return Said(code, streams[1].read_text(), streams[2].read_text())
-
-    def _end(self) -> None:
-        self._process.communicate()
-        shutil.rmtree(self._streams, ignore_errors=True)
-
-
 @dataclass
 class Service:
     """`dev`, `serve` or nothing at all, on a port."""
@@ -185,7 +130,7 @@ class Service:
     arguments: Sequence[str]
     port: int
     environment: Mapping[str, str]
-    process: subprocess.Popen[bytes] | None = None
+    process: Process | None = None
 
     @property
     def url(self) -> str:
@@ -212,7 +157,8 @@ class Service:
         """Start it, without waiting."""
         self.log.unlink(missing_ok=True)
         environment = self.desk.environment({"TURNKEEP_PORT": str(self.port), **self.environment})
-        self.process = spawn([*PROGRAM, *self.arguments], environment, self.desk.folder)
+        program = ["-m", "turnkeep", *self.arguments]
+        self.process = start_python(program, self.desk.folder, environment, log=self.log)
 
     def died(self) -> str | None:
         if self.process is None or self.process.poll() is None:

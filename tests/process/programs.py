@@ -6,8 +6,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +14,7 @@ import aiohttp
 
 from tests.patience import PATIENCE
 from tests.services import CHECKOUT, free_port
+from tests.services.forks import Process, start_python
 from tests.services.process import COVERAGE, finish_measuring
 
 
@@ -26,7 +25,7 @@ class Program:
     arguments: list[str]
     folder: Path
     environment: Mapping[str, str] = field(default_factory=dict)
-    process: subprocess.Popen[bytes] | None = None
+    process: Process | None = None
     modules: tuple[str, ...] = ("turnkeep",)
     """What Python is told to run, before the arguments."""
 
@@ -34,12 +33,8 @@ class Program:
         environment = {"PATH": os.environ["PATH"], "HOME": str(self.folder), **COVERAGE, **self.environment}
         if self.modules != ("turnkeep",):
             environment["PYTHONPATH"] = str(CHECKOUT)
-        with (self.folder / "log").open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", *self.modules, *self.arguments],
-                cwd=self.folder, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                start_new_session=True,
-            )  # fmt: skip
+        command = ["-m", *self.modules, *self.arguments]
+        self.process = start_python(command, self.folder, environment, log=self.folder / "log")
 
     def send(self, number: signal.Signals) -> None:
         if self.process is not None and self.process.poll() is None:

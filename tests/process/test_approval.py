@@ -18,6 +18,7 @@ import pytest
 from tests.patience import PATIENCE
 from tests.process.command import Desk
 from tests.process.programs import Program, Server
+from tests.services.forks import start_python
 from turnkeep.simulator import Simulator, StreamPace, serve
 
 TOOLS = """
@@ -84,12 +85,9 @@ class House:
 
 class LaterProgram(Program):
     def start(self) -> None:
-        with (self.folder / "log").open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-c", LATER, *self.arguments], cwd=self.folder, stdin=subprocess.DEVNULL,
-                stdout=log, stderr=log, start_new_session=True,
-                env={"PATH": os.environ["PATH"], "HOME": str(self.folder), **self.environment},
-            )  # fmt: skip
+        environment = {"PATH": os.environ["PATH"], "HOME": str(self.folder), **self.environment}
+        program = ["-c", LATER, *self.arguments]
+        self.process = start_python(program, self.folder, environment, log=self.folder / "log")
 
 
 @pytest.fixture(params=["sqlite", pytest.param("redis", marks=pytest.mark.redis)])

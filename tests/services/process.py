@@ -22,7 +22,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Self
+from typing import IO, Protocol, Self
 
 from tests.patience import PATIENCE
 
@@ -225,7 +225,22 @@ def _ask_to_end(process: subprocess.Popen[bytes], patience: float) -> None:
             continue
 
 
-def finish_measuring(process: subprocess.Popen[bytes] | None) -> None:
+class Child(Protocol):
+    """A process that was started, by `subprocess` or by `forks`."""
+
+    @property
+    def pid(self) -> int: ...
+
+    def poll(self) -> int | None: ...
+
+    def wait(self, timeout: float | None = None) -> int: ...
+
+    def send_signal(self, sig: int, /) -> None: ...
+
+    def terminate(self) -> None: ...
+
+
+def finish_measuring(process: Child | None) -> None:
     """Of a program that is killed nobody hears what it ran: where that is measured, it is asked to end before."""
     if COVERAGE and process is not None and process.poll() is None:
         process.send_signal(signal.SIGCONT)
@@ -234,8 +249,8 @@ def finish_measuring(process: subprocess.Popen[bytes] | None) -> None:
             process.wait(PATIENCE)
 
 
-def end_process(process: subprocess.Popen[bytes]) -> None:
-    """Kill a child of `spawn` and all that it started."""
+def end_process(process: Child) -> None:
+    """Kill a process that leads a session, and all that it started."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait(PATIENCE)

@@ -1,0 +1,114 @@
+"""A process that has imported what our programs do, and becomes one of them in a fork.
+
+Each connection orders one program, in one line of JSON, and hears its process id, and how it ended. When its input
+ends, which is when the tests are over however they end, it kills whatever still runs. See `forks.py`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib
+import json
+import os
+import runpy
+import select
+import signal
+import socket
+import sys
+from typing import Any
+
+from turnkeep.models import load_clients
+from turnkeep.pricing.price_list import PublishedPrices
+from turnkeep.pricing.tokenizer import tokenizer_for
+
+ALSO = ("doors.amqp.consumer", "doors.http.endpoint", "doors.server", "simulator", "store.redis", "store.sqlite")
+"""What commands import when they begin to serve, beside their own modules."""
+
+
+def main(place: str) -> None:
+    """Take orders; returns in each fork, as the program that was ordered."""
+    warm_up()
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(place)
+    listener.listen(64)
+    ends, noted = os.pipe()
+    os.set_blocking(noted, False)
+    signal.set_wakeup_fd(noted, warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    running: dict[int, socket.socket] = {}
+    os.write(1, b"ready\n")
+    while True:
+        waiting: list[int | socket.socket] = [0, ends, listener]
+        ready, _, _ = select.select(waiting, [], [])
+        if 0 in ready and not os.read(0, 1):
+            end(running)
+        if ends in ready:
+            os.read(ends, 4096)
+            report(running)
+        if listener in ready:
+            connection = listener.accept()[0]
+            with connection.makefile("r") as lines:
+                order = json.loads(lines.readline())
+            pid = os.fork()
+            if pid == 0:
+                return become(order)
+            running[pid] = connection
+            connection.sendall(f"{pid}\n".encode())
+
+
+def warm_up() -> None:
+    cli = importlib.import_module("turnkeep.cli")
+    for module in (*(verb.module for verb in cli.VERBS.values()), *(f"turnkeep.{name}" for name in ALSO)):
+        importlib.import_module(module)
+    load_clients()
+    PublishedPrices().load()
+    tokenizer_for("").build()
+    gc.collect()
+    gc.freeze()  # a fork that collects would write to every page that it shares
+
+
+def report(running: dict[int, socket.socket]) -> None:
+    """Say of each program that has ended how it did."""
+    for pid in list(running):
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            with running.pop(pid) as connection, contextlib.suppress(OSError):
+                connection.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
+
+
+def end(running: dict[int, socket.socket]) -> None:
+    for pid in running:
+        with contextlib.suppress(OSError):
+            os.killpg(pid, signal.SIGKILL)
+    os._exit(0)
+
+
+def become(order: dict[str, Any]) -> None:
+    """Be as Python is when it has just been started for this program."""
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    os.setsid()
+    os.chdir(order["folder"])
+    os.environ.clear()
+    os.environ.update(order["environment"])
+    os.dup2(os.open(order["stdin"], os.O_RDONLY), 0)
+    os.dup2(opened_for_writing(order["stdout"]), 1)
+    os.dup2(1 if order["stderr"] == order["stdout"] else opened_for_writing(order["stderr"]), 2)
+    os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+    sys.stdin = open(0, closefd=False)  # noqa: SIM115 - open to the end of the process
+    sys.path[:1] = ["", *filter(None, order["environment"].get("PYTHONPATH", "").split(os.pathsep))]
+    option, what, *arguments = order["program"]
+    sys.argv = [option, *arguments]
+    if option == "-c":
+        exec(what, {"__name__": "__main__"})  # as `python -c` does
+    else:
+        runpy.run_module(what, run_name="__main__", alter_sys=True)
+
+
+def opened_for_writing(path: str) -> int:
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
