@@ -90,15 +90,17 @@ def become(order: dict[str, Any]) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     os.setsid()
     os.chdir(order["folder"])
+    coerced = {name: os.environ[name] for name in ("LC_CTYPE",) if name in os.environ}  # as PEP 538 has it
     os.environ.clear()
-    os.environ.update(order["environment"])
+    os.environ.update(coerced | order["environment"])
     os.dup2(os.open(order["stdin"], os.O_RDONLY), 0)
     os.dup2(opened_for_writing(order["stdout"]), 1)
     os.dup2(1 if order["stderr"] == order["stdout"] else opened_for_writing(order["stderr"]), 2)
     os.closerange(3, os.sysconf("SC_OPEN_MAX"))
     sys.stdin = open(0, closefd=False)  # noqa: SIM115 - open to the end of the process
-    sys.path[:1] = ["", *filter(None, order["environment"].get("PYTHONPATH", "").split(os.pathsep))]
     option, what, *arguments = order["program"]
+    place = "" if option == "-c" else os.getcwd()
+    sys.path[:1] = [place, *filter(None, order["environment"].get("PYTHONPATH", "").split(os.pathsep))]
     sys.argv = [option, *arguments]
     if option == "-c":
         exec(what, {"__name__": "__main__"})  # as `python -c` does

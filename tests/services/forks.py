@@ -55,7 +55,7 @@ def start_python(
         )  # fmt: skip
 
 
-class Forked:
+class Fork:
     """A process as `subprocess.Popen` has them, of which another one is the parent."""
 
     def __init__(self, connection: socket.socket) -> None:
@@ -111,7 +111,7 @@ class Forked:
         return line
 
 
-Process = subprocess.Popen[bytes] | Forked
+Process = subprocess.Popen[bytes] | Fork
 
 
 class ForkServer:
@@ -138,12 +138,12 @@ class ForkServer:
                 cls._shared = cls()
             return cls._shared
 
-    def start(self, order: Mapping[str, object]) -> Forked:
+    def start(self, order: Mapping[str, object]) -> Fork:
         self._wait_until_ready()
         connection = socket.socket(socket.AF_UNIX)
         connection.connect(self._place)
         connection.sendall(json.dumps(order).encode() + b"\n")
-        return Forked(connection)
+        return Fork(connection)
 
     def _wait_until_ready(self) -> None:
         with self._lock:

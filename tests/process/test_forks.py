@@ -1,0 +1,85 @@
+"""A program that is forked is as one that is started anew."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.patience import PATIENCE
+from tests.services import forks
+from tests.services.forks import Process, start_python
+
+SAYS_WHAT_IT_IS = """
+import asyncio, json, os, random, signal, sys, threading
+numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGCHLD, signal.SIGPIPE, signal.SIGHUP]
+print(json.dumps({
+    "arguments": sys.argv, "folder": os.getcwd(), "environment": dict(os.environ), "path": sys.path,
+    "leads": os.getsid(0) == os.getpid(), "signals": [repr(signal.getsignal(number)) for number in numbers],
+    "wakes": signal.set_wakeup_fd(-1), "blocked": repr(signal.pthread_sigmask(signal.SIG_BLOCK, [])),
+    "open": sorted(name for name in os.listdir("/dev/fd") if int(name) < 10), "threads": threading.active_count(),
+    "input": sys.stdin.read(), "encodings": [stream.encoding for stream in (sys.stdin, sys.stdout, sys.stderr)],
+    "buffers": [stream.line_buffering for stream in (sys.stdout, sys.stderr)], "name": __name__,
+}))
+print("a complaint", file=sys.stderr)
+"""
+
+
+def said_of_itself(folder: Path, name: str) -> dict[str, Any]:
+    out, errors, given = (folder / f"{name} {stream}" for stream in ("out", "errors", "input"))
+    given.write_text("what is typed")
+    environment = {"PATH": os.environ["PATH"], "HOME": str(folder), "TURNKEEP_WINDOW": "ü"}
+    program = ["-c", SAYS_WHAT_IT_IS, "one", "two words"]
+    assert start_python(program, folder, environment, log=out, stdin=given, errors=errors).wait(PATIENCE) == 0
+    assert errors.read_text() == "a complaint\n"
+    told = json.loads(out.read_text())
+    assert isinstance(told, dict)
+    return told
+
+
+def test_it_finds_what_a_program_finds_that_is_started_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    forked = said_of_itself(tmp_path, "forked")
+    monkeypatch.setattr(forks, "FORKS", False)
+    assert forked == said_of_itself(tmp_path, "anew")
+
+
+def started(folder: Path, code: str) -> Process:
+    return start_python(["-c", code], folder, {"PATH": os.environ["PATH"]}, log=folder / "log")
+
+
+@pytest.mark.parametrize(
+    ("code", "end"),
+    [
+        ("pass", 0),
+        ("import sys; sys.exit(3)", 3),
+        ("import atexit, os; atexit.register(os._exit, 4)", 4),
+        ("raise ValueError('a bad day')", 1),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", -signal.SIGKILL),
+    ],
+)
+def test_its_end_is_told(tmp_path: Path, code: str, end: int) -> None:
+    process = started(tmp_path, code)
+    assert process.wait(PATIENCE) == end
+    assert process.poll() == process.returncode == end
+    assert ("ValueError: a bad day" in (tmp_path / "log").read_text()) == (end == 1)
+
+
+def test_it_is_waited_for_asked_and_killed(tmp_path: Path) -> None:
+    process = started(tmp_path, "import time; time.sleep(600)")
+    assert process.poll() is None
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(0.01)
+    process.terminate()
+    assert process.wait(PATIENCE) == -signal.SIGTERM
+    process.kill()  # of what has ended nothing is killed
+
+
+def test_no_two_draw_the_same_numbers(tmp_path: Path) -> None:
+    for _ in range(2):
+        assert started(tmp_path, "import random; print(random.random())").wait(PATIENCE) == 0
+    assert len(set((tmp_path / "log").read_text().split())) == 2
