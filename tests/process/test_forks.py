@@ -52,21 +52,33 @@ def started(folder: Path, code: str) -> Process:
     return start_python(["-c", code], folder, {"PATH": os.environ["PATH"]}, log=folder / "log")
 
 
+IN_A_THREAD = """
+import sys, threading, time
+threading.Thread(target=lambda: (time.sleep(0.1), print("said late"))).start()
+sys.exit(5)
+"""
+
+
 @pytest.mark.parametrize(
-    ("code", "end"),
+    ("code", "end", "said"),
     [
-        ("pass", 0),
-        ("import sys; sys.exit(3)", 3),
-        ("import atexit, os; atexit.register(os._exit, 4)", 4),
-        ("raise ValueError('a bad day')", 1),
-        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", -signal.SIGKILL),
+        ("pass", 0, ""),
+        ("import sys; sys.exit(3)", 3, ""),
+        ("import sys; print('half a line', end=' '); sys.exit('a reason')", 1, "half a line"),
+        ("import sys; sys.exit('a reason')", 1, "a reason"),
+        (IN_A_THREAD, 5, "said late"),
+        ("import atexit; atexit.register(print, 'one more word')", 0, "one more word"),
+        ("import atexit, os; atexit.register(os._exit, 4)", 4, ""),
+        ("raise ValueError('a bad day')", 1, "ValueError: a bad day"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", -signal.SIGKILL, ""),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGINT)", -signal.SIGINT, "KeyboardInterrupt"),
     ],
 )
-def test_its_end_is_told(tmp_path: Path, code: str, end: int) -> None:
+def test_its_end_is_told(tmp_path: Path, code: str, end: int, said: str) -> None:
     process = started(tmp_path, code)
     assert process.wait(PATIENCE) == end
     assert process.poll() == process.returncode == end
-    assert ("ValueError: a bad day" in (tmp_path / "log").read_text()) == (end == 1)
+    assert said in (tmp_path / "log").read_text()
 
 
 def test_it_is_waited_for_asked_and_killed(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ ends, which is when the tests are over however they end, it kills whatever still
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import gc
 import importlib
@@ -16,7 +17,8 @@ import select
 import signal
 import socket
 import sys
-from typing import Any
+import threading
+from typing import Any, NoReturn
 
 from turnkeep.models import load_clients
 from turnkeep.pricing.price_list import PublishedPrices
@@ -26,8 +28,8 @@ ALSO = ("doors.amqp.consumer", "doors.http.endpoint", "doors.server", "simulator
 """What commands import when they begin to serve, beside their own modules."""
 
 
-def main(place: str) -> None:
-    """Take orders; returns in each fork, as the program that was ordered."""
+def main(place: str) -> NoReturn:
+    """Take orders; each is carried out by a fork."""
     warm_up()
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(place)
@@ -52,7 +54,7 @@ def main(place: str) -> None:
                 order = json.loads(lines.readline())
             pid = os.fork()
             if pid == 0:
-                return become(order)
+                become(order)
             running[pid] = connection
             connection.sendall(f"{pid}\n".encode())
 
@@ -84,7 +86,7 @@ def end(running: dict[int, socket.socket]) -> None:
     os._exit(0)
 
 
-def become(order: dict[str, Any]) -> None:
+def become(order: dict[str, Any]) -> NoReturn:
     """Be as Python is when it has just been started for this program."""
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -102,10 +104,26 @@ def become(order: dict[str, Any]) -> None:
     place = "" if option == "-c" else os.getcwd()
     sys.path[:1] = [place, *filter(None, order["environment"].get("PYTHONPATH", "").split(os.pathsep))]
     sys.argv = [option, *arguments]
-    if option == "-c":
-        exec(what, {"__name__": "__main__"})  # as `python -c` does
-    else:
-        runpy.run_module(what, run_name="__main__", alter_sys=True)
+    try:
+        if option == "-c":
+            exec(what, {"__name__": "__main__"})  # as `python -c` does
+        else:
+            runpy.run_module(what, run_name="__main__", alter_sys=True)
+    except SystemExit as ended:
+        leave(ended.code)
+    leave(None)
+
+
+def leave(code: object) -> NoReturn:
+    """End as Python does, but for taking down what was imported: that costs more than most commands."""
+    if not isinstance(code, int | None):
+        print(code, file=sys.stderr)
+        code = 1
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit((code or 0) & 0xFF)
 
 
 def opened_for_writing(path: str) -> int:
