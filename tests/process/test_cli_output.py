@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
+
 import pytest
 import typer
+from rich.console import Console
 
 from turnkeep.cli import output
 from turnkeep.cli.arguments import channel, duration
@@ -51,6 +54,45 @@ def test_spans_have_the_largest_unit_that_fits(seconds: float, said: str) -> Non
 @pytest.mark.parametrize(("number", "said"), [(0, "0 B"), (999, "999 B"), (1_500, "1.5 kB"), (8_000_000_000, "8.0 GB")])
 def test_sizes_have_units(number: int, said: str) -> None:
     assert output.size(number) == said
+
+
+@pytest.mark.parametrize(
+    ("cost", "requests", "said"), [(None, 0, None), (0.0, 0, None), (None, 3, "unknown"), (0.00125, 1, "$0.0013")]
+)
+def test_money_is_never_nothing_for_lack_of_a_price(cost: float | None, requests: int, said: str | None) -> None:
+    assert output.dollars(cost, requests) == said
+
+
+class Typed(io.StringIO):
+    """What somebody types on a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_question_is_answered_on_a_terminal_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    output.confirm("Delete all?", yes=True)
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
+    with pytest.raises(output.ConfirmationMissing, match=r"Delete all\? there is no terminal .* --yes"):
+        output.confirm("Delete all?", yes=False)
+    monkeypatch.setattr("sys.stdin", Typed("n\n"))
+    with pytest.raises(output.ConfirmationMissing, match="nothing was changed"):
+        output.confirm("Delete all?", yes=False)
+    monkeypatch.setattr("sys.stdin", Typed("y\n"))
+    output.confirm("Delete all?", yes=False)
+
+
+def test_how_far_it_has_come_is_shown_on_a_terminal_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    screens = [Console(file=io.StringIO(), force_terminal=terminal, width=80) for terminal in (False, True)]
+    shown = iter(screens)
+    monkeypatch.setattr(output, "console", lambda *, stderr: next(shown))
+    for _ in screens:
+        with output.progress("Copying") as step:
+            for _ in range(20):
+                step()
+    piped, terminal = (screen.file.getvalue() for screen in screens if isinstance(screen.file, io.StringIO))
+    assert piped == ""
+    assert "Copying …" in terminal
 
 
 @pytest.mark.parametrize(

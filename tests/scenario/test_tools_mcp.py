@@ -9,6 +9,7 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -269,3 +270,30 @@ def test_long_names_stay_apart() -> None:
 def test_a_server_needs_a_command_or_a_url() -> None:
     with pytest.raises(ConfigurationError, match="either a command or a url"):
         McpServer(McpSettings(name="x"), SystemClock())
+
+
+class Block(SimpleNamespace):
+    """A part of what a tool of a server has said."""
+
+
+TEXT = Block(type="text", text="seven")
+PAGE = Block(type="resource", resource=Block(uri="file:///a", text="inside"))
+PICTURE_FILE = Block(type="resource", resource=Block(uri="file:///b"))
+LINK = Block(type="resource_link", uri="file:///c")
+PICTURE = Block(type="image", mime_type="image/png", data="AAAA")
+
+
+@pytest.mark.parametrize(
+    ("blocks", "structured", "words"),
+    [
+        ((TEXT, TEXT), None, "seven\nseven"),
+        ((PAGE, PICTURE_FILE), None, "inside\n[resource file:///b]"),
+        ((LINK,), None, "[resource file:///c]"),
+        ((PICTURE,), None, "[image image/png, 4 characters of base64]"),
+        ((), {"sum": 7}, '{"sum": 7}'),
+        ((TEXT,), {"sum": 7}, "seven"),
+        ((), None, ""),
+    ],
+)
+def test_whatever_a_tool_says_is_told_as_text(blocks: tuple[Block, ...], structured: Any, words: str) -> None:
+    assert mcp._text(Block(content=blocks, structured_content=structured)) == words

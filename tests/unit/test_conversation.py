@@ -105,6 +105,21 @@ async def test_images_pass_through_in_the_words_of_either_protocol(manager: Make
 
 
 @pytest.mark.parametrize(
+    "part", [{"type": "file", "file": {"file_id": "file_1"}}, {"type": "input_file", "file_id": "file_1"}]
+)
+async def test_files_pass_through_in_the_words_of_either_protocol(manager: Make, part: dict[str, Any]) -> None:
+    one = manager()
+    await one.add_message("s", {"role": "user", "content": [part]})
+    [message] = (await one.get_conversation("s")).messages
+    assert message["content"] == [{"type": "file", "file": {"file_id": "file_1"}}]
+
+
+async def test_a_session_without_a_name_is_refused(manager: Make) -> None:
+    with pytest.raises(InvalidMessage, match="at least one character"):
+        await manager().get_conversation("")
+
+
+@pytest.mark.parametrize(
     "message",
     [
         {"content": "no role"},
@@ -112,6 +127,8 @@ async def test_images_pass_through_in_the_words_of_either_protocol(manager: Make
         {"role": "user"},
         {"role": "user", "content": 7},
         {"role": "user", "content": [{"type": "video"}]},
+        {"role": "user", "content": ["hi"]},
+        {"role": "user", "content": [{"text": "no type"}]},
         {"role": "tool", "content": "whose?"},
         {"role": "assistant", "content": None, "tool_calls": [{"id": "c"}]},
     ],

@@ -8,6 +8,7 @@ import pytest
 
 from turnkeep.simulator import call_contract, response_checks
 from turnkeep.simulator.problems import Problem
+from turnkeep.simulator.responses_api import choice_of, shape_of
 
 CALL = {"type": "function_call", "call_id": "call_1", "name": "f", "arguments": "{}"}
 OUTPUT = {"type": "function_call_output", "call_id": "call_1", "output": "done"}
@@ -216,3 +217,35 @@ def test_chat_calls_are_answered_before_anything_else() -> None:
         call_contract.check_messages([call])
     with pytest.raises(Problem, match="must be a response to a preceeding message"):
         call_contract.check_messages([{"role": "user", "content": "x"}, tool])
+
+
+# ---------------------------------------------------------------- wishes for the answer
+
+
+@pytest.mark.parametrize(
+    ("value", "choice"),
+    [
+        ("required", "required"),
+        ({"type": "function", "name": "f"}, "=f"),
+        ({"type": "function", "function": {"name": "f"}}, "=f"),
+        ({"type": "function"}, "auto"),
+        (None, "auto"),
+    ],
+)
+def test_a_choice_of_tools_is_read_in_the_forms_of_both_protocols(value: object, choice: str) -> None:
+    assert choice_of(value) == choice
+
+
+@pytest.mark.parametrize(
+    ("form", "shape"),
+    [
+        ({"type": "json_schema", "schema": {"type": "object"}}, {"type": "object"}),
+        ({"type": "json_schema", "json_schema": {"schema": {"type": "object"}}}, {"type": "object"}),
+        ({"type": "json_schema", "schema": "object"}, None),
+        ({"type": "json_object"}, {"type": "object", "properties": {"answer": {"type": "string"}}}),
+        ({"type": "text"}, None),
+        ({}, None),
+    ],
+)
+def test_a_shape_of_the_answer_is_read_in_the_forms_of_both_protocols(form: dict[str, Any], shape: object) -> None:
+    assert shape_of(form) == shape

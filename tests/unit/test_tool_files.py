@@ -121,6 +121,39 @@ async def test_missing_files_are_told_without_the_place_of_the_workspace(
     assert str(tmp_path) not in result.output
 
 
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("", "1 to 1024 printable characters"),
+        ("x" * 1_025, "1 to 1024 printable characters"),
+        ("a\nb", "1 to 1024 printable characters"),
+        ("/etc/hostname", "is not relative"),
+        ("~/list", "is not relative"),
+        ("notes/", "does not name a file"),
+        ("./.", "does not name a file"),
+        ("/".join("x" * 65), "does not name a file"),
+        ("a/../b", "leads upwards"),
+        ("link", "links are not followed"),
+        ("up/list", "symbolic links are not followed"),
+        ("pipe", "is no regular file"),
+    ],
+)
+@pytest.mark.parametrize("name", ["read_file", "write_file"])
+async def test_a_path_that_names_no_file_of_the_workspace_is_refused(
+    tools: dict[str, Tool], tmp_path: Path, name: str, path: str, words: str
+) -> None:
+    (tmp_path / "target").write_text("secret")
+    (tmp_path / "link").symlink_to("target")
+    (tmp_path / "up").symlink_to(tmp_path.parent)
+    os.mkfifo(tmp_path / "pipe")
+
+    result = await use(tools[name], path=path, **({"content": "x"} if name == "write_file" else {}))
+
+    assert result.status == "error"
+    assert words in result.output
+    assert (tmp_path / "target").read_text() == "secret"
+
+
 async def test_a_few_hidden_names_are_open(tools: dict[str, Tool]) -> None:
     for name in (".gitignore", ".editorconfig", "sub/.gitattributes"):
         assert (await use(tools["write_file"], path=name, content="x")).status == "ok"

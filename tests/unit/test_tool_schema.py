@@ -13,6 +13,7 @@ from turnkeep.errors import BadArguments, ConfigurationError
 from turnkeep.tools import Tool, ToolContext, from_dict, tool
 from turnkeep.tools.docstring import parse_docstring
 from turnkeep.tools.schema import strict_form
+from turnkeep.tools.tool import as_text
 
 
 class Color(Enum):
@@ -391,6 +392,7 @@ def test_a_function_that_cannot_be_described_is_refused_with_its_name(function: 
         {"timeout": 0},
         {"output_cap": 10},
         {"effect": "sometimes"},
+        {"show": "everything"},
     ],
 )
 def test_a_wrong_option_is_refused(options: dict[str, Any]) -> None:
@@ -403,6 +405,22 @@ def test_a_client_side_tool_has_a_schema_and_no_function_to_run() -> None:
 
     assert made.run is None
     assert made.spec().parameters["required"] == ["value"]
+
+
+def test_a_tool_without_a_function_cannot_be_called_as_one() -> None:
+    made = from_dict({"type": "function", "function": {"name": "custom_tool"}, "handler": lambda arguments: "x"})
+    with pytest.raises(TypeError, match="'custom_tool' was not made from a function"):
+        made("x")
+
+
+def test_a_tool_needs_a_function_or_a_client() -> None:
+    with pytest.raises(ConfigurationError, match="needs a function, or client_side=True and none"):
+        Tool(name="x", description="", parameters={"type": "object"}, run=None)
+
+
+@pytest.mark.parametrize(("result", "told"), [("said", "said"), (b"r\xc3\xa9ad \xff", "réad \ufffd"), ([1], "[1]")])
+def test_a_result_is_told_as_text(result: object, told: str) -> None:
+    assert as_text(result) == told
 
 
 def test_needs_approval_may_be_a_rule_and_a_failing_rule_asks() -> None:
@@ -437,7 +455,16 @@ def test_the_dict_form_is_a_tool() -> None:
         made.check_arguments({})
 
 
-@pytest.mark.parametrize("definition", [{}, {"type": "function"}, {"type": "other", "function": {"name": "x"}}])
+@pytest.mark.parametrize(
+    "definition",
+    [
+        {},
+        {"type": "function"},
+        {"type": "other", "function": {"name": "x"}},
+        {"type": "function", "function": {"name": "x", "parameters": [1]}, "handler": str},
+        {"type": "function", "function": {"name": "x", "parameters": {"type": "array"}}, "handler": str},
+    ],
+)
 def test_a_dict_that_is_no_tool_is_refused(definition: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError):
         from_dict(definition)

@@ -1,6 +1,6 @@
 """Starts one program with less than its parent may do.
 
-Run as a script, needs only the standard library.
+Run as a script, needs only the standard library: no tracer reaches what is marked as untraced.
 
     python -I -S confine.py PLAN
 
@@ -35,7 +35,7 @@ FAILED = 125
 libc = ctypes.CDLL(None, use_errno=True)
 
 
-def main(plan: dict[str, Any]) -> NoReturn:
+def main(plan: dict[str, Any]) -> NoReturn:  # pragma: no cover - untraced
     for members in plan["groups"]:
         with open(members, "w") as group:
             group.write("0")
@@ -51,7 +51,7 @@ def main(plan: dict[str, Any]) -> NoReturn:
     sys.exit(supervise(plan, rules))
 
 
-def start_bubblewrap(program: list[str], rules: bytes) -> NoReturn:
+def start_bubblewrap(program: list[str], rules: bytes) -> NoReturn:  # pragma: no cover - untraced
     # bubblewrap reads the filter from a descriptor; a file could be replaced before it does
     filters = os.memfd_create("filter", 0)
     os.write(filters, rules)
@@ -61,7 +61,7 @@ def start_bubblewrap(program: list[str], rules: bytes) -> NoReturn:
     os.execve(program[0], [program[0], "--seccomp", str(filters), *program[1:]], {})  # noqa: S606 - no shell is wanted
 
 
-def tell(error: BaseException) -> None:
+def tell(error: BaseException) -> None:  # pragma: no cover - untraced
     sys.stderr.write(f"cannot confine: {error}\n")
     sys.stderr.flush()
 
@@ -80,7 +80,7 @@ class EndRequest(Exception):
     """the parent wants everything to end"""
 
 
-def supervise(plan: dict[str, Any], rules: bytes) -> int:
+def supervise(plan: dict[str, Any], rules: bytes) -> int:  # pragma: no cover - untraced
     def end(*_: object) -> None:
         # a second request must not break off the killing
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -108,7 +108,7 @@ def supervise(plan: dict[str, Any], rules: bytes) -> int:
     return code
 
 
-def become(plan: dict[str, Any], rules: bytes) -> NoReturn:
+def become(plan: dict[str, Any], rules: bytes) -> NoReturn:  # pragma: no cover - untraced
     try:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         os.setsid()
@@ -128,7 +128,7 @@ def become(plan: dict[str, Any], rules: bytes) -> NoReturn:
         os._exit(FAILED)
 
 
-def wait_for(child: int) -> int:
+def wait_for(child: int) -> int:  # pragma: no cover - untraced
     """The exit code of the child; orphans that end meanwhile are taken in too."""
     while True:
         pid, status = os.wait()
@@ -136,7 +136,7 @@ def wait_for(child: int) -> int:
             return os.waitstatus_to_exitcode(status) if os.WIFEXITED(status) else 128 + os.WTERMSIG(status)
 
 
-def kill_descendants() -> None:
+def kill_descendants() -> None:  # pragma: no cover - untraced
     """Kill until nobody is left.
 
     Orphans become children of the supervisor, so none can get away.
@@ -294,7 +294,7 @@ def argument(place: int) -> int:
     return 16 + 8 * place
 
 
-def apply_filter(rules: bytes) -> None:
+def apply_filter(rules: bytes) -> None:  # pragma: no cover - untraced
     class Program(ctypes.Structure):
         _fields_ = [("length", ctypes.c_ushort), ("lines", ctypes.c_char_p)]
 
@@ -302,7 +302,7 @@ def apply_filter(rules: bytes) -> None:
     check(libc.prctl(PR_SET_SECCOMP, 2, ctypes.byref(program), 0, 0), "system call filter")
 
 
-if __name__ == "__main__":
+if __name__ == "__main__":  # pragma: no cover - untraced
     try:
         main(json.loads(sys.argv[1]))
     except OSError as error:
