@@ -78,6 +78,9 @@ def _number_of(address: Address) -> int:
 
 def partition_of_thread_id(thread_id: str) -> int | None:
     """The partition that one of our thread ids carries; None for any other string."""
+    # nearly every channel is none, and each of its messages comes by here
+    if not thread_id.startswith("thread_"):
+        return None
     if match := _CARRIES_PARTITION.fullmatch(thread_id):
         return int(match[1], 16)
     match = _CARRIES_PLACE.fullmatch(thread_id)

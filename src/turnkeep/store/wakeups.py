@@ -61,6 +61,10 @@ class Feed:
     def is_wanted(self) -> bool:
         return bool(self._names)
 
+    def wants(self, thread: Address) -> bool:
+        """Whether events of this thread are for anybody."""
+        return thread in self._names
+
     async def add(self, address: Address) -> None:
         self._names.setdefault(self._resolve(address), set()).add(address)
 

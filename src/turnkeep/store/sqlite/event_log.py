@@ -24,19 +24,25 @@ from turnkeep.store.values import Page, Policy
 _FINAL = "('" + "', '".join(sorted(FINAL)) + "')"
 
 
-_BODY_FIELDS = [f for f in fields(Event) if f.name not in ("kind", "offset", "epoch", "at")]
-_NAMES = tuple(f.name for f in _BODY_FIELDS)
-_USUAL = tuple(f.default for f in _BODY_FIELDS)
+_RARE = ("tools", "calls", "error", "author", "detail", "place")
+_USUAL = {f.name: f.default for f in fields(Event)}
+_OFTEN = tuple(name for name in _USUAL if name not in (*_RARE, "usage", "kind", "offset", "epoch", "at"))
+_often_defaults = tuple(_USUAL[name] for name in _OFTEN)
+_rare_defaults = tuple(_USUAL[name] for name in _RARE)
 # All fields by one call in C; `asdict` copies every value deeply, for each token.
-_body_values = attrgetter(*_NAMES)
+_often_values, _rare_values = attrgetter(*_OFTEN), attrgetter(*_RARE)
 
 
 def body_of(event: Event) -> str:
     """What an event says, without fields that hold their default."""
     if event.__class__ is TextDelta:  # the hot path: one per token
         return encode({"text": event.text, "run_id": event.run_id, "attempt": event.attempt})
-    triples = zip(_NAMES, _body_values(event), _USUAL, strict=True)
+    triples = zip(_OFTEN, _often_values(event), _often_defaults, strict=True)
     data = {name: value for name, value, usual in triples if value != usual}
+    # compared as one: few events have any of them
+    if (rare := _rare_values(event)) != _rare_defaults:
+        triples = zip(_RARE, rare, _rare_defaults, strict=True)
+        data |= {name: value for name, value, usual in triples if value != usual}
     if event.usage is not None:
         data["usage"] = event.usage.to_json()
     if event.detail is not None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from typing import NamedTuple
 
 from turnkeep.errors import ThreadQuarantined
 from turnkeep.events import Event
@@ -21,15 +22,19 @@ _AT_ONCE = 1000
 """Events of others that are told with their contents; of more than that only that there are some.
 """
 
-# The head is asked whether it is JSON: one that is damaged must not spoil the news of all others.
 _SINCE = (
-    "SELECT e.position, t.tenant, t.queue, t.channel, iif(json_valid(t.head), t.head ->> 'epoch', ''),"
-    " e.offset, e.at, e.kind, e.body FROM event e JOIN thread t ON t.id = e.thread"
-    " WHERE e.position > ? ORDER BY e.position LIMIT ?"
+    "SELECT position, thread, offset, at, kind, body FROM event WHERE position > ? ORDER BY position LIMIT ?"
 )
+# The head is asked whether it is JSON: one that is damaged must not spoil the news of all others.
+_WHOSE = "SELECT tenant, queue, channel, iif(json_valid(head), head ->> 'epoch', '') FROM thread WHERE id = ?"
 
 
 _LEASES = "SELECT id, owner, tenant, queue, channel FROM thread WHERE owner IS NOT NULL"
+
+
+class _Followed(NamedTuple):
+    address: Address
+    epoch: str
 
 
 class OtherProcesses:
@@ -64,6 +69,16 @@ class OtherProcesses:
 
     def news(self) -> News:
         """What has happened since the last look, for whoever waits for it here."""
+        if not self._connection.get_autocommit():
+            return self._look()
+        # of one moment: between two statements a thread may go, and its row be given to another
+        self._connection.execute("BEGIN")
+        try:
+            return self._look()
+        finally:
+            self._connection.execute("ROLLBACK")
+
+    def _look(self) -> News:
         news = News()
         if self._wakeups.is_followed:
             self._read_events(news)
@@ -86,13 +101,28 @@ class OtherProcesses:
 
     def _read_events(self, news: News) -> None:
         rows = every(self._connection, _SINCE, (self._transaction.seen_position, _AT_ONCE + 1))
-        incarnation = self._transaction.setup.incarnation
-        for position, *names, epoch, offset, at, kind, body in rows[:_AT_ONCE]:
+        # once for each thread: most of what others write is followed in their process and not here,
+        # and to make events of all of it was what one more process cost the most
+        followed = {row: self._followed(row) for row in {row for _, row, *_ in rows[:_AT_ONCE]}}
+        for position, row, offset, at, kind, body in rows[:_AT_ONCE]:
             self._transaction.seen_position = position
-            with suppress(ThreadQuarantined):  # whoever reads it is told
-                _add(news, Address(*names), event_of(offset, at, kind, body, epoch + incarnation))
+            if (thread := followed[row]) is not None:
+                with suppress(ThreadQuarantined):  # whoever reads it is told
+                    _add(news, thread.address, event_of(offset, at, kind, body, thread.epoch))
         if len(rows) > _AT_ONCE:
             self._skip(news)
+
+    def _followed(self, row: int) -> _Followed | None:
+        """The thread of a row, if somebody here follows it."""
+        record = self._connection.execute(_WHOSE, (row,)).get
+        if record is None:
+            return None
+        *names, epoch = record
+        address = Address(*names)
+        # who begins to follow now reads the log from here himself
+        if not self._wakeups.follows(address):
+            return None
+        return _Followed(address, epoch + self._transaction.setup.incarnation)
 
     def _skip(self, news: News) -> None:
         """Too much at once: say of each channel only that there is something."""

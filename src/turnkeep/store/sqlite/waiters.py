@@ -60,6 +60,10 @@ class Wakeups:
         # a copy, for the event loop may change them meanwhile
         return any(feed.is_wanted for feed in tuple(self._feeds))
 
+    def follows(self, address: Address) -> bool:
+        """Whether somebody here is told of this thread."""
+        return any(feed.wants(address) for feed in tuple(self._feeds))
+
     @property
     def is_awaited(self) -> bool:
         return bool(self._waiters)
