@@ -87,10 +87,12 @@ def content_size(content: Content) -> int:
     limits count.
     """
     # A text has the length that its writer sees, whatever JSON makes of its quotes and lines.
-    return sum([
-        len((part.text if part.type == "text" else _READABLE_JSON(part.to_json())).encode("utf-8", "surrogatepass"))
-        for part in content
-    ])
+    return sum(
+        [
+            len((part.text if part.type == "text" else _READABLE_JSON(part.to_json())).encode("utf-8", "surrogatepass"))
+            for part in content
+        ]
+    )
 
 
 def content_text(content: Content) -> str:

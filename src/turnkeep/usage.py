@@ -62,7 +62,7 @@ class Usage:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:
-        return cls(**{f.name: int(data.get(f.name, 0)) for f in fields(cls)})
+        return cls(*[int(data[name]) if name in data else 0 for name in _NAMES])
 
 
 _NAMES = tuple(f.name for f in fields(Usage))

@@ -16,7 +16,7 @@ OLDEST = (3, 53, 0)
 """
 
 PATIENCE = 10.0
-_STEP = 0.0005
+_STEP = 0.001
 LOG_LIMIT = 64 * 1024 * 1024
 """Bytes of the log of changes that are kept once it was written into the file."""
 
@@ -25,7 +25,7 @@ CHECKPOINT = 4_000
 
 
 class Patience:
-    """Asks for a lock again every half millisecond, evenly, until the time is over."""
+    """Asks for a lock again every millisecond, evenly, until the time is over."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds

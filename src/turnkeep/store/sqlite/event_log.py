@@ -7,7 +7,7 @@ epoch is the thread's.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from operator import attrgetter
 from typing import Any
@@ -51,9 +51,15 @@ def body_of(event: Event) -> str:
 
 
 def event_of(offset: int, at: float, kind: str, body: str, epoch: str) -> Event:
-    place = {"kind": kind, "offset": offset, "epoch": epoch, "at": at}
-    return restore("event", lambda data: Event.from_json({**data, **place}), body)
+    def make(data: Mapping[str, Any]) -> Event:
+        if kind == "delta" and data.keys() <= _DELTA:  # the hot path: one per token, where others follow it
+            return TextDelta(data.get("text", ""), data.get("run_id"), data.get("attempt", 0), offset, epoch, at)
+        return Event.from_json({**data, "kind": kind, "offset": offset, "epoch": epoch, "at": at})
 
+    return restore("event", make, body)
+
+
+_DELTA = frozenset(("text", "run_id", "attempt"))
 
 EventRow = tuple[int, float, EventKind, str]
 """An event as a row: offset, time, kind, body."""

@@ -22,9 +22,7 @@ _AT_ONCE = 1000
 """Events of others that are told with their contents; of more than that only that there are some.
 """
 
-_SINCE = (
-    "SELECT position, thread, offset, at, kind, body FROM event WHERE position > ? ORDER BY position LIMIT ?"
-)
+_SINCE = "SELECT position, thread, offset, at, kind, body FROM event WHERE position > ? ORDER BY position LIMIT ?"
 # The head is asked whether it is JSON: one that is damaged must not spoil the news of all others.
 _WHOSE = "SELECT tenant, queue, channel, iif(json_valid(head), head ->> 'epoch', '') FROM thread WHERE id = ?"
 
@@ -32,7 +30,7 @@ _WHOSE = "SELECT tenant, queue, channel, iif(json_valid(head), head ->> 'epoch',
 _LEASES = "SELECT id, owner, tenant, queue, channel FROM thread WHERE owner IS NOT NULL"
 
 
-class _Followed(NamedTuple):
+class _FollowedThread(NamedTuple):
     address: Address
     epoch: str
 
@@ -103,16 +101,16 @@ class OtherProcesses:
         rows = every(self._connection, _SINCE, (self._transaction.seen_position, _AT_ONCE + 1))
         # once for each thread: most of what others write is followed in their process and not here,
         # and to make events of all of it was what one more process cost the most
-        followed = {row: self._followed(row) for row in {row for _, row, *_ in rows[:_AT_ONCE]}}
+        threads = {row: self._followed_thread(row) for row in {row for _, row, *_ in rows[:_AT_ONCE]}}
         for position, row, offset, at, kind, body in rows[:_AT_ONCE]:
             self._transaction.seen_position = position
-            if (thread := followed[row]) is not None:
+            if (thread := threads[row]) is not None:
                 with suppress(ThreadQuarantined):  # whoever reads it is told
                     _add(news, thread.address, event_of(offset, at, kind, body, thread.epoch))
         if len(rows) > _AT_ONCE:
             self._skip(news)
 
-    def _followed(self, row: int) -> _Followed | None:
+    def _followed_thread(self, row: int) -> _FollowedThread | None:
         """The thread of a row, if somebody here follows it."""
         record = self._connection.execute(_WHOSE, (row,)).get
         if record is None:
@@ -122,7 +120,7 @@ class OtherProcesses:
         # who begins to follow now reads the log from here himself
         if not self._wakeups.follows(address):
             return None
-        return _Followed(address, epoch + self._transaction.setup.incarnation)
+        return _FollowedThread(address, epoch + self._transaction.setup.incarnation)
 
     def _skip(self, news: News) -> None:
         """Too much at once: say of each channel only that there is something."""

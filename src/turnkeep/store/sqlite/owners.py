@@ -43,7 +43,7 @@ class Owners:
     """The owners of this opened store, and a look at those of others."""
 
     def __init__(self, directory: Path, layout: int = LAYOUT) -> None:
-        self._directory = directory
+        self._directory, self._directory_name = directory, str(directory)
         self._layout = layout
         self._handles: dict[str, int] = {}
         self._dead_files: set[str] = set()
@@ -95,7 +95,7 @@ class Owners:
         of a few milliseconds apart.
         """
         try:
-            return self._directory.stat().st_mtime_ns
+            return os.stat(self._directory_name).st_mtime_ns  # of a text: this is asked every few milliseconds
         except FileNotFoundError:
             return 0
 

@@ -80,11 +80,26 @@ def find(connection: apsw.Connection, address: Address) -> RowAddress | None:
     return None if other is None else RowAddress(other[0], Address(address.tenant, address.queue, other[1]))
 
 
+_THREAD_STATE = "SELECT id, head, floor, open, active_minute FROM thread"
+_StoredThread = tuple[int, str, int, int, int]
+
+
 def load(connection: apsw.Connection, row: int, incarnation: str) -> ThreadRow:
     """Raises `ThreadQuarantined` when what is stored makes no sense."""
-    head, floor, is_open, active_minute = connection.execute(
-        "SELECT head, floor, open, active_minute FROM thread WHERE id = ?", (row,)
+    return _restore_thread(connection, connection.execute(f"{_THREAD_STATE} WHERE id = ?", (row,)).get, incarnation)
+
+
+def load_channel(connection: apsw.Connection, address: Address, incarnation: str) -> ThreadRow | None:
+    """The thread that was made under this address, by one look. Raises `ThreadQuarantined`."""
+    state = connection.execute(
+        f"{_THREAD_STATE} WHERE tenant = ? AND queue = ? AND channel = ?",
+        (address.tenant, address.queue, address.channel),
     ).get
+    return None if state is None else _restore_thread(connection, state, incarnation)
+
+
+def _restore_thread(connection: apsw.Connection, state: _StoredThread, incarnation: str) -> ThreadRow:
+    row, head, floor, is_open, active_minute = state
     try:
         thread = Thread.from_json(decode(head))
         # the column spares idle threads, which most of them are, a query
@@ -97,7 +112,9 @@ def load(connection: apsw.Connection, row: int, incarnation: str) -> ThreadRow:
         raise ThreadQuarantined(
             f"the stored state of thread row {row} cannot be read ({type(error).__name__}), look at it or forget it"
         ) from error
-    _find_top(connection, row, thread)
+    # a run alone adds events without its head
+    if thread.state == "leased":
+        _find_top(connection, row, thread)
     thread_row = ThreadRow(row, thread, thread.epoch, floor, thread.wake, active_minute, accepted_count)
     thread.epoch += incarnation
     return thread_row

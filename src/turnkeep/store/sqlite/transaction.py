@@ -179,15 +179,22 @@ class Transaction(View):
 
     def find(self, address: Address) -> ThreadRow | None:
         """The thread of this address, if there is one; one that has expired is deleted when met."""
-        thread_row = self._from_cache(address)
+        thread_row = self._from_cache(address) or self._load(address)
         if thread_row is None:
-            row_address = rows.find(self._seen_with(address), address)
-            if row_address is None:
-                return None
-            thread_row = self.at(row_address.row, row_address.address)
+            return None
         if is_over(thread_row.thread, self.policy(thread_row), self.now):
             self.erase(thread_row)
             return None
+        return thread_row
+
+    def _load(self, address: Address) -> ThreadRow | None:
+        if address.names_thread:
+            # it may be in memory under the address that it was made under
+            row_address = rows.find(self._seen_with(address), address)
+            return None if row_address is None else self.at(row_address.row, row_address.address)
+        thread_row = rows.load_channel(self._seen_with(address), address, self.setup.incarnation)
+        if thread_row is not None:
+            self._keep(thread_row)
         return thread_row
 
     def at(self, row: int, address: Address) -> ThreadRow:
