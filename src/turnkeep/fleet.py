@@ -7,6 +7,7 @@ works, how much is in hand, and who has gone silent.
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import secrets
 import socket
@@ -119,6 +120,8 @@ class Heartbeat:
                 await self._store.take("process", ALL_TENANTS, self._name)
 
 
+# Asked once: it is read and parsed from a file, which is more than all else that a beat costs.
+@functools.cache
 def _version() -> str:
     try:
         return version("turnkeep")

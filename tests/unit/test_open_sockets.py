@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import pytest
@@ -14,6 +14,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from uvicorn.server import ServerState
 from websockets.asyncio.client import ClientConnection, connect
 
+from tests.patience import PATIENCE
 from turnkeep.doors.peers import peers_of
 from turnkeep.doors.ping_wheel import TICK, PingWheel
 from turnkeep.doors.reader_queue import Gate, ReaderQueue
@@ -23,8 +24,8 @@ from turnkeep.settings import Settings
 
 
 @asynccontextmanager
-async def conversation(**options: float) -> AsyncIterator[tuple[ClientConnection, SocketTransport]]:
-    """A socket whose server says back what it hears, and the server's end of it."""
+async def echoing(**options: float) -> AsyncIterator[tuple[int, list[SocketTransport]]]:
+    """The port of a server of sockets that says back what it hears, and its ends of them."""
     ends: list[SocketTransport] = []
 
     async def echo(websocket: WebSocket) -> None:
@@ -52,13 +53,44 @@ async def conversation(**options: float) -> AsyncIterator[tuple[ClientConnection
 
     server = await asyncio.get_running_loop().create_server(connection, "127.0.0.1", 0)
     try:
-        url = f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}/ws"
-        async with asyncio.timeout(20), connect(url, additional_headers={"X-Large": "x" * 5_000}) as client:
-            await client.send("hello")
-            assert await client.recv() == "hello"
-            yield client, ends[0]
+        yield server.sockets[0].getsockname()[1], ends
     finally:
         server.close()
+
+
+@asynccontextmanager
+async def conversation(**options: float) -> AsyncIterator[tuple[ClientConnection, SocketTransport]]:
+    """A socket whose server says back what it hears, and the server's end of it."""
+    large = {"X-Large": "x" * 5_000}
+    async with (
+        echoing(**options) as (port, ends),
+        asyncio.timeout(20),
+        connect(f"ws://127.0.0.1:{port}/ws", additional_headers=large) as client,
+    ):
+        await client.send("hello")
+        assert await client.recv() == "hello"
+        yield client, ends[0]
+
+
+async def open_bare(port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A socket of a client that answers nothing by itself."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(
+        b"GET /ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+    )
+    assert b" 101 " in await reader.readuntil(b"\r\n\r\n")
+    return reader, writer
+
+
+def masked_frame(head: int, payload: bytes) -> bytes:
+    mask = b"\x21\xf0\x00\xff"
+    return bytes((head, 0x80 | len(payload))) + mask + bytes(byte ^ mask[place % 4] for place, byte in enumerate(payload))
+
+
+async def next_frame(reader: asyncio.StreamReader) -> tuple[int, bytes]:
+    head, size = await reader.readexactly(2)
+    return head, await reader.readexactly(size)
 
 
 async def test_an_open_socket_holds_nothing_of_what_opened_it() -> None:
@@ -87,6 +119,60 @@ async def test_an_idle_socket_is_pinged_again_and_again_and_no_more_when_it_is_g
         wheel = connection._wheel
     async with asyncio.timeout(20):
         while len(wheel) or connection.tasks:
+            await asyncio.sleep(0.01)
+
+
+PING, PONG, TEXT, BEGUN, REST, CLOSE = 0x89, 0x8A, 0x81, 0x01, 0x80, 0x88
+
+ANSWERS: dict[str, Callable[[bytes], list[bytes]]] = {
+    "alone": lambda ping: [masked_frame(PONG, ping)],
+    "in two pieces": lambda ping: [masked_frame(PONG, ping)[:5], masked_frame(PONG, ping)[5:]],
+    "behind one that nobody asked for": lambda ping: [masked_frame(PONG, b"else"), masked_frame(PONG, ping)],
+    "with a message": lambda ping: [masked_frame(PONG, ping) + masked_frame(TEXT, b"hello")],
+    "inside of a message": lambda ping: [
+        masked_frame(BEGUN, b"hel"), masked_frame(PONG, ping), masked_frame(REST, b"lo")
+    ],
+    "behind the beginning of a frame": lambda ping: [
+        masked_frame(TEXT, b"hello")[:4], masked_frame(TEXT, b"hello")[4:] + masked_frame(PONG, ping)
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("how", ANSWERS)
+async def test_a_peer_that_answers_a_ping_is_pinged_again_and_heard(how: str) -> None:
+    async with echoing(ws_ping_interval=0.1, ws_ping_timeout=PATIENCE) as (port, _), asyncio.timeout(PATIENCE):
+        reader, writer = await open_bare(port)
+        pings, texts = [], []
+        while len(pings) < 3:
+            head, payload = await next_frame(reader)
+            if head == TEXT:
+                texts.append(payload)
+                continue
+            assert head == PING
+            pings.append(payload)
+            for piece in ANSWERS[how](payload):
+                writer.write(piece)
+                await asyncio.sleep(0.01)  # each piece is read for itself
+        assert set(texts) <= {b"hello"}
+        assert len(set(pings)) == 3
+        writer.write(masked_frame(TEXT, b"still there"))
+        while (await next_frame(reader))[1] != b"still there":
+            pass
+        writer.close()
+
+
+@pytest.mark.parametrize("says", [b"", masked_frame(PONG, b"else"), masked_frame(PONG, b""), masked_frame(TEXT, b"x")])
+async def test_a_peer_that_does_not_answer_a_ping_is_closed_whatever_else_it_says(says: bytes) -> None:
+    async with echoing(ws_ping_interval=0.1, ws_ping_timeout=0.1) as (port, ends), asyncio.timeout(PATIENCE):
+        reader, writer = await open_bare(port)
+        assert (await next_frame(reader))[0] == PING
+        writer.write(says)
+        while (frame := await next_frame(reader))[0] != CLOSE:
+            assert frame == (TEXT, b"x")
+        assert int.from_bytes(frame[1][:2], "big") == 1011
+        assert await reader.read() == b""
+        writer.close()
+        while ends[0].tasks:
             await asyncio.sleep(0.01)
 
 

@@ -7,6 +7,7 @@ does not read, and that frames which are ready are written past the protocol.
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Awaitable, Callable, MutableMapping
 from functools import partial
 from typing import Any, Protocol
@@ -21,7 +22,7 @@ from websockets.protocol import OPEN
 
 from turnkeep.doors.backlog import Backlog, Rota, Valve
 from turnkeep.doors.peers import Peers, sender_of
-from turnkeep.doors.ping_wheel import PingWheel
+from turnkeep.doors.ping_wheel import TICK, PingWheel
 from turnkeep.doors.reader_queue import Gate, ReaderQueue
 
 FRAME_TIMEOUT = 30.0
@@ -38,6 +39,10 @@ AFTER_FAULT = 1.0
 """Seconds after which a socket that breaks these rules is closed."""
 
 BAD_UPGRADE = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+
+PING_HEAD, PONG_HEAD = b"\x89\x04", b"\x8a\x84"
+"""Of a ping of four bytes, and of what a client answers: its mask and the four bytes come after it."""
+PONG_SIZE = 10
 
 CONNECTION = "turnkeep.connection"
 """The connection, in the state of a socket's scope."""
@@ -198,7 +203,21 @@ class SocketTransport(WebSocketsSansIOProtocol):
         self._peers.name(self, self._backlog.host)
 
     def data_received(self, data: bytes) -> None:
-        self._backlog.take(data)
+        if len(data) != PONG_SIZE or not self._is_pong(data):
+            self._backlog.take(data)
+
+    def _is_pong(self, data: bytes) -> bool:
+        """Whether this is the answer to our ping, between two messages: nearly all that an idle socket
+        says, and the parser would be most of what it costs.
+        """
+        payload = self.pending_ping_payload
+        if payload is None or data[:2] != PONG_HEAD or self._deadline is not None or self.transport.is_held:
+            return False
+        mask, masked = int.from_bytes(data[2:6], "big"), int.from_bytes(data[6:], "big")
+        if masked ^ mask != int.from_bytes(payload, "big"):
+            return False
+        self._note_pong()
+        return True
 
     def _parse(self, data: bytes) -> int:
         self.conn.receive_data(data)
@@ -282,20 +301,40 @@ class SocketTransport(WebSocketsSansIOProtocol):
 
     def schedule_ping(self) -> None:
         if self.ping_interval is not None:
-            self._ping_at = self._wheel.add(self, max(0.0, self.ping_interval - self.last_ping_rtt))
+            self._ping_at = self._wheel.add(self, self.ping_interval)
+
+    def send_keepalive_ping(self) -> None:
+        """Ping it, or close it where the last ping was not answered in time: one look for both, where
+        uvicorn has a timer for each answer.
+        """
+        if self.close_sent or self._is_closing():
+            return
+        if self.pending_ping_payload is None:
+            self.pending_ping_payload = payload = random.getrandbits(32).to_bytes(4, "big")
+            self.ping_sent_at = self.loop.time()
+            self._write(PING_HEAD + payload)
+        # The pong of a slow peer waits with all else that it sends; that it takes nothing is seen by
+        # others.
+        elif self._is_pong_late() and not self.transport.holds("peer"):
+            self.keepalive_timeout()
+            return
+        self.schedule_ping()
+
+    def _is_pong_late(self) -> bool:
+        # A timer may come a little early: by a whole turn of the wheel it would be seen too late.
+        return self.ping_timeout is not None and self.loop.time() - self.ping_sent_at >= self.ping_timeout - TICK
+
+    def handle_pong(self, event: Frame) -> None:
+        if bytes(event.data) == self.pending_ping_payload:
+            self._note_pong()
+
+    def _note_pong(self) -> None:
+        self.pending_ping_payload = None
+        self.last_ping_rtt = self.loop.time() - self.ping_sent_at
 
     def stop_keepalive(self) -> None:
         self._wheel.remove(self, self._ping_at)
         super().stop_keepalive()
-
-    def keepalive_timeout(self) -> None:
-        """The pong of a slow peer waits with all else that it sends; that it takes nothing is seen
-        by others.
-        """
-        if self.transport.holds("peer") and self.ping_timeout is not None:
-            self.pong_timer = self.loop.call_later(self.ping_timeout, self.keepalive_timeout)
-            return
-        super().keepalive_timeout()
 
 
 def transport_of(scope: MutableMapping[str, Any]) -> SocketTransport | None:

@@ -19,7 +19,7 @@ log = get_log(__name__)
 
 LOOK_AGAIN = 0.5
 """Seconds between two looks at credentials."""
-PEERS_EVERY = 2
+PEERS_EVERY = 4
 """Of these looks, how many for one at the peers."""
 
 
