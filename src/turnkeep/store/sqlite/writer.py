@@ -49,7 +49,7 @@ HOLE_PATIENCE = 1.0
 # SQLite tells nobody what another process commits, so somebody has to look: seconds between two
 # looks while a subscriber or a lease here depends on it, else, while nobody else has the file open,
 # and for what has time.
-_LIVE, _IDLE, _ALONE, _SWEEP = 0.005, 0.05, 0.1, 1.0
+_LIVE, _IDLE, _ALONE, _SWEEP = 0.005, 0.05, 0.2, 1.0
 
 
 @dataclass(slots=True, eq=False)
