@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Hashable, Sequence
+from functools import partial
 from typing import Protocol, Self
 
 from turnkeep.events import Event
@@ -93,7 +94,19 @@ class Broadcast:
     of the hub (`deliver`), and are told what comes of it, also a little later (`Member.receive`).
     """
 
-    def __init__(self, encoder: DialectEncoder, every: float, on_empty: Callable[[], None]) -> None:
+    __slots__ = (
+        "_encoder",
+        "_events",
+        "_every",
+        "_flushed_at",
+        "_is_broken",
+        "_loop",
+        "_members",
+        "_on_empty",
+        "_timer",
+    )
+
+    def __init__(self, encoder: DialectEncoder, every: float, on_empty: Callable[[], object]) -> None:
         self._encoder = encoder
         self._every = every
         self._on_empty = on_empty
@@ -208,5 +221,5 @@ class Broadcasts:
         key = (address, dialect)
         broadcast = self._open.get(key)
         if broadcast is None:
-            broadcast = self._open[key] = Broadcast(encoder, every, lambda: self._open.__delitem__(key))
+            broadcast = self._open[key] = Broadcast(encoder, every, partial(self._open.pop, key))
         return broadcast if broadcast.join(member, encoder) else None

@@ -9,8 +9,9 @@ filled from the log; there are no reorder buffers and no timeouts.
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from turnkeep.backoff import Backoff
@@ -31,7 +32,10 @@ PIECE = 64_000
 LAST_ANSWER = 64
 """Events at the end of a log among which the last answer is looked for."""
 LOOK_AGAIN = 20.0
-"""Seconds after which a silent channel is compared with its log, in case a hint was lost."""
+"""Seconds after which a silent channel is compared with its log at the latest, in case a hint was lost.
+Each channel has its own between half of it and all: a thousand that came together, or fell silent
+together, would be read together, and the loop would do nothing else meanwhile.
+"""
 SILENCE = 5.0
 """Seconds without a word of a run after which those who watch are told that it is still theirs to
 wait for.
@@ -120,7 +124,10 @@ class _Fanout:
     subscriptions: tuple[_Subscription, ...] = ()
     reading: bool = False
     look_again: bool = False
-    heard_at: float = 0.0
+    # it has read the log when it came: nothing can have been missed yet
+    heard_at: float = field(default_factory=lambda: asyncio.get_running_loop().time())
+    patience: float = field(default_factory=lambda: random.uniform(LOOK_AGAIN / 2, LOOK_AGAIN))  # noqa: S311 - no secret
+    """Seconds of silence after which it is compared with its log."""
     run: Event | None = None
     """What was heard last of a run in progress; None between runs, and once its silence was told.
     """
@@ -325,12 +332,19 @@ class Hub:
         # at the seam between the log and the hints an event may come twice
         if events[0].offset <= channel.last:
             events = [event for event in events if event.offset > channel.last]
-        channel.epoch, channel.last = events[-1].epoch, events[-1].offset
+        address, before, epoch, last = channel.address, channel.last, events[-1].epoch, events[-1].offset
+        channel.epoch, channel.last = epoch, last
         channel.hear(events)
+        is_one_epoch = events[0].epoch == epoch
         for subscription in channel.subscriptions:
             # one that breaks must not end the hub, which is everybody's
             try:
-                subscription.take(channel.address, events)
+                # nearly all are where the channel is: `take` is a call for each of a thousand
+                if subscription.live and subscription.last == before and subscription.epoch == epoch and is_one_epoch:
+                    subscription.last = last
+                    subscription.subscriber.deliver(address, events)
+                else:
+                    subscription.take(address, events)
             except Exception:
                 self._drop(channel, subscription)
         if events[-1].kind == "completed":
@@ -389,7 +403,7 @@ class Hub:
             for channel in list(self._channels.values()):
                 if channel.run is not None and channel.heard_at < now - SILENCE:
                     self._tell_silence(channel, channel.run)
-                if channel.heard_at < now - LOOK_AGAIN:
+                if channel.heard_at < now - channel.patience:
                     channel.heard_at = now
                     self._read_on(channel)
 

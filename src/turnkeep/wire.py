@@ -97,6 +97,8 @@ class Encoder:
     in with `encode` and come out with `flush`, so that several can become one frame.
     """
 
+    __slots__ = ("_answer", "_channel", "_dialect", "_newest", "_pending", "_replaces", "_thread_id")
+
     def __init__(
         self,
         address: Address,
@@ -299,6 +301,8 @@ class Encoder:
 
 class WireEncoder:
     """The frames of one channel as messages (`broadcast.DialectEncoder`), from the start of a subscription on."""
+
+    __slots__ = ("_address", "_dialect", "_encoder", "_position", "_template")
 
     def __init__(self, address: Address, thread_id: str | None, dialect: Dialect, start: SubscriptionStart) -> None:
         self._address = address

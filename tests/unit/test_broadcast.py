@@ -85,6 +85,7 @@ class Peer:
         self.system = System()
         self.writer = PeerWriter(WebSocket({"type": "websocket", "state": {}}, _nothing, _nothing))
         self.writer._transport = self.system  # type: ignore[assignment]
+        self.writer.write_at_once = self.system.write_frames
         self.system.attach(self.writer)
         self.channel = SocketChannel(
             HERE,

@@ -450,3 +450,25 @@ def test_a_position_is_of_this_log_whatever_server_kept_it(after: int, epoch: st
     page = Page("log1.server1", 9, 0, None, ())
 
     assert is_of_log(page, after, epoch) is is_of
+
+
+async def test_silent_channels_are_compared_with_their_logs_and_not_all_at_one_moment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("turnkeep.hub.SILENCE", 0.05)
+    monkeypatch.setattr("turnkeep.hub.LOOK_AGAIN", 0.1)
+    store = forgetful()
+    addresses = [replace(HERE, channel=f"c{number}") for number in range(40)]
+    ears = [Ear() for _ in addresses]
+    async with running(store) as hub:
+        for address, ear in zip(addresses, ears, strict=True):
+            await hub.subscribe(address, ear)
+        patiences = {channel.patience for channel in hub._channels.values()}
+        store.lost_hints = 1_000
+        for address in addresses:
+            await store.accept([Message(address, "m1", text_content("hello"))])
+        for ear in ears:
+            await until(ear, 1)
+
+    assert 0.05 <= min(patiences) < max(patiences) <= 0.1
+    assert len(patiences) > 20

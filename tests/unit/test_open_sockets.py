@@ -85,7 +85,9 @@ async def open_bare(port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWrit
 
 def masked_frame(head: int, payload: bytes) -> bytes:
     mask = b"\x21\xf0\x00\xff"
-    return bytes((head, 0x80 | len(payload))) + mask + bytes(byte ^ mask[place % 4] for place, byte in enumerate(payload))
+    return (
+        bytes((head, 0x80 | len(payload))) + mask + bytes(byte ^ mask[place % 4] for place, byte in enumerate(payload))
+    )
 
 
 async def next_frame(reader: asyncio.StreamReader) -> tuple[int, bytes]:
@@ -142,7 +144,8 @@ ANSWERS: dict[str, Callable[[bytes], list[bytes]]] = {
 async def test_a_peer_that_answers_a_ping_is_pinged_again_and_heard(how: str) -> None:
     async with echoing(ws_ping_interval=0.1, ws_ping_timeout=PATIENCE) as (port, _), asyncio.timeout(PATIENCE):
         reader, writer = await open_bare(port)
-        pings, texts = [], []
+        pings: list[bytes] = []
+        texts: list[bytes] = []
         while len(pings) < 3:
             head, payload = await next_frame(reader)
             if head == TEXT:

@@ -34,6 +34,9 @@ PIECES_AT_ONCE = 200
 
 Reason = Literal["application", "backlog", "fault", "lobby", "peer"]
 
+NO_REASON: frozenset[Reason] = frozenset()
+"""One for all that hold nothing, which are nearly all: each empty set is an object of its own."""
+
 
 class Valve:
     """A transport that reads while nobody holds it. What uvicorn knows of it is
@@ -45,9 +48,8 @@ class Valve:
     def __init__(self, inner: asyncio.Transport) -> None:
         self.inner = inner
         self.write = inner.write
-        # A set and no flag: uvicorn pauses and resumes for itself, and would let go what we hold. One
-        # for all that hold nothing, which are nearly all.
-        self._reasons: frozenset[Reason] = frozenset()
+        # A set and no flag: uvicorn pauses and resumes for itself, and would let go what we hold.
+        self._reasons = NO_REASON
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.inner, name)
@@ -66,7 +68,7 @@ class Valve:
 
     def release(self, reason: Reason) -> None:
         if reason in self._reasons:
-            self._reasons -= {reason}
+            self._reasons = self._reasons - {reason} or NO_REASON
             if not self._reasons and not self.inner.is_closing():
                 self.inner.resume_reading()
 

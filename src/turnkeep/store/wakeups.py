@@ -51,7 +51,8 @@ class Feed:
     def __init__(self, resolve: Callable[[Address], Address], bound: int = BOUND) -> None:
         self._resolve = resolve
         self._bound = bound
-        self._names: dict[Address, set[Address]] = {}
+        # tuples: a set of one, of each of a thousand channels, is four times as large
+        self._names: dict[Address, tuple[Address, ...]] = {}
         self._notices: deque[Notice] = deque()
         self._owed: dict[Address, None] = {}
         self._news = asyncio.Event()
@@ -66,12 +67,21 @@ class Feed:
         return thread in self._names
 
     async def add(self, address: Address) -> None:
-        self._names.setdefault(self._resolve(address), set()).add(address)
+        thread = self._resolve(address)
+        known_as = self._names.get(thread, ())
+        if address not in known_as:
+            self._names[thread] = (*known_as, address)
 
     async def discard(self, address: Address) -> None:
-        for known_as in self._names.values():
-            known_as.discard(address)
-        self._names = {thread: known_as for thread, known_as in self._names.items() if known_as}
+        thread = self._resolve(address)
+        # where it was added, unless it means another thread by now
+        threads = [thread] if address in self._names.get(thread, ()) else list(self._names)
+        for one in threads:
+            known_as = tuple(name for name in self._names[one] if name != address)
+            if known_as:
+                self._names[one] = known_as
+            else:
+                del self._names[one]
 
     def tell(self, thread: Address, events: Sequence[Event]) -> None:
         """New events of a thread; never blocks."""

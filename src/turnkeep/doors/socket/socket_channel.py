@@ -81,7 +81,8 @@ class SocketChannel:
 
     def receive(self, payload: Payload) -> None:
         # What could not be written waits: from here on he is alone, and has what the others have.
-        if not self._writer.write(payload):
+        writer = self._writer
+        if not writer.write_at_once(payload.frames) and not writer.write(payload):
             self._go_alone()
 
     def _was_told(self, events: Sequence[Event]) -> bool:

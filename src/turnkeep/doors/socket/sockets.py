@@ -147,11 +147,11 @@ class Sockets:
     async def _serve(self, websocket: WebSocket, principal: Principal) -> None:
         """Until the end; on our own server as soon as all that led here has returned."""
         if (connection := transport_of(websocket.scope)) is None:
-            await self._serve_now(websocket, principal)
+            await self._serve_now(principal, websocket)
         else:
-            connection.go_on(websocket, partial(self._serve_now, principal=principal))
+            connection.go_on(websocket, partial(self._serve_now, principal))
 
-    async def _serve_now(self, websocket: WebSocket, principal: Principal) -> None:
+    async def _serve_now(self, principal: Principal, websocket: WebSocket) -> None:
         whose = holder(principal, _peer(websocket))
         try:
             with self._limits.streaming(whose):

@@ -154,8 +154,8 @@ class Following:
         await self.feed.add(address)
 
     async def discard(self, address: Address) -> None:
-        self._threads.pop(address, None)
         await self.feed.discard(address)
+        self._threads.pop(address, None)
 
     def __aiter__(self) -> AsyncIterator[Notice]:
         return self.feed
