@@ -395,10 +395,15 @@ class Hub:
             await asyncio.sleep(PATIENCE.after(failures))
 
     async def _look_at_silent_channels(self) -> None:
+        loop = asyncio.get_running_loop()
         while True:
             # a fifth of it: silence is told at most a second late
+            due = loop.time() + SILENCE / 5
             await asyncio.sleep(SILENCE / 5)
-            now = asyncio.get_running_loop().time()
+            now = loop.time()
+            # it was we who stood still: what was said meanwhile waits to be heard
+            if now - due > SILENCE / 2:
+                continue
             # a copy: a subscriber that breaks leaves while it is told
             for channel in list(self._channels.values()):
                 if channel.run is not None and channel.heard_at < now - SILENCE:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -30,6 +31,8 @@ class ForgetfulStore(MemoryStore):
     """Loses the next hints, refuses the next reads, or is another server from one moment on."""
 
     lost_hints = 0
+    turns_late = 0
+    """Turns of the loop that a hint takes."""
     refused_reads = 0
     incarnation = ""
 
@@ -65,6 +68,8 @@ class _Forgetful:
     async def __anext__(self) -> Notice:
         while True:
             notice = await anext(self._notices)
+            for _ in range(self._store.turns_late):
+                await asyncio.sleep(0)
             if self._store.lost_hints <= 0:
                 events = tuple(replace(e, epoch=e.epoch + self._store.incarnation) for e in notice.events)
                 return replace(notice, events=events)
@@ -472,3 +477,20 @@ async def test_silent_channels_are_compared_with_their_logs_and_not_all_at_one_m
 
     assert 0.05 <= min(patiences) < max(patiences) <= 0.1
     assert len(patiences) > 20
+
+
+async def test_a_loop_that_stood_still_takes_no_run_for_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("turnkeep.hub.SILENCE", 1.0)
+    store, ear = forgetful(), Ear()
+    async with running(store) as hub:
+        await hub.subscribe(HERE, ear)
+        await store.accept([Message(HERE, "m1", text_content("hello"), flush=True)])
+        [claim] = await store.claim(owner="w", limit=1, lease=30.0)
+        await until(ear, 2)
+        store.turns_late = 5
+        await store.publish(claim, 0, [delta("a", claim.run_id, 1)])
+        # The whole loop: behind it the look for silence comes first, and what was said after it.
+        time.sleep(1.3)  # noqa: ASYNC251
+        await until(ear, 3)
+
+    assert [event.kind for event in ear.events] == ["accepted", "started", "delta"]
