@@ -28,6 +28,8 @@ async def test_a_stream_cut_at_any_offset_goes_on_without_hole_or_repeat(
                 async with house.stream(name, **position) as stream:
                     mine += await house.until(stream, after_some(source.randint(1, 12)))
                     resumed += 1
+            # a machine that stood still: silence is told beside the log, at the place of the event before it
+            mine = [event for event in mine if event.error is None or event.error.code != "silent"]
             offsets = [event.offset for event in mine]
             assert offsets == list(range(offsets[0], offsets[0] + len(offsets)))
             text = "".join(event.text for event in mine if event.kind == "delta")
