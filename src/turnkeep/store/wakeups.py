@@ -67,7 +67,10 @@ class Feed:
         return thread in self._names
 
     async def add(self, address: Address) -> None:
-        thread = self._resolve(address)
+        self._name(self._resolve(address), address)
+
+    def _name(self, thread: Address, address: Address) -> None:
+        """Tell what happens to this thread under this address."""
         known_as = self._names.get(thread, ())
         if address not in known_as:
             self._names[thread] = (*known_as, address)

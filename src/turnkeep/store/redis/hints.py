@@ -146,7 +146,7 @@ class RedisFeed(Feed):
     async def add(self, address: Address) -> None:
         keys = await self._find(address)
         self._keys[address] = keys
-        self._names.setdefault(keys.address, set()).add(address)
+        self._name(keys.address, address)
         self._keys_by_channel[keys["channel"]] = keys
         await self._subscriptions.listen(keys["channel"], self)
 
