@@ -97,13 +97,14 @@ async def test_tenants_with_a_backlog_have_equal_shares(store: Store) -> None:
     assert min(served.values()) >= 6 * 0.75 - 1
 
 
-async def test_workers_that_ask_for_the_same_have_equal_shares(store: Store) -> None:
+async def test_workers_that_ask_for_the_same_have_equal_shares(store: Store, size: Callable[[int, int], int]) -> None:
     """Each asks again as soon as it is done."""
-    await fill(store, lambda n: channel(f"c{n}", f"tenant {n % 7}"), 800)
+    turns = size(600, 4_800)
+    await fill(store, lambda n: channel(f"c{n}", f"tenant {n % 7}"), turns + 200)
     done: Counter[str] = Counter()
 
     async def work(owner: str) -> None:
-        while sum(done.values()) < 600:
+        while sum(done.values()) < turns:
             for claim in await store.claim(owner=owner, limit=5, lease=30.0):
                 await store.commit(claim, answer(claim))
                 done[owner] += 1
@@ -113,6 +114,7 @@ async def test_workers_that_ask_for_the_same_have_equal_shares(store: Store) -> 
         for worker in range(4):
             group.create_task(work(f"w{worker}"))
 
-    mean = done.total() / 4
-    assert max(done.values()) <= mean * 1.25, done
-    assert min(done.values()) >= mean * 0.75, done
+    # Who meets others begins anywhere: so many turns differ by chance by 1.7 / sqrt(turns), and this is six times that.
+    mean, luck = done.total() / 4, 10 / turns**0.5
+    assert max(done.values()) <= mean * (1 + luck), done
+    assert min(done.values()) >= mean * (1 - luck), done
