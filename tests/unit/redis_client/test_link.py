@@ -139,3 +139,17 @@ async def test_a_closed_link_says_so() -> None:
 
         with pytest.raises(StoreError, match="closed"):
             await accept(link)
+
+
+async def test_a_script_is_loaded_just_before_its_first_order_and_no_other_one() -> None:
+    """The server keeps in memory what is loaded, and orders of one tick are taken in their order."""
+    async with linked() as (server, link):
+        server.answers["SCRIPT"] = lambda command: b"*2\r\n:0\r\n:0\r\n" if command[1] == b"EXISTS" else b"+OK\r\n"
+        server.answers["EVALSHA"] = lambda command: b":7\r\n"
+
+        assert list(await asyncio.gather(accept(link), accept(link))) == [7, 7]
+        assert await accept(link) == 7
+
+        orders = [command[:2] for command in server.commands if command[0] in (b"SCRIPT", b"EVALSHA")]
+        digest = script("accept").sha
+        assert orders == [[b"SCRIPT", b"EXISTS"], [b"SCRIPT", b"LOAD"], *[[b"EVALSHA", digest]] * 3]

@@ -157,6 +157,8 @@ class Link:
         # which has the loops.
         if (pipe := self._at_hand(partition)) is not None:
             try:  # each token comes this way: nothing but its reply is awaited
+                if command[1] not in pipe.loaded_scripts:
+                    self._teach(pipe, name)
                 if not isinstance(reply := await pipe.send(*command), Refusal):
                     return reply
             except OutcomeUnknown as error:
@@ -249,6 +251,10 @@ class Link:
         while True:
             endpoint = asking or await self.topology.find(key)
             pipe = await self.pipe_to(endpoint)
+            if pipe.is_full:
+                await pipe.room()
+            if command[0] == "EVALSHA" and command[1] not in pipe.loaded_scripts:
+                self._teach(pipe, operation)
             reply = await self._send(pipe, partition, command, asking=asking is not None)
             if not isinstance(reply, Refusal):
                 return reply
@@ -270,8 +276,6 @@ class Link:
     async def _send(
         self, pipe: Pipe, partition: Partition | None, command: tuple[Argument, ...], *, asking: bool
     ) -> Reply:
-        if pipe.is_full:
-            await pipe.room()
         # A slot on its way: its new owner takes one command after ASKING, so both go out in one
         # write. It is not greeted, for it does not own the slot yet.
         if asking:
@@ -369,7 +373,7 @@ class Link:
             # the server whether it is still fit, before the first order.
             await self.topology.confirm(endpoint)
             await self._look(endpoint, pipe)
-            await self._teach(pipe)
+            await self._learn_scripts(pipe)
         except OutcomeUnknown as loss:
             pipe.close()
             raise StoreUnavailable(f"the connection to Redis at {endpoint} was lost at once") from loss
@@ -378,18 +382,22 @@ class Link:
             raise
         return pipe
 
-    async def _teach(self, pipe: Pipe) -> None:
-        """Have the server know all scripts first, so that orders are taken in their order."""
-        scripts = list(self.scripts.values())
-        # Of two orders in one tick the second could be taken first: one waits for its script to be
-        # loaded while the other finds its own. Asked for instead of loaded, because the texts of
-        # all scripts are some 700 kB.
-        presence = await pipe.send("SCRIPT", "EXISTS", *(script.sha for script in scripts))
-        if isinstance(presence, Refusal):
-            presence = [0] * len(scripts)
-        for script, is_known in zip(scripts, presence, strict=True):
-            if not is_known:
-                pipe.send("SCRIPT", "LOAD", script.text).add_done_callback(_forget)
+    async def _learn_scripts(self, pipe: Pipe) -> None:
+        """Which scripts the server has already."""
+        # Asked for instead of loaded: the texts of all are some 700 kB.
+        digests = [script.sha for script in self.scripts.values()]
+        presence = await pipe.send("SCRIPT", "EXISTS", *digests)
+        if not isinstance(presence, Refusal):
+            pipe.loaded_scripts.update(sha for sha, is_there in zip(digests, presence, strict=True) if is_there)
+
+    def _teach(self, pipe: Pipe, name: str) -> None:
+        """Before the first order of a script, in the same write: load it."""
+        # Not left to NOSCRIPT: of two orders in one tick the second would be taken first, while the
+        # other waits for its script. And not all at the start: the server keeps each in memory that
+        # its Lua goes through at every collection; with all of them a message cost it a tenth more.
+        script = self.scripts[name]
+        pipe.loaded_scripts.add(script.sha)
+        pipe.send("SCRIPT", "LOAD", script.text).add_done_callback(_forget)
 
     def close(self) -> None:
         self._is_closed = True

@@ -33,6 +33,8 @@ class Pipe(asyncio.Protocol):
     def __init__(self, *, timeout: float = 5.0, in_flight: int = IN_FLIGHT) -> None:
         self.greeted_sockets: set[int] = set()
         """Partitions that know which server this connection leads to."""
+        self.loaded_scripts: set[Argument] = set()
+        """Digests of the scripts that its server knows."""
         self.server = b""
         self.opener: object = None
         """Whoever opened the transport, kept from being collected."""
