@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from aiohttp import web
 
 from turnkeep.clock import SystemClock
 from turnkeep.errors import ConfigurationError
-from turnkeep.tools import Toolbox, ToolContext
+from turnkeep.tools import Toolbox, ToolContext, sql
 from turnkeep.tools.execution import Result, ToolRequest, call
 from turnkeep.tools.tool_file import load_tools
 
@@ -397,3 +398,38 @@ def test_mistakes_in_a_python_file_are_told(text: str, words: str, tmp_path: Pat
         load_tools(path, {})
     with pytest.raises(ConfigurationError, match="cannot be read"):
         load_tools(tmp_path / "none.py", {})
+
+
+# ---------------------------------------------------------------- SQL
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [(Decimal("7.00"), 7), (Decimal("7.25"), 7.25), (b"abc", "3 bytes"), (memoryview(b"ab"), "2 bytes"), ("x", "x")],
+)
+def test_a_value_of_a_database_is_told_in_plain_words(value: Any, told: object) -> None:
+    assert sql._plain(value) == told
+    assert type(sql._plain(value)) is type(told)
+
+
+@pytest.mark.parametrize(
+    ("action", "first", "second", "allowed"),
+    [
+        (sqlite3.SQLITE_SELECT, None, None, True),
+        (sqlite3.SQLITE_READ, "offices", "city", True),
+        (sqlite3.SQLITE_READ, "pragma_database_list", "file", False),
+        (sqlite3.SQLITE_READ, "DBSTAT", "path", False),
+        (sqlite3.SQLITE_FUNCTION, None, "upper", True),
+        (sqlite3.SQLITE_FUNCTION, None, "LOAD_EXTENSION", False),
+        (sqlite3.SQLITE_PRAGMA, "read_uncommitted", None, True),
+        (sqlite3.SQLITE_PRAGMA, "read_uncommitted", "1", False),
+        (sqlite3.SQLITE_ATTACH, "/etc/passwd", None, False),
+        (sqlite3.SQLITE_INSERT, "offices", None, False),
+    ],
+)
+def test_a_query_may_read_rows_and_nothing_else(
+    action: int, first: str | None, second: str | None, allowed: bool
+) -> None:
+    assert sql._authorize(action, first, second, "main", None) == (
+        sqlite3.SQLITE_OK if allowed else sqlite3.SQLITE_DENY
+    )
