@@ -96,3 +96,14 @@ async def test_many_listeners_of_a_channel_are_one_subscription() -> None:
         assert server.count(b"UNSUBSCRIBE") == 0
 
         assert server.count(b"SUBSCRIBE") == 1
+
+
+async def test_who_comes_while_another_is_made_heard_is_heard_at_once_too() -> None:
+    async with subscribed() as (_, subscriptions):
+        first, second = Notes(), Notes()
+        async with asyncio.TaskGroup() as group:
+            for channel, notes in ((b"a", first), (b"b", second)):
+                group.create_task(subscriptions.listen(channel, notes))
+
+        assert subscriptions.is_whole
+        assert (first.gaps, second.gaps) == (0, 0)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 import hiredis
@@ -207,7 +207,12 @@ class Subscriptions:
             # after the last failure.
             if not self._unheard or loop.time() < self._not_before:
                 return self.is_whole
-            await self._hear_all()
+            asked_channels: set[bytes] = set()
+            # Who comes while others are asked for is asked for in the same turn: taken for a failure, it would
+            # wait for the pause, and a worker that has just started would not hear of its first message.
+            while channels := self._unheard - asked_channels:
+                asked_channels |= channels
+                await self._hear_all(channels)
             if self._unheard:  # tried again after a moment; listeners poll meanwhile
                 self._failures += 1
                 self._not_before = loop.time() + _AGAIN.after(self._failures)
@@ -215,16 +220,16 @@ class Subscriptions:
                 self._failures = 0
             return self.is_whole
 
-    async def _hear_all(self) -> None:
+    async def _hear_all(self, channels: Iterable[bytes]) -> None:
         """Each server by itself: one that cannot be reached does not keep the others unheard."""
         by_server: dict[ServerAddress, list[bytes]] = {}
         with contextlib.suppress(StoreError):
-            for channel in list(self._unheard):
+            for channel in channels:
                 by_server.setdefault(await self._topology.find(channel), []).append(channel)
         # At the same time: a node of a cluster that is silent takes its whole timeout.
         async with asyncio.TaskGroup() as group:
-            for endpoint, channels in by_server.items():
-                group.create_task(self._hear(endpoint, channels))
+            for endpoint, there in by_server.items():
+                group.create_task(self._hear(endpoint, there))
 
     async def _hear(self, endpoint: ServerAddress, channels: list[bytes]) -> None:
         try:
