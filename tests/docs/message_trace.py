@@ -31,6 +31,10 @@ from turnkeep.settings import Settings
 PACKAGE = str(Path(turnkeep.__file__).parent) + "/"
 SILENCE = 2.5
 """Seconds in which everything that goes on without a message goes on at least once."""
+MESSAGES = 3
+"""What every one of them runs through is the path; what one did because the machine was busy (a wait that ran out, a
+batch that came in two) is not.
+"""
 
 
 Lines = dict[str, set[int]]
@@ -62,8 +66,8 @@ async def turn(socket: aiohttp.ClientWebSocketResponse, message_id: str) -> None
 
 
 async def trace(store: str, recorder: Recorder) -> tuple[Lines, Lines]:
-    """What is executed while nothing is said, and for one message."""
-    silence, message = defaultdict[str, set[int]](set), defaultdict[str, set[int]](set)
+    """What is executed while nothing is said, and for every message."""
+    silence = defaultdict[str, set[int]](set)
     settings = Settings.load(port=free_port(), window=0.2, max_wait=0.4, store=store)
     queue = AssistantMessageQueue.from_settings(settings)
     async with (
@@ -75,9 +79,15 @@ async def trace(store: str, recorder: Recorder) -> tuple[Lines, Lines]:
         await turn(socket, "warm")
         recorder.lines = silence
         await asyncio.sleep(SILENCE)
-        recorder.lines = message
-        await turn(socket, "m1")
+        traces: list[Lines] = []
+        for number in range(MESSAGES):
+            recorder.lines = defaultdict[str, set[int]](set)
+            await turn(socket, f"m{number}")
+            traces.append(recorder.lines)
         recorder.lines = None
+    message = {
+        file: set.intersection(*(trace[file] for trace in traces)) for file in set.intersection(*map(set, traces))
+    }
     return silence, message
 
 
