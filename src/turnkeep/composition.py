@@ -15,8 +15,7 @@ from pydantic import SecretStr
 from turnkeep.assistants import Assistants
 from turnkeep.errors import ConfigurationError
 from turnkeep.models import Kind, ModelPool, Provider
-from turnkeep.models.capabilities import read_capabilities
-from turnkeep.models.contexts import ContextSizes
+from turnkeep.models.capabilities import ContextSizes, read_capabilities
 from turnkeep.models.model import Model
 from turnkeep.models.provider import ANTHROPIC, OPENAI, patience_with
 from turnkeep.pricing.catalog import Catalog

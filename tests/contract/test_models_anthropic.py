@@ -36,7 +36,7 @@ from turnkeep.models.anthropic_request import messages, parameters, request_body
 from turnkeep.models.capabilities import capabilities_of
 from turnkeep.models.fit import fit
 from turnkeep.models.model import ModelRequest, ReasoningDelta, ToolSpec
-from turnkeep.models.pairing import pair
+from turnkeep.models.past import pair
 from turnkeep.simulator.message_checks import message_body
 from turnkeep.usage import Usage
 

@@ -28,7 +28,7 @@ from turnkeep.errors import (
 from turnkeep.messages import AssistantItem, CallItem, Item, OutputItem, ReasoningItem, UserItem, text_content
 from turnkeep.models import Provider, open_model
 from turnkeep.models.model import Began, Delta, Model, ModelRequest, StreamPart, ToolSpec
-from turnkeep.models.pairing import pair
+from turnkeep.models.past import pair
 from turnkeep.simulator import QUIRKS, Options, Simulator, StreamPace, serve
 
 WEATHER = ToolSpec(

@@ -18,15 +18,13 @@ from tests.process.served import ask, frames_until_final, served
 from turnkeep.auth.tokens import tokens_of
 from turnkeep.broadcast import Payload
 from turnkeep.doors.error_answers import status_of
-from turnkeep.doors.json_input import read_json
 from turnkeep.doors.socket import session, socket_watch
-from turnkeep.doors.socket.peer_writer import CLOSE_ABOVE, PeerWriter
-from turnkeep.doors.socket.session import Socket
+from turnkeep.doors.socket.session import CLOSE_ABOVE, PeerWriter, Socket
 from turnkeep.doors.socket.sockets import shown_in
 from turnkeep.errors import ConfigurationError, NotAuthenticated, StoreUnavailable, TurnkeepError
 from turnkeep.events import Event
 from turnkeep.hub import SubscriptionStart
-from turnkeep.inputs import read_channel, read_message
+from turnkeep.inputs import read_channel, read_json, read_message
 from turnkeep.messages import Address, Message, text_content
 from turnkeep.setting_checks import parse_rate
 from turnkeep.settings import Settings

@@ -16,14 +16,13 @@ from turnkeep.backoff import Backoff
 from turnkeep.errors import Rejection, TurnkeepError
 from turnkeep.events import Event, TurnFault
 from turnkeep.messages import Address, AssistantItem, CallItem, Item, Message, text_content
-from turnkeep.models.contexts import ContextSizes
+from turnkeep.models.capabilities import ContextSizes
 from turnkeep.models.model import Began, Delta, Finish, ItemDone, Model, ModelRequest, StreamPart
 from turnkeep.pricing.catalog import Catalog
 from turnkeep.pricing.prices import PriceBook
 from turnkeep.runs.activity import Activity, Cell, read_series
-from turnkeep.runs.announcer import Announcer
+from turnkeep.runs.announcer import Announcer, Disclosure
 from turnkeep.runs.budget import Budgets
-from turnkeep.runs.disclosure import Disclosure
 from turnkeep.runs.journal import Journal
 from turnkeep.runs.lease import Keeper, Lease, LeaseRules
 from turnkeep.runs.outcomes import Verdict

@@ -34,9 +34,8 @@ from turnkeep.errors import (
 )
 from turnkeep.messages import AssistantItem, CallItem, HostedItem, OutputItem, ReasoningItem, UserItem, text_content
 from turnkeep.models.model import Began, Delta, Finish, ItemDone, ReasoningDelta
-from turnkeep.runs.answer import MOST_RESUMES
+from turnkeep.runs.answer import LEAST_OUTPUT, MOST_RESUMES, OF_A_USER
 from turnkeep.runs.answer_contract import AnswerRules
-from turnkeep.runs.model_prompt import LEAST_OUTPUT, OF_A_USER
 from turnkeep.runs.outcomes import Verdict
 from turnkeep.runs.run_context import RunRules
 from turnkeep.store.values import Commit, Failure, TranscriptEntry

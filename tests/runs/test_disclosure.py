@@ -24,8 +24,8 @@ from turnkeep.messages import (
 from turnkeep.models.capabilities import Capabilities
 from turnkeep.models.fit import fit
 from turnkeep.models.model import Began, Delta, Finish, ItemDone, ModelRequest, ReasoningDelta
+from turnkeep.runs.announcer import MOST_OF_A_FILE, MOST_SHOWN, MOST_THOUGHT, NO_SITE, PIECE, _output
 from turnkeep.runs.answer_contract import AnswerRules
-from turnkeep.runs.disclosure import MOST_OF_A_FILE, MOST_SHOWN, MOST_THOUGHT, NO_SITE, PIECE, _output
 from turnkeep.store.values import Commit, Failure
 from turnkeep.tools.tool import Tool, tool
 

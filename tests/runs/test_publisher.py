@@ -11,8 +11,7 @@ import pytest
 from tests.runs.stage import Stage, announcer_of, publishing
 from turnkeep.errors import LeaseLost, StoreUnavailable
 from turnkeep.messages import Address
-from turnkeep.runs.announcer import Announcer
-from turnkeep.runs.publisher import TICK
+from turnkeep.runs.announcer import TICK, Announcer
 
 RUNS = 20
 

@@ -12,8 +12,7 @@ from tests.chaos.standby import Standby
 from tests.patience import PATIENCE
 from turnkeep.events import Answer, Event
 from turnkeep.messages import Address, Message, text_content
-from turnkeep.runs.announcer import Announcer
-from turnkeep.runs.publisher import Publisher
+from turnkeep.runs.announcer import Announcer, Publisher
 from turnkeep.store.contract import EventGap
 from turnkeep.store.memory import MemoryStore
 from turnkeep.store.values import Claim, Policies, Policy

@@ -12,7 +12,7 @@ from tests.process.served import Served, ask, frames_until_final, served
 from turnkeep.auth.api_keys import ApiKeys
 from turnkeep.auth.principals import Scope
 from turnkeep.messages import UserItem, text_content
-from turnkeep.runs.model_prompt import OF_A_USER
+from turnkeep.runs.answer import OF_A_USER
 
 SYSTEM = "Reply to all messages logically."
 WISH = "Answer like a pirate."

@@ -21,7 +21,7 @@ import threading
 from typing import Any, NoReturn
 
 from turnkeep.models import load_clients
-from turnkeep.pricing.price_list import PublishedPrices
+from turnkeep.pricing.prices import PublishedPrices
 from turnkeep.pricing.tokenizer import tokenizer_for
 
 ALSO = ("doors.amqp.consumer", "doors.http.endpoint", "doors.server", "simulator", "store.redis", "store.sqlite")

@@ -15,9 +15,8 @@ import pytest
 from starlette.websockets import WebSocket
 
 from turnkeep.broadcast import Broadcasts, Payload, websocket_frame
-from turnkeep.doors.socket import socket_channel
-from turnkeep.doors.socket.peer_writer import CLOSE_ABOVE, PeerWriter
-from turnkeep.doors.socket.socket_channel import SocketChannel
+from turnkeep.doors.socket import session
+from turnkeep.doors.socket.session import CLOSE_ABOVE, PeerWriter, SocketChannel
 from turnkeep.events import Answer, Event, delta
 from turnkeep.hub import SubscriptionStart
 from turnkeep.messages import Address
@@ -174,7 +173,7 @@ async def test_each_is_told_the_same_as_if_he_were_alone(
     dialect: Dialect, size: Callable[[int, int], int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Played by seed: peers come in the middle, fall behind, catch up and go, at any place between two deliveries."""
-    monkeypatch.setattr(socket_channel, "EVERY", 0.001)
+    monkeypatch.setattr(session, "EVERY", 0.001)
     has_shared = 0
     for seed in range(size(8, 500)):
         rng, log, broadcasts = random.Random(seed), Log(), Broadcasts()

@@ -25,7 +25,8 @@ from turnkeep.errors import (
     UnansweredCall,
 )
 from turnkeep.models import servers
-from turnkeep.models.classify import classify, error_in
+from turnkeep.models.classify import classify
+from turnkeep.models.reading import error_in
 from turnkeep.models.waits import BRIEF_WAIT, LONGEST_WAIT, go_duration, named_wait, wait_for_spent
 
 KEY = "sk-proj-Zx81kd72hs9Q"

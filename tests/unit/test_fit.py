@@ -30,7 +30,7 @@ from turnkeep.models.classify import classify
 from turnkeep.models.exchange import MOST_LESSONS
 from turnkeep.models.fit import EMPTY, NO_FILE, NO_IMAGE, NO_OUTPUT, ToolNames, fit
 from turnkeep.models.model import ModelRequest, ToolSpec
-from turnkeep.models.pairing import pair
+from turnkeep.models.past import pair
 from turnkeep.models.provider import Provider
 from turnkeep.models.refusals import lessons_in
 

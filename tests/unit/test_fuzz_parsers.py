@@ -31,14 +31,13 @@ from turnkeep.auth.tickets import Tickets
 from turnkeep.auth.tokens import tokens_of
 from turnkeep.composition import policies, run_rules
 from turnkeep.doors.error_answers import status_of
-from turnkeep.doors.json_input import read_json
 from turnkeep.doors.server import secrets_in
 from turnkeep.doors.socket.socket_actions import read_action, read_dialect, read_position
 from turnkeep.doors.socket.sockets import shown_in
 from turnkeep.errors import AnswerMalformed, ConfigurationError, NotAuthenticated, TurnkeepError
-from turnkeep.inputs import read_channel, read_message
+from turnkeep.inputs import read_channel, read_json, read_message
 from turnkeep.messages import Address
-from turnkeep.models.sse import Framer
+from turnkeep.models.http_client import Framer
 from turnkeep.pricing.catalog import Catalog
 from turnkeep.pricing.prices import PriceBook
 from turnkeep.settings import Settings

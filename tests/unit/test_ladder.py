@@ -260,15 +260,15 @@ def test_tokens_are_counted_in_the_events_of_every_peer() -> None:
 
 def test_a_profile_is_folded_by_the_innermost_frame() -> None:
     stacks = """
-MainThread;run (asyncio/runners.py:118);_publish (/x/src/turnkeep/runs/publisher.py:9) 6
+MainThread;run (asyncio/runners.py:118);_publish (/x/src/turnkeep/runs/announcer.py:9) 6
 MainThread;run (asyncio/runners.py:118);write (/x/lib/python3.11/site-packages/uvicorn/server.py:3) 3
 MainThread;_run_once (asyncio/base_events.py:1) 1
 no frame 5
 """
     found = profile.fold(stacks)
     assert found.packages == {"turnkeep.runs": 60.0, "uvicorn": 30.0, "asyncio": 10.0}
-    assert found.functions["runs/publisher.py _publish"] == 60.0
-    assert "| `turnkeep.runs` | 60 % | `runs/publisher.py _publish` | 60 % |" in report.profile_sections(
+    assert found.functions["runs/announcer.py _publish"] == 60.0
+    assert "| `turnkeep.runs` | 60 % | `runs/announcer.py _publish` | 60 % |" in report.profile_sections(
         [found.to_json()]
     )
     assert report.profile_sections([]) == "None was taken in this run.\n"

@@ -12,7 +12,7 @@ import pytest
 from aiohttp import web
 
 from turnkeep.models import http_client
-from turnkeep.models.contexts import LEAST_CONTEXT, ContextSizes
+from turnkeep.models.capabilities import LEAST_CONTEXT, ContextSizes
 from turnkeep.models.provider import Provider, patience_with
 
 Pages = dict[str, Any]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from turnkeep.errors import ModelRefused
-from turnkeep.models.parameters import canonical, output_limit, wrong_form
+from turnkeep.models.model import canonical, output_limit, wrong_form
 
 
 @pytest.mark.parametrize(

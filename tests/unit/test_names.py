@@ -68,7 +68,7 @@ STEMS_ALLOWED: dict[str, str] = {
         "one part of the store's contract, in each engine under the same name",
     ),
     **dict.fromkeys(
-        ("assistants", "backup", "circuits", "sinks", "threads", "worker"),
+        ("assistants", "backup", "sinks", "threads", "worker"),
         "the file of a verb has the name of the verb, as it is typed",
     ),
 }

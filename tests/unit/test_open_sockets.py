@@ -17,8 +17,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from tests.patience import PATIENCE
 from turnkeep.doors.peers import peers_of
 from turnkeep.doors.ping_wheel import TICK, PingWheel
-from turnkeep.doors.reader_queue import Gate, ReaderQueue
-from turnkeep.doors.socket_transport import SocketTransport, transport_of
+from turnkeep.doors.socket_transport import Gate, ReaderQueue, SocketTransport, transport_of
 from turnkeep.doors.transport import transports
 from turnkeep.settings import Settings
 

@@ -19,7 +19,7 @@ from turnkeep.messages import (
     UserItem,
     text_content,
 )
-from turnkeep.models.pairing import MISSING_OUTPUT, pair, repair
+from turnkeep.models.past import MISSING_OUTPUT, pair, repair
 
 USER: Item = UserItem(text_content("hello"))
 SAID: Item = AssistantItem("hi")

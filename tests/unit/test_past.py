@@ -27,11 +27,10 @@ from turnkeep.models.anthropic import AnthropicModel
 from turnkeep.models.capabilities import Capabilities
 from turnkeep.models.chat import ChatModel
 from turnkeep.models.model import ModelRequest, ToolSpec
-from turnkeep.models.pairing import pair
-from turnkeep.models.past import Past, PastTurn
+from turnkeep.models.past import Past, PastTurn, pair
 from turnkeep.models.provider import Provider
+from turnkeep.models.reading import json_bytes
 from turnkeep.models.responses import ResponsesModel
-from turnkeep.models.writing import json_bytes
 
 SITE = "models.example/v1"
 PROTOCOLS = {"responses": ResponsesModel, "chat": ChatModel, "anthropic": AnthropicModel}

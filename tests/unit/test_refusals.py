@@ -9,9 +9,9 @@ import pytest
 
 from turnkeep import toml
 from turnkeep.messages import AssistantItem
-from turnkeep.models.capabilities import Capabilities
-from turnkeep.models.refusals import MODELS_REMEMBERED, Lesson, Lessons, lessons_in
-from turnkeep.models.responses_body import input_items
+from turnkeep.models.capabilities import MODELS_REMEMBERED, Capabilities, Lesson, Lessons
+from turnkeep.models.refusals import lessons_in
+from turnkeep.models.responses import input_items
 
 TABLE = toml.parse((resources.files("turnkeep.models") / "refusals.toml").read_text("utf-8"))["refusal"]
 SAID = [(rule, said) for rule in TABLE for said in rule["said"]]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from openai._streaming import SSEDecoder
 
 from turnkeep.errors import AnswerMalformed
-from turnkeep.models.sse import Frame, Framer
+from turnkeep.models.http_client import Frame, Framer
 
 STREAMS = sorted((Path(__file__).parents[1] / "data" / "streams").glob("*.sse"))
 

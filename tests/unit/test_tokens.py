@@ -34,9 +34,9 @@ from turnkeep.messages import (
     UserItem,
     text_content,
 )
-from turnkeep.pricing import Catalog, item_tokens, ranks, tokenizer_for, vocabulary
+from turnkeep.pricing import Catalog, item_tokens, ranks, tokenizer_for
 from turnkeep.pricing import tokenizer as tokens
-from turnkeep.pricing.vocabulary import ENCODINGS, SLICE, Vocabulary, clean, guess, slices
+from turnkeep.pricing.tokenizer import ENCODINGS, SLICE, Vocabulary, clean, guess, slices
 
 pytestmark = pytest.mark.xdist_group("tokens")  # they share what tiktoken has loaded
 
@@ -176,8 +176,8 @@ def test_ranks_with_a_gap_are_refused() -> None:
 def test_a_cut_changes_no_token(oracle: tiktoken.Encoding, encoding: str, words: Sequence[str]) -> None:
     text = " x".join(words)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(vocabulary, "SLICE", 30)
-        patch.setattr(vocabulary, "_SEAM_SEARCH", 30)
+        patch.setattr(tokens, "SLICE", 30)
+        patch.setattr(tokens, "_SEAM_SEARCH", 30)
         pieces = list(slices(text))
         assume(all(len(piece) < 30 for piece in pieces[:-1]))  # a full slice was cut where there is no seam
         ids = tokens._VOCABULARIES[encoding].encode(text)
@@ -189,8 +189,8 @@ def test_a_cut_changes_no_token(oracle: tiktoken.Encoding, encoding: str, words:
 def test_no_cut_falls_into_a_contraction(shift: int, oracle: tiktoken.Encoding, encoding: str) -> None:
     text = "y" * shift + " don't it's we'll" * 5
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(vocabulary, "SLICE", 12)
-        patch.setattr(vocabulary, "_SEAM_SEARCH", 12)
+        patch.setattr(tokens, "SLICE", 12)
+        patch.setattr(tokens, "_SEAM_SEARCH", 12)
         assert tokens._VOCABULARIES[encoding].encode(text) == oracle.encode_ordinary(text)
 
 
@@ -263,8 +263,8 @@ def test_an_engine_that_cannot_be_imported_is_tried_once(monkeypatch: pytest.Mon
         tried.append(name)
         raise ImportError(name)
 
-    monkeypatch.setattr(vocabulary, "_fast_engine", lambda name: None)
-    monkeypatch.setattr(vocabulary, "_reference_engine", fail)
+    monkeypatch.setattr(tokens, "_fast_engine", lambda name: None)
+    monkeypatch.setattr(tokens, "_reference_engine", fail)
     bare = tokens.Tokenizer(Vocabulary("o200k_base"), is_known=True)
     assert [bare.count("one two"), bare.count("one two")] == [guess("one two")] * 2
     assert bare.is_estimate
@@ -279,8 +279,8 @@ def test_a_guess_is_rather_too_high_and_never_far_too_low(kind: Callable[[], str
 
 
 def test_the_check_text_has_the_recorded_ids(encoding: str, oracle: tiktoken.Encoding) -> None:
-    ids = oracle.encode_ordinary(vocabulary._CHECK_TEXT)
-    assert vocabulary.digest(ids) == vocabulary._CHECK_DIGEST[encoding]
+    ids = oracle.encode_ordinary(tokens._CHECK_TEXT)
+    assert tokens.digest(ids) == tokens._CHECK_DIGEST[encoding]
 
 
 @pytest.mark.parametrize("agrees", [True, False])
@@ -313,8 +313,8 @@ def test_a_vocabulary_is_built_once_whoever_comes_first(monkeypatch: pytest.Monk
             second.wait(0.2)  # time for another thread to come in, if nothing stops it
         return lambda text: [len(text)]
 
-    monkeypatch.setattr(vocabulary, "_fast_engine", lambda name: None)
-    monkeypatch.setattr(vocabulary, "_reference_engine", build)
+    monkeypatch.setattr(tokens, "_fast_engine", lambda name: None)
+    monkeypatch.setattr(tokens, "_reference_engine", build)
     shared = Vocabulary("o200k_base")
 
     def count() -> None:
@@ -336,7 +336,7 @@ async def test_loading_ahead_takes_place_in_a_thread(monkeypatch: pytest.MonkeyP
         seen.append(threading.current_thread().name)
         return lambda text: []
 
-    monkeypatch.setattr(vocabulary, "_fast_engine", build)
+    monkeypatch.setattr(tokens, "_fast_engine", build)
     tokenizer = tokens.Tokenizer(Vocabulary("o200k_base"), is_known=True)
     await tokenizer.load()
     tokenizer.count("x")
@@ -364,7 +364,7 @@ def test_the_first_count_needs_no_network() -> None:
 
 
 def test_a_vocabulary_keeps_its_table_once() -> None:
-    engine: Any = vocabulary._reference_engine("cl100k_base")
+    engine: Any = tokens._reference_engine("cl100k_base")
     assert engine("Hello world") == [9906, 1917]
     assert len(engine.__self__._mergeable_ranks) == 0  # what is kept is in the core, which is compiled
 

@@ -18,20 +18,20 @@ import orjson
 from turnkeep.errors import AnswerMalformed
 from turnkeep.messages import AssistantItem, CallItem, Citation, HostedItem, Item, ProviderData, ReasoningItem
 from turnkeep.models.anthropic_request import alternating, request_body, without
-from turnkeep.models.call_ids import CallIds
-from turnkeep.models.capabilities import Capabilities, capabilities_of
-from turnkeep.models.classify import complaint_in, error_in
+from turnkeep.models.capabilities import Capabilities, Lessons, capabilities_of
 from turnkeep.models.exchange import Asker, Asking, label_headers
-from turnkeep.models.fit import ToolNames, fit
-from turnkeep.models.http_client import Client, Reply
+from turnkeep.models.fit import PastForms, ToolNames, fit
+from turnkeep.models.http_client import Client, Frame, Reply
 from turnkeep.models.model import Began, Delta, Finish, ItemDone, ModelRequest, OnText, ReasoningDelta, StreamPart
-from turnkeep.models.past_words import PastForms
+from turnkeep.models.past import CallIds
 from turnkeep.models.pieces import arguments_of
 from turnkeep.models.provider import Provider
 from turnkeep.models.reading import (
     Halves,
+    complaint_in,
     end_of,
     entries,
+    error_in,
     is_json,
     json_values,
     label,
@@ -39,8 +39,6 @@ from turnkeep.models.reading import (
     meaning_of_end,
     words,
 )
-from turnkeep.models.refusals import Lessons
-from turnkeep.models.sse import Frame
 from turnkeep.usage import Usage
 
 VERSION = "2023-06-01"

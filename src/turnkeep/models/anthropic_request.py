@@ -27,8 +27,7 @@ from turnkeep.messages import (
     UserItem,
 )
 from turnkeep.models.hosted_tools import for_anthropic
-from turnkeep.models.model import ModelRequest, ToolSpec
-from turnkeep.models.parameters import canonical
+from turnkeep.models.model import ModelRequest, ToolSpec, canonical
 from turnkeep.models.reading import mapping
 
 Block = dict[str, Any]

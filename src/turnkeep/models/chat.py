@@ -16,23 +16,24 @@ import orjson
 
 from turnkeep.errors import AnswerMalformed
 from turnkeep.messages import AssistantItem, CallItem, Citation, Item, ProviderData, ReasoningItem
-from turnkeep.models.call_ids import CallIds
-from turnkeep.models.capabilities import Capabilities, capabilities_of
+from turnkeep.models.capabilities import Capabilities, Lessons, capabilities_of
 from turnkeep.models.chat_body import messages, request_body
-from turnkeep.models.citations import citations_of_annotations, citations_of_sources
-from turnkeep.models.classify import complaint_in, error_in
 from turnkeep.models.exchange import Asker, Asking, label_headers
-from turnkeep.models.fit import ToolNames, fit
+from turnkeep.models.fit import PastForms, ToolNames, fit
 from turnkeep.models.growth import Growth
-from turnkeep.models.http_client import Client, Reply
+from turnkeep.models.http_client import Client, Frame, Reply
 from turnkeep.models.model import Began, Delta, Finish, ItemDone, ModelRequest, OnText, ReasoningDelta, StreamPart
-from turnkeep.models.past_words import PastForms
+from turnkeep.models.past import CallIds
 from turnkeep.models.pieces import CallPieces
 from turnkeep.models.provider import Provider
 from turnkeep.models.reading import (
     Halves,
+    citations_of_annotations,
+    citations_of_sources,
+    complaint_in,
     end_of,
     entries,
+    error_in,
     is_json,
     json_values,
     label,
@@ -41,8 +42,6 @@ from turnkeep.models.reading import (
     text_of_content,
     words,
 )
-from turnkeep.models.refusals import Lessons
-from turnkeep.models.sse import Frame
 from turnkeep.models.thoughts import Thoughts
 from turnkeep.usage import Usage
 

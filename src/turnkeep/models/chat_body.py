@@ -19,10 +19,9 @@ from turnkeep.messages import (
     UserItem,
     content_text,
 )
-from turnkeep.models.call_ids import readable_arguments
 from turnkeep.models.capabilities import Capabilities
-from turnkeep.models.model import ModelRequest, ToolSpec
-from turnkeep.models.parameters import chat_parameters, origin_fields
+from turnkeep.models.model import ModelRequest, ToolSpec, chat_parameters, origin_fields
+from turnkeep.models.past import readable_arguments
 
 BLANK_THOUGHT = " "
 """For calls without their thought: Kimi refuses an empty text and takes a blank."""

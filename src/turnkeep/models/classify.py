@@ -28,6 +28,7 @@ from turnkeep.errors import (
     QuotaExhausted,
     UnansweredCall,
 )
+from turnkeep.models.reading import request_id
 from turnkeep.models.servers import Meaning, meaning_of_code, sentence_in, window_in
 from turnkeep.models.waits import LONGEST_WAIT, named_wait, reset_of_limits
 from turnkeep.telemetry.redaction import without
@@ -310,14 +311,6 @@ def _sentence(fault: ProviderFault, headers: Mapping[str, str], secrets: Sequenc
     return (text if len(text) <= room else text[: room - 1] + "…") + end
 
 
-def request_id(headers: Mapping[str, str]) -> str | None:
-    """The provider's name for this request; expects lower-case header names."""
-    for name in ("x-request-id", "request-id", "apim-request-id", "x-ms-request-id", "cf-ray"):
-        if value := headers.get(name):
-            return value
-    return None
-
-
 def _retry_after(
     kind: type[ModelError], fault: ProviderFault, *, wait: float | None, headers: Mapping[str, str]
 ) -> float | None:
@@ -330,32 +323,3 @@ def _retry_after(
     if wait is None and fault.code == "conversation_locked":
         return LOCKED_RETRY
     return None if wait is None else min(wait, LONGEST_WAIT)
-
-
-def error_in(event: Mapping[str, Any]) -> object | None:
-    """The error that a decoded chunk or event carries, if it carries one."""
-    error: object = event.get("error")
-    if error:
-        return error
-    beside = event.get("x_groq")
-    if isinstance(beside, Mapping) and beside.get("error"):
-        return beside
-    verdict = event.get("base_resp")
-    if isinstance(verdict, Mapping) and verdict.get("status_code"):
-        return event
-    is_error = "error" in (event.get("type"), event.get("object"))
-    return event if is_error else None
-
-
-_COMPLAINING = ("detail", "errors", "error_msg", "error_message")
-_FINE = (None, "", 0, "0", 200, "200", "ok", "OK", "success")
-
-
-def complaint_in(event: Mapping[str, Any]) -> object | None:
-    """What may be an error in a form of its own: what an answer that never came is explained with,
-    and no more.
-    """
-    if any(event.get(name) for name in _COMPLAINING):
-        return event
-    is_said = isinstance(event.get("message"), str) or isinstance(event.get("msg"), str)
-    return event if is_said and event.get("code") not in _FINE else None

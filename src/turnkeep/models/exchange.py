@@ -12,12 +12,11 @@ from typing import Any, Protocol
 from urllib.parse import quote
 
 from turnkeep.errors import AnswerMalformed, ModelError, ModelRateLimited, ModelTimedOut, ModelUnreachable
-from turnkeep.models.capabilities import Capabilities
-from turnkeep.models.http_client import Client, Reply
+from turnkeep.models.capabilities import Capabilities, Lesson, Lessons
+from turnkeep.models.http_client import Client, Frame, Reply
 from turnkeep.models.model import Delta, ModelRequest, OnText, StreamPart
 from turnkeep.models.reading import made_whole
-from turnkeep.models.refusals import Lesson, Lessons, lessons_in
-from turnkeep.models.sse import Frame
+from turnkeep.models.refusals import lessons_in
 from turnkeep.telemetry import get_log
 
 log = get_log(__name__)

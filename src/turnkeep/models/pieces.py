@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 
 from turnkeep.errors import AnswerMalformed, AnswerUnreadable
-from turnkeep.models.call_ids import is_object
+from turnkeep.models.past import is_object
 from turnkeep.models.reading import label, mapping, repair_text, words
 
 # How servers say that a call has no arguments.

@@ -2,7 +2,8 @@
 meaning may not.
 
 The readers decode with orjson and come here for the few events that it does not take, or that hold
-other types than the API describes.
+other types than the API describes: values, texts, what an answer rests on (in the several forms in
+which servers tell it), and whether an event is an error. `json_bytes` is the way back.
 """
 
 from __future__ import annotations
@@ -16,7 +17,11 @@ from typing import Any, Literal
 
 import orjson
 
-from turnkeep.errors import AnswerMalformed, AnswerUnreadable
+from turnkeep.errors import (
+    AnswerMalformed,
+    AnswerUnreadable,
+)
+from turnkeep.messages import Citation
 
 
 def words(value: object) -> str:
@@ -258,3 +263,98 @@ def is_whole(text: str) -> bool:
 
 def _join_pair(halves: re.Match[str]) -> str:
     return halves[0].encode("utf-16", "surrogatepass").decode("utf-16")
+
+
+def citations_of_annotations(annotations: object, *, offset: int = 0) -> list[Citation]:
+    """The citations among the annotations of a text that begins at `offset` of its item.
+
+    Both protocols of OpenAI: an annotation holds its fields itself, or in an object by the name of
+    its type. What cites nothing, and what is no annotation, is left out.
+    """
+    if not isinstance(annotations, list):
+        return []
+    citations = [_citation(mapping(entry), offset) for entry in annotations]
+    return [citation for citation in citations if citation is not None]
+
+
+def citations_of_sources(chunk: Mapping[str, Any]) -> list[Citation]:
+    """Sources that stand beside an answer without a place in
+    it (Perplexity's `search_results`, `citations`).
+    """
+    results = chunk.get("search_results") or chunk.get("citations")
+    if not isinstance(results, list):
+        return []
+    citations = [_citation({"url": entry} if isinstance(entry, str) else mapping(entry), 0) for entry in results]
+    return [citation for citation in citations if citation is not None]
+
+
+def _citation(entry: Mapping[str, Any], offset: int) -> Citation | None:
+    fields = mapping(entry.get(label(entry.get("type")) or "")) or entry
+    url, file_id = label(fields.get("url")) or "", label(fields.get("file_id")) or ""
+    if not (url or file_id):
+        return None
+    title = label(fields.get("title")) or label(fields.get("filename")) or ""
+    start, end = (_place(fields.get(name)) for name in ("start_index", "end_index"))
+    if end <= start:
+        return Citation(url=url, title=title, file_id=file_id)
+    quote = label(fields.get("cited_text")) or label(fields.get("quote")) or ""
+    return Citation(start + offset, end + offset, url, title, quote, file_id)
+
+
+def _place(value: object) -> int:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+
+
+def json_bytes(value: Any) -> bytes:
+    """The JSON of a body or a part of it; never raises for what a transcript may hold."""
+    try:
+        return orjson.dumps(value, default=dict)
+    except TypeError:  # half a surrogate pair in somebody's text: JSON allows it, UTF-8 does not
+        return orjson.dumps(_encodable(value))
+
+
+def _encodable(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    if isinstance(value, Mapping):
+        return {_encodable(name): _encodable(entry) for name, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_encodable(entry) for entry in value]
+    return value
+
+
+def request_id(headers: Mapping[str, str]) -> str | None:
+    """The provider's name for this request; expects lower-case header names."""
+    for name in ("x-request-id", "request-id", "apim-request-id", "x-ms-request-id", "cf-ray"):
+        if value := headers.get(name):
+            return value
+    return None
+
+
+def error_in(event: Mapping[str, Any]) -> object | None:
+    """The error that a decoded chunk or event carries, if it carries one."""
+    error: object = event.get("error")
+    if error:
+        return error
+    beside = event.get("x_groq")
+    if isinstance(beside, Mapping) and beside.get("error"):
+        return beside
+    verdict = event.get("base_resp")
+    if isinstance(verdict, Mapping) and verdict.get("status_code"):
+        return event
+    is_error = "error" in (event.get("type"), event.get("object"))
+    return event if is_error else None
+
+
+_COMPLAINING = ("detail", "errors", "error_msg", "error_message")
+_FINE = (None, "", 0, "0", 200, "200", "ok", "OK", "success")
+
+
+def complaint_in(event: Mapping[str, Any]) -> object | None:
+    """What may be an error in a form of its own: what an answer that never came is explained with,
+    and no more.
+    """
+    if any(event.get(name) for name in _COMPLAINING):
+        return event
+    is_said = isinstance(event.get("message"), str) or isinstance(event.get("msg"), str)
+    return event if is_said and event.get("code") not in _FINE else None

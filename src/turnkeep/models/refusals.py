@@ -9,55 +9,14 @@ format of the answer.
 from __future__ import annotations
 
 import re
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from typing import Any
 
 from turnkeep import toml
-from turnkeep.models.capabilities import Capabilities
-
-MODELS_REMEMBERED = 256
-"""How many models of an endpoint are remembered."""
-
-
-@dataclass(frozen=True, slots=True)
-class Lesson:
-    """What a refusal changes: for good or (`remember` False) for this request."""
-
-    changes: Mapping[str, Any]
-    remember: bool = True
-
-    def apply(self, caps: Capabilities) -> Capabilities:
-        changes: dict[str, Any] = dict(self.changes)
-        for name in ("drops", "drops_keywords"):
-            if name in changes:
-                changes[name] = getattr(caps, name) | frozenset(changes[name])
-        return replace(caps, **changes)
-
-
-@dataclass(slots=True)
-class Lessons:
-    """What one endpoint is known to take, by model: what was known of it from the start, and what
-    it has taught.
-    """
-
-    start: Capabilities
-    capabilities: OrderedDict[str, Capabilities] = field(default_factory=OrderedDict)
-
-    def of(self, model: str) -> Capabilities:
-        return self.capabilities.get(model, self.start)
-
-    def keep(self, model: str, lesson: Lesson) -> None:
-        """Remember it; the model that was learned of longest ago is forgotten when
-        there are too many.
-        """
-        self.capabilities[model] = lesson.apply(self.of(model))
-        self.capabilities.move_to_end(model)
-        if len(self.capabilities) > MODELS_REMEMBERED:
-            self.capabilities.popitem(last=False)
+from turnkeep.models.capabilities import Lesson
 
 
 def lessons_in(sentence: str, body: Mapping[str, Any]) -> Iterator[Lesson]:

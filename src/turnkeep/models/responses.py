@@ -1,4 +1,4 @@
-"""Answers from the Responses API, used as a stateless function.
+"""Answers from the Responses API, used as a stateless function: its requests, and its answers.
 
 Every request carries the whole input and asks for nothing to be stored (`store=false`); reasoning
 comes back sealed and is sent back without the ids that a server would look up in a store.
@@ -18,18 +18,20 @@ from turnkeep.messages import (
     AssistantItem,
     CallItem,
     Citation,
+    Content,
+    HostedItem,
     Item,
+    OutputItem,
     ReasoningItem,
+    SystemItem,
+    UserItem,
 )
 from turnkeep.models.background import BackgroundResponse
-from turnkeep.models.call_ids import CallIds
-from turnkeep.models.capabilities import Capabilities, capabilities_of
-from turnkeep.models.citations import citations_of_annotations
-from turnkeep.models.classify import complaint_in, error_in
+from turnkeep.models.capabilities import Capabilities, Lessons, capabilities_of
 from turnkeep.models.exchange import Asker, Asking, label_headers
-from turnkeep.models.fit import ToolNames, fit
-from turnkeep.models.hosted_tools import hosted_item
-from turnkeep.models.http_client import Client, Reply
+from turnkeep.models.fit import PastForms, ToolNames, fit
+from turnkeep.models.hosted_tools import for_responses, hosted_item, results_of
+from turnkeep.models.http_client import Client, Frame, Reply
 from turnkeep.models.model import (
     Began,
     Delta,
@@ -39,13 +41,19 @@ from turnkeep.models.model import (
     OnText,
     ReasoningDelta,
     StreamPart,
+    ToolSpec,
+    origin_fields,
+    responses_parameters,
 )
-from turnkeep.models.past_words import PastForms
+from turnkeep.models.past import CallIds, pair, readable_arguments
 from turnkeep.models.pieces import arguments_of
 from turnkeep.models.provider import Provider
 from turnkeep.models.reading import (
     Halves,
+    citations_of_annotations,
+    complaint_in,
     entries,
+    error_in,
     json_values,
     label,
     mapping,
@@ -53,9 +61,6 @@ from turnkeep.models.reading import (
     text_of_content,
     words,
 )
-from turnkeep.models.refusals import Lessons
-from turnkeep.models.responses_body import input_items, request_body
-from turnkeep.models.sse import Frame
 from turnkeep.usage import Usage
 
 
@@ -357,3 +362,103 @@ def usage_of(raw: object) -> Usage:
         output_tokens=raw.get("output_tokens"),
         reasoning_tokens=output_details.get("reasoning_tokens"),
     )
+
+
+def request_body(request: ModelRequest, caps: Capabilities) -> dict[str, Any]:
+    """The body of one request, with nothing in it that the server does not take."""
+    body: dict[str, Any] = {
+        "model": request.model,
+        "input": input_items(request.items, caps),
+        "stream": caps.takes_stream,
+        **responses_parameters(request, caps),
+    }
+    if request.instructions:
+        body["instructions"] = request.instructions
+    # Nothing is stored there, so a thought comes back, and goes back, only as a sealed whole.
+    include = ["reasoning.encrypted_content"] if caps.returns_reasoning(request.model) else []
+    tools = [_tool(tool) for tool in request.tools]
+    if request.hosted_tools:
+        tools += for_responses(request.hosted_tools)
+        include += results_of(request.hosted_tools)
+    if tools:
+        body["tools"] = tools
+    if include:
+        body["include"] = include
+    background = request.background and caps.takes_background
+    if caps.takes_store:
+        body["store"] = background  # what is not kept there cannot be gone on with
+    if background:
+        body["background"] = True
+    if caps.takes_stream_options and caps.takes_stream:
+        # Padding that hides the length of words from who watches the line: bytes without a word.
+        body["stream_options"] = {"include_obfuscation": False}
+    body |= origin_fields(request, caps)
+    return {name: value for name, value in body.items() if name not in caps.drops}
+
+
+def input_items(items: Sequence[Item], caps: Capabilities) -> list[dict[str, Any]]:
+    """A transcript in the words of the API; entries that hold nothing it takes are left out.
+
+    What a tool of the provider did goes back only by its id, to a store that holds nothing of ours:
+    the answer says what was found, and reasoning that led to nothing else would be refused.
+    """
+    if any(item.kind == "hosted" for item in items):
+        items = pair([item for item in items if item.kind != "hosted"])
+    return [entry for item in items if (entry := _input_item(item, caps)) is not None]
+
+
+def _input_item(item: Item, caps: Capabilities) -> dict[str, Any] | None:
+    match item:
+        case UserItem():
+            return {"type": "message", "role": "user", "content": _content(item.content)}
+        case SystemItem():
+            return {"type": "message", "role": caps.system_role, "content": item.text}
+        case AssistantItem():
+            return _assistant_entry(item, caps) if item.text else None
+        case ReasoningItem():
+            return _reasoning_entry(item.raw)
+        case HostedItem():
+            return None
+        case CallItem():
+            return {
+                "type": "function_call",
+                "call_id": item.call_id,
+                "name": item.name,
+                "arguments": readable_arguments(item.arguments),
+            }
+        case OutputItem():
+            return {"type": "function_call_output", "call_id": item.call_id, "output": item.output}
+
+
+def _assistant_entry(item: AssistantItem, caps: Capabilities) -> dict[str, Any]:
+    entry = {"type": "message", "role": "assistant", "content": item.text}
+    return entry if item.phase is None or "phase" in caps.drops else {**entry, "phase": item.phase}
+
+
+def _reasoning_entry(raw: Mapping[str, Any]) -> dict[str, Any] | None:
+    """A reasoning item as it may go back: with its contents, without what points
+    into the server's store.
+    """
+    if not raw.get("encrypted_content") and not raw.get("content"):
+        return None
+    return {"summary": [], **{k: v for k, v in raw.items() if v is not None and k not in ("id", "status")}}
+
+
+def _content(content: Content) -> list[dict[str, Any]]:
+    return [
+        {"type": "input_text", "text": part.text}
+        if part.type == "text"
+        else {"type": f"input_{part.type}", **(part.data or {})}
+        for part in content
+    ]
+
+
+def _tool(tool: ToolSpec) -> dict[str, Any]:
+    # `strict` is always said: a server that is not told tries strict first.
+    return {
+        "type": "function",
+        "name": tool.name,
+        "description": tool.description,
+        "parameters": tool.parameters,
+        "strict": tool.strict,
+    }

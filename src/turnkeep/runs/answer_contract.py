@@ -9,7 +9,7 @@ from typing import Protocol
 from turnkeep.clock import Clock
 from turnkeep.conversation.history_cache import HistoryCache
 from turnkeep.errors import ModelError
-from turnkeep.models.contexts import ContextSizes
+from turnkeep.models.capabilities import ContextSizes
 from turnkeep.models.model import Model, ModelRequest
 from turnkeep.pricing.catalog import Catalog
 from turnkeep.pricing.prices import PriceBook

@@ -26,8 +26,7 @@ from turnkeep.errors import (
     Waiting,
 )
 from turnkeep.messages import Address
-from turnkeep.models.model import ModelRequest
-from turnkeep.models.parameters import output_limit
+from turnkeep.models.model import ModelRequest, output_limit
 from turnkeep.models.waits import wait_for_spent
 from turnkeep.pricing.prices import PriceBook
 from turnkeep.settings import Settings

@@ -13,15 +13,15 @@ from turnkeep.conversation.history_cache import HistoryCache
 from turnkeep.errors import TurnkeepError
 from turnkeep.events import TurnFault
 from turnkeep.models import load_clients
-from turnkeep.models.contexts import ContextSizes
+from turnkeep.models.capabilities import ContextSizes
 from turnkeep.models.model import Model
 from turnkeep.pricing.catalog import Catalog
 from turnkeep.pricing.prices import PriceBook
 from turnkeep.pricing.tokenizer import Tokenizer, tokenizer_for
 from turnkeep.runs.activity import Activity
+from turnkeep.runs.announcer import Publisher
 from turnkeep.runs.answer_contract import AnswerRules
 from turnkeep.runs.budget import Budgets
-from turnkeep.runs.publisher import Publisher
 from turnkeep.runs.tool_calls import CallRules
 from turnkeep.store.contract import Store
 from turnkeep.store.record_cache import RecordCache

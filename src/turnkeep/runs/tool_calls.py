@@ -14,8 +14,7 @@ from turnkeep.clock import Clock
 from turnkeep.events import Event
 from turnkeep.failpoints import reach
 from turnkeep.messages import CallItem, OutputItem
-from turnkeep.runs.announcer import Announcer
-from turnkeep.runs.disclosure import Disclosure
+from turnkeep.runs.announcer import Announcer, Disclosure
 from turnkeep.runs.journal import Journal
 from turnkeep.runs.trace_attributes import call_attributes
 from turnkeep.store.values import Claim, HeldCall

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from turnkeep.assistants import Assistant
 from turnkeep.messages import CallItem
-from turnkeep.models.model import Began, ModelRequest
-from turnkeep.models.parameters import output_limit
+from turnkeep.models.model import Began, ModelRequest, output_limit
 from turnkeep.runs.journal import Step
 from turnkeep.store.values import Claim
 

@@ -17,7 +17,7 @@ from turnkeep.models import Kind
 from turnkeep.models.capabilities import server_of
 from turnkeep.option_names import check_options, load_options
 from turnkeep.pricing.catalog import Catalog, ModelFacts
-from turnkeep.runs.model_prompt import LEAST_OUTPUT
+from turnkeep.runs.answer import LEAST_OUTPUT
 from turnkeep.seconds import SecondsLimit
 from turnkeep.service.retries import RetryConfig
 from turnkeep.setting_types import ServiceSettings

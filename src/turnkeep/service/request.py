@@ -11,7 +11,7 @@ from typing import Any, Self
 from turnkeep.conversation import items_of
 from turnkeep.errors import InvalidMessage
 from turnkeep.messages import Item, SystemItem, UserItem
-from turnkeep.models.pairing import pair
+from turnkeep.models.past import pair
 
 
 @dataclass(frozen=True, slots=True)

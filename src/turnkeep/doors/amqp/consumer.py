@@ -38,7 +38,6 @@ from turnkeep.broker import (
     settle_topology,
 )
 from turnkeep.doors.amqp.dead_exchange import DeadMessage, DeadQueue, failure_text
-from turnkeep.doors.json_input import read_json
 from turnkeep.errors import (
     InvalidMessage,
     OutcomeUnknown,
@@ -50,7 +49,7 @@ from turnkeep.errors import (
     TooManyRequests,
     TurnkeepError,
 )
-from turnkeep.inputs import OURS, read_channel, read_message
+from turnkeep.inputs import OURS, read_channel, read_json, read_message
 from turnkeep.messages import Address, Message
 from turnkeep.settings import Settings
 from turnkeep.store.values import Receipt

@@ -19,7 +19,6 @@ from typing import Any
 from starlette.responses import Response
 
 from turnkeep.auth import authority
-from turnkeep.doors import acceptance
 from turnkeep.doors.error_answers import JsonResponse
 from turnkeep.doors.http.agui_events import AgUiMessage, Cursor, RunEncoder, interrupt
 from turnkeep.doors.http.agui_messages import agui_messages, page_messages
@@ -175,7 +174,7 @@ class AgentRun:
         await self._follow(only=())
         # all are read before the first is taken in: a request is not taken half
         call, new = self.call, [self._message(message) for message in await self._new_messages()]
-        receipts = [await acceptance.accept(call.application, call.limits, call.principal, one) for one in new]
+        receipts = [await authority.accept(call.application, call.limits, call.principal, one) for one in new]
         newest_id = receipts[-1].message_id if receipts else self._last_user()
         if not receipts or receipts[-1].repeated:
             return await self._tell_again(newest_id)

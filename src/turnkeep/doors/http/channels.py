@@ -9,7 +9,6 @@ from starlette.responses import Response
 
 from turnkeep.auth import authority
 from turnkeep.auth.audit_trail import channel_digest
-from turnkeep.doors import acceptance
 from turnkeep.doors.error_answers import JsonResponse
 from turnkeep.doors.http.endpoint import HttpCall, audit, dead_json, message_json, run_json, thread_json
 from turnkeep.errors import InvalidMessage, NotFound, ThreadNotFound
@@ -53,7 +52,7 @@ async def send(call: HttpCall) -> Response:
         # it could contradict it.
         body["message_id"] = key
     message = authority.message_of(body, address, call.limits, call.principal)
-    receipt = await acceptance.accept(call.application, call.limits, call.principal, message)
+    receipt = await authority.accept(call.application, call.limits, call.principal, message)
     return JsonResponse(receipt.to_json(), status_code=200 if receipt.repeated else 202)
 
 

@@ -23,10 +23,9 @@ from turnkeep.auth.limits import Holder, Limits, holder
 from turnkeep.auth.principals import Access, Principal, Scope, credentials_of_request
 from turnkeep.doors.error_answers import error_response
 from turnkeep.doors.http.paths import segment_name
-from turnkeep.doors.json_input import read_json
 from turnkeep.doors.transport import stand_aside
 from turnkeep.errors import InvalidMessage, MessageTooLarge, NotAuthenticated, StoreError, TurnkeepError
-from turnkeep.inputs import checked_channel
+from turnkeep.inputs import checked_channel, read_json
 from turnkeep.messages import Address
 from turnkeep.remedies import remedy_of
 from turnkeep.store.values import DeadLetter, MessageRecord, RunRecord, ThreadRecord

@@ -18,7 +18,6 @@ from typing import Any
 from starlette.responses import PlainTextResponse, Response
 
 from turnkeep.auth import authority
-from turnkeep.doors import acceptance
 from turnkeep.doors.error_answers import JsonResponse, error_body, error_response, status_of
 from turnkeep.doors.http.endpoint import HttpCall
 from turnkeep.doors.http.past_turns import past_turn, past_turns
@@ -209,7 +208,7 @@ class ChatTurn:
     async def _accept(self, message: Message, edited_id: str | None) -> Receipt:
         call = self.call
         try:
-            return await acceptance.accept(call.application, call.limits, call.principal, message)
+            return await authority.accept(call.application, call.limits, call.principal, message)
         except MessageConflict:
             if message.message_id != edited_id:
                 raise

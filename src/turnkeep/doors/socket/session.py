@@ -1,9 +1,14 @@
 """The socket door, `/ws`: subscribe, send, stop; everything streams out in the seed dialect.
 
-A socket is connecting, open or closing. While it is open one task reads; what is to be written goes
-to the system at once, or waits within a bound (`peer_writer`). A slow reader first gets merged
-frames, then is closed with 4008 and may resume from its last offset: nothing is lost, and nobody
-else notices.
+A socket is connecting, open or closing. While it is open one task reads; what is to be written
+(`PeerWriter`) goes straight to the system while it takes it, else it waits within a bound. On our
+own server there is no task for it: the transport says when it takes more; another server than ours
+is written to by a task. A slow reader first gets merged frames, then is closed with 4008 and may
+resume from its last offset: nothing is lost, and nobody else notices.
+
+A `SocketChannel` is one subscription: while the socket keeps up, its frames are those of the
+broadcast, encoded once for all. A socket that is behind, and the past, have an encoder of their
+own, because text is merged for them.
 
 Close codes: 1008 a message in too many fragments or without an end, 1009 frame too large, 1011
 something broke (come back), 1012 restart (come back), 4401 not authenticated (any more), 4403 not
@@ -14,7 +19,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Collection, Mapping
+from collections import deque
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketDisconnected
@@ -22,15 +28,16 @@ from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketDiscon
 from turnkeep.application import Application
 from turnkeep.auth.limits import Holder, Limits, holder
 from turnkeep.auth.principals import Access, Principal
-from turnkeep.broadcast import Payload
-from turnkeep.doors.json_input import read_json
-from turnkeep.doors.socket.peer_writer import TOO_SLOW, PeerWriter, SocketEnded
+from turnkeep.broadcast import Broadcast, Broadcasts, DialectEncoder, Payload
 from turnkeep.doors.socket.socket_actions import NOT_AUTHENTICATED, Subscription, error_frame, perform
-from turnkeep.doors.socket.socket_channel import SocketChannel
+from turnkeep.doors.socket_transport import SocketTransport, transport_of
 from turnkeep.errors import InvalidMessage, TooManyRequests, TurnkeepError
+from turnkeep.events import Event
+from turnkeep.hub import SubscriptionStart
+from turnkeep.inputs import read_json
 from turnkeep.messages import Address
 from turnkeep.telemetry import get_log
-from turnkeep.wire import Frame, frame_bytes
+from turnkeep.wire import Dialect, Frame, WireEncoder, frame_bytes
 
 log = get_log(__name__)
 
@@ -204,3 +211,334 @@ class Socket:
     def send(self, *frames: Frame) -> None:
         # Encoded at once and not when it is written: only of bytes is it known how much waits.
         self._writer.write(Payload([frame_bytes(frame) for frame in frames]))
+
+
+EVERY = 0.05
+"""Seconds between two cumulative frames of one channel."""
+BROKEN = 1011
+
+
+class SocketChannel:
+    """A subscriber of the hub. Without an encoder until its first frame is out."""
+
+    __slots__ = (
+        "_backlog_top", "_broadcast", "_broadcasts", "_encoder", "_first_frame", "_flushed_at", "_loop", "_past",
+        "_timer", "_writer", "address", "dialect",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        address: Address,
+        dialect: Dialect,
+        first_frame: Callable[[SubscriptionStart], Frame],
+        *,
+        writer: PeerWriter,
+        broadcasts: Broadcasts,
+    ) -> None:
+        self.address = address
+        self.dialect = dialect
+        self._first_frame: Callable[[SubscriptionStart], Frame] | None = first_frame
+        self._writer = writer
+        self._broadcasts = broadcasts
+        self._broadcast: Broadcast | None = None
+        self._encoder: DialectEncoder | None = None
+        self._past: Sequence[Event] = ()
+        """What he was told of in company, just before he went alone."""
+        self._backlog_top = 0
+        self._flushed_at = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        self._loop = asyncio.get_running_loop()
+
+    def on_subscription(self, address: Address, start: SubscriptionStart) -> None:
+        if self._first_frame is None:
+            return
+        frame, self._first_frame = self._first_frame(start), None
+        # What lies below is the past: it is told in wholes, not in the pieces in
+        # which it was written.
+        self._backlog_top = start.top
+        self._encoder = encoder = WireEncoder(address, frame["thread_id"], self.dialect, start)
+        self._write([encoder.first_message(frame)])
+
+    def deliver(self, address: Address, events: Sequence[Event]) -> None:
+        """Frames for what happened. One that cannot be made ends this socket, so that its client
+        comes back for it.
+        """
+        if self._writer.closing is not None:
+            return
+        try:
+            if self._broadcast is not None:
+                self._broadcast.deliver(events)
+            elif self._encoder is not None and not self._was_told(events):
+                self._encode(self._encoder, events)
+        except Exception:
+            self._break()
+
+    def receive(self, payload: Payload) -> None:
+        # What could not be written waits: from here on he is alone, and has what the others have.
+        writer = self._writer
+        if not writer.write_at_once(payload.frames) and not writer.write(payload):
+            self._go_alone()
+
+    def _was_told(self, events: Sequence[Event]) -> bool:
+        """Whether the others were still in company when this came to all of them, before his turn."""
+        past, self._past = self._past, ()
+        return bool(past) and events[-1] is past[-1]
+
+    async def room(self, address: Address) -> None:
+        """The past comes as fast as it is read, or it would fill what is kept, and nobody could
+        ever catch up.
+        """
+        if self.dialect.deltas:
+            self._flush()
+        await self._writer.wait_until_empty()
+
+    def join(self) -> None:
+        """Go on with the others, if there is nothing left to tell of the past and no frame waits.
+
+        Called between deliveries, never in one.
+        """
+        if self._encoder is None or self._encoder.owes or self._broadcast is not None or not self._writer.is_level:
+            return
+        every = 0.0 if self.dialect.deltas else EVERY
+        self._broadcast = self._broadcasts.join(self.address, self.dialect, self, self._encoder, every=every)
+        if self._broadcast is not None:
+            self._encoder = None
+
+    def leave(self) -> None:
+        """Be told nothing more."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._broadcast is not None:
+            self._broadcast.leave(self)
+        self._broadcast = self._encoder = self._first_frame = None
+
+    def _go_alone(self) -> None:
+        if self._broadcast is not None:
+            self._past = self._broadcast.latest
+            self._encoder, self._broadcast = self._broadcast.leave(self), None
+            self._look_later()
+
+    def _encode(self, encoder: DialectEncoder, events: Sequence[Event]) -> None:
+        """Text at once if there was none for a while, else merged. Of an answer of the past only
+        the whole, if no deltas are wanted.
+        """
+        for event in events:
+            is_past = event.offset <= self._backlog_top
+            if event.kind == "completed" and is_past and not self.dialect.deltas:
+                encoder.flush()
+            messages = encoder.encode(event)
+            if self.dialect.deltas and not is_past and not self._writer.is_behind and encoder.owes:
+                messages += encoder.flush()
+            self._write(messages)
+        if encoder.owes and not self._writer.is_behind and self._flushed_at + EVERY <= self._loop.time():
+            self._flush()
+        self._look_later()
+
+    def _look_later(self) -> None:
+        """Tell what is owed then, and go on with the others."""
+        if self._timer is None:
+            self._timer = self._loop.call_later(EVERY, self._look)
+
+    def _look(self) -> None:
+        self._timer = None
+        if self._encoder is None or self._writer.closing is not None:
+            return
+        # Above a timer there is only the loop, which would log the error and leave a
+        # hole in the stream.
+        try:
+            # Of somebody who does not read yet more text is merged.
+            if self._writer.is_behind:
+                self._look_later()
+                return
+            self._flush()
+            self.join()
+        except Exception:
+            self._break()
+
+    def _flush(self) -> None:
+        self._flushed_at = self._loop.time()
+        if self._encoder is not None:
+            self._write(self._encoder.flush())
+
+    def _write(self, messages: Sequence[bytes]) -> None:
+        if messages:
+            self._writer.write(Payload(messages))
+
+    def _break(self) -> None:
+        log.exception("delivery_broke", door="websocket")
+        self._writer.close(BROKEN, "something went wrong, resume from the last offset")
+
+
+MERGE_ABOVE = 64_000
+"""Unsent bytes from which on text is merged."""
+CLOSE_ABOVE = 800_000
+"""Unsent bytes that are kept for a socket at most; frames of one event that find nothing before
+them may be more.
+"""
+
+TOO_SLOW = 4008
+ABNORMAL = 1006
+
+
+class SocketEnded(Exception):
+    """nothing is written to this socket any more"""
+
+
+class PeerWriter:
+    """Writes in order; the frames of one event wait together or not at all.
+
+    What does not fit closes the socket with 4008, and its client comes back for it.
+    """
+
+    __slots__ = (
+        "_empty",
+        "_loop",
+        "_queue",
+        "_some",
+        "_transport",
+        "_unsent_bytes",
+        "_websocket",
+        "closing",
+        "moved_at",
+        "size",
+        "write_at_once",
+    )  # fmt: skip
+
+    def __init__(self, websocket: WebSocket) -> None:
+        self._websocket = websocket
+        self._transport: SocketTransport | None = transport_of(websocket.scope)
+        self._loop = asyncio.get_running_loop()
+        self._queue: deque[Payload] | None = None
+        self._some: asyncio.Event | None = None if self._transport is not None else asyncio.Event()
+        self._empty: asyncio.Event | None = None
+        # Of the bytes, not the characters: one of those takes up to four, and memory
+        # is what is bounded.
+        self.size = 0
+        self.moved_at = 0.0
+        """When the peer has taken something last, of what waited for it."""
+        self.closing: tuple[int, str] | None = None
+        self._unsent_bytes = 0
+        self.write_at_once = _takes_nothing if self._transport is None else self._transport.write_frames
+        """Whether frames went to the system: the whole of `write` where that takes them, one call less
+        for each of a thousand sockets. Nothing is overtaken: while something waits it takes nothing.
+        """
+        if self._transport is not None:
+            self._transport.attach(self)
+
+    @property
+    def needs_task(self) -> bool:
+        """Whether `run` has to be run."""
+        return self._transport is None
+
+    @property
+    def is_level(self) -> bool:
+        """Nothing waits: what is written goes to the system at once."""
+        return not self._queue and self._transport is not None and self._transport.is_writable
+
+    @property
+    def is_behind(self) -> bool:
+        return self.size > MERGE_ABOVE
+
+    def write(self, payload: Payload) -> bool:
+        """Whether the system has taken it; else it waits, or is left out where all is
+        over. May not wait.
+        """
+        if not self._queue and self.write_at_once(payload.frames):
+            return True
+        if self.closing is None and payload.messages:
+            self._keep(payload)
+        return False
+
+    def _keep(self, payload: Payload) -> None:
+        size = len(payload.frames)
+        # An empty queue takes any event, or one that is too large would close the
+        # socket at every return.
+        if self._queue and self.size + size > CLOSE_ABOVE:
+            self.close(TOO_SLOW, "too slow, resume from the last offset")
+            return
+        if not self._queue:
+            self.moved_at = self._loop.time()
+            self._queue = deque()
+        self._queue.append(payload)
+        self.size += size
+        if self._some is not None:
+            self._some.set()
+
+    def _take(self) -> Payload | None:
+        if not self._queue:
+            return None
+        payload = self._queue.popleft()
+        self.size -= len(payload.frames)
+        self.moved_at = self._loop.time()
+        if not self._queue:
+            self._let_go()
+        return payload
+
+    def on_writable(self) -> None:
+        """The system takes more."""
+        transport = self._transport
+        while transport is not None and transport.is_writable and (payload := self._take()) is not None:
+            transport.write_frames(payload.frames)
+
+    def on_lost(self) -> None:
+        """There is nobody left to write to."""
+        self.closing = self.closing or (ABNORMAL, "the connection was lost")
+        self._let_go()
+
+    async def run(self) -> None:
+        """Write to another server than ours until it is closed; returns once it was."""
+        while self._some is not None:
+            await self._some.wait()
+            self._some.clear()
+            while self.closing is None and (payload := self._take()) is not None:
+                for message in payload.messages:
+                    await self._websocket.send_text(message.decode())
+                self.moved_at = self._loop.time()
+            if self.closing is not None:
+                await self._websocket.close(*self.closing)
+                return
+
+    async def wait_until_empty(self) -> None:
+        """Raises `SocketEnded` where nothing will be written any more."""
+        if self._queue:
+            self._empty = self._empty or asyncio.Event()
+            await self._empty.wait()
+        if self.closing is not None:
+            raise SocketEnded
+
+    def is_stuck(self) -> bool:
+        """Whether the system holds something that the peer does not take; what has
+        become less is progress.
+        """
+        if self._transport is None:
+            return False
+        # That nothing is kept here says nothing about the peer: what was written may stand in our
+        # own transport.
+        before, self._unsent_bytes = self._unsent_bytes, self._transport.unsent_bytes
+        if self._unsent_bytes < before or not before:
+            self.moved_at = self._loop.time()
+        return self._unsent_bytes > 0
+
+    def close(self, code: int, reason: str) -> None:
+        """Ask for the end; what waits is not written any more."""
+        if self.closing is not None:
+            return
+        self.closing, self.moved_at = (code, reason), self._loop.time()
+        # Let go at once: a peer that does not read would hold it in memory until it is cut.
+        self._let_go()
+        if self._transport is not None:
+            self._transport.end(code, reason)
+        elif self._some is not None:
+            self._some.set()
+
+    def _let_go(self) -> None:
+        """An idle socket holds no queue."""
+        self._queue, self.size = None, 0
+        if self._empty is not None:
+            self._empty.set()
+            self._empty = None
+
+
+def _takes_nothing(_: bytes) -> bool:
+    return False

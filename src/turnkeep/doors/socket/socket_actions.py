@@ -15,7 +15,6 @@ from turnkeep.application import Application
 from turnkeep.auth import authority
 from turnkeep.auth.limits import Limits
 from turnkeep.auth.principals import LONGEST, Access, Credentials, Principal, Scope
-from turnkeep.doors import acceptance
 from turnkeep.doors.error_answers import error_body
 from turnkeep.doors.socket.changes import ASKING, CHANGES, Caller, key_of
 from turnkeep.errors import InvalidMessage, NotAllowed, NotAuthenticated, TurnkeepError
@@ -114,7 +113,7 @@ async def perform(session: SocketSession, request: Request) -> None:
 async def _message(session: SocketSession, request: Request) -> None:
     address = _address(session, request)
     message = authority.message_of(request, address, session.limits, session.principal)
-    receipt = await acceptance.accept(session.application, session.limits, session.principal, message)
+    receipt = await authority.accept(session.application, session.limits, session.principal, message)
     frame = _status(session, request, "accepted", message_id=receipt.message_id, thread_id=receipt.thread_id)
     session.send(frame | {"receipt": receipt.to_json(), "channel": address.channel})
 

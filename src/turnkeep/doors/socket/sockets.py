@@ -12,13 +12,12 @@ from turnkeep.application import Application
 from turnkeep.auth.limits import Holder, Limits, Slots, holder
 from turnkeep.auth.principals import LONGEST, PROTOCOL, Access, Credentials, Principal, credentials_of_request
 from turnkeep.doors.error_answers import error_response
-from turnkeep.doors.json_input import read_json
-from turnkeep.doors.socket.session import RESTART, Socket
+from turnkeep.doors.socket.session import BROKEN, RESTART, Socket
 from turnkeep.doors.socket.socket_actions import NOT_AUTHENTICATED, credentials_in
-from turnkeep.doors.socket.socket_channel import BROKEN
 from turnkeep.doors.socket.socket_watch import SocketWatch
 from turnkeep.doors.socket_transport import transport_of
 from turnkeep.errors import NotAuthenticated, TooManyRequests, TurnkeepError
+from turnkeep.inputs import read_json
 from turnkeep.outbound.greeting import Greeting
 from turnkeep.telemetry import get_log
 

@@ -9,7 +9,6 @@ from typing import Any
 from starlette.responses import Response
 
 from turnkeep.auth import authority
-from turnkeep.doors import acceptance
 from turnkeep.doors.error_answers import JsonResponse
 from turnkeep.doors.http.endpoint import HttpCall
 from turnkeep.doors.http.openai import thread_endpoints, turn_request
@@ -79,7 +78,7 @@ async def _accept(call: HttpCall, record: ThreadRecord, wishes: Mapping[str, Any
     run_id = f"{RUN}{secrets.token_hex(12)}" if key is None else id_from(key).replace("msg_", RUN)
     message = message_of(call, record.address, content="run", message_id=run_id, wishes={**wishes, "flush": True})
     wordless = message.but(content=(), window=0.0, max_wait=0.0, on_busy="collect")
-    await acceptance.accept(call.application, call.limits, call.principal, wordless)
+    await authority.accept(call.application, call.limits, call.principal, wordless)
     return run_id
 
 

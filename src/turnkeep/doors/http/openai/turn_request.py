@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from turnkeep.auth import authority
-from turnkeep.doors import acceptance
 from turnkeep.doors.http.endpoint import HttpCall
 from turnkeep.doors.http.openai import resent_history as history
 from turnkeep.doors.http.openai.conversation_key import AnswerName
@@ -224,7 +223,7 @@ async def _send(call: HttpCall, address: Address, request: TurnRequest, place: i
 
 async def _accept(call: HttpCall, message: Message) -> tuple[str, str]:
     for _ in range(MOST_REPEATS):
-        receipt = await acceptance.accept(call.application, call.limits, call.principal, message)
+        receipt = await authority.accept(call.application, call.limits, call.principal, message)
         record = None
         if receipt.repeated:
             record = await call.application.store.message(message.address, message.message_id)
