@@ -80,7 +80,9 @@ async def test_a_backlog_of_many_tenants_hides_no_tenant_for_good(store: Store) 
         if any(claim.address.tenant == "newcomer" for claim in claims):
             break
 
-    assert rounds <= TENANTS // 10 + 15, "a whole turn of all tenants, and some luck"
+    # A look leaves out 5 of those behind the longest, each time others (`ready_spaces`). Left out when its turn
+    # comes, once in a hundred times, it waits for another whole turn; thrice in succession is no luck any more.
+    assert rounds <= 3 * (TENANTS // 10) + 15, "a whole turn of all tenants, and some luck"
 
 
 async def test_tenants_with_a_backlog_have_equal_shares(store: Store) -> None:
@@ -99,7 +101,7 @@ async def test_tenants_with_a_backlog_have_equal_shares(store: Store) -> None:
 
 async def test_workers_that_ask_for_the_same_have_equal_shares(store: Store, size: Callable[[int, int], int]) -> None:
     """Each asks again as soon as it is done."""
-    turns = size(600, 4_800)
+    turns = size(1_600, 4_800)
     await fill(store, lambda n: channel(f"c{n}", f"tenant {n % 7}"), turns + 200)
     done: Counter[str] = Counter()
 
@@ -114,7 +116,8 @@ async def test_workers_that_ask_for_the_same_have_equal_shares(store: Store, siz
         for worker in range(4):
             group.create_task(work(f"w{worker}"))
 
-    # Who meets others begins anywhere: so many turns differ by chance by 1.7 / sqrt(turns), and this is six times that.
+    # Who meets others begins anywhere: so many turns differ by chance by 1.7 / sqrt(turns), and this is six times that:
+    # a quarter of so few, a seventh of so many.
     mean, luck = done.total() / 4, 10 / turns**0.5
     assert max(done.values()) <= mean * (1 + luck), done
     assert min(done.values()) >= mean * (1 - luck), done

@@ -10,7 +10,8 @@ import pytest
 from tests.contract.redis_desk import LEASE, accepted, channel, said, store_on
 from tests.contract.suite.desk import answer
 from tests.patience import PATIENCE
-from tests.services import RedisServer
+from tests.services import HOST, RedisServer
+from tests.services.tcp_proxy import TcpProxy
 from turnkeep.store.redis import RedisStore, outlook
 from turnkeep.store.values import Claim, Policies, Policy
 
@@ -208,3 +209,19 @@ async def test_threads_of_one_script_are_counted_and_found_as_each_by_itself(red
         (48, 0, 0), (0, 48, 0), (0, 0, 96),
     ]  # fmt: skip
     assert report["rebuilt"] == []
+
+
+@pytest.mark.parametrize("waiting", [1, 3])
+async def test_a_claim_whose_reply_was_lost_is_told_again(waiting: int, redis_server: RedisServer) -> None:
+    async with (
+        TcpProxy(HOST, redis_server.port) as proxy,
+        store_on(f"redis://{HOST}:{proxy.port}/0") as store,
+    ):
+        for number in range(waiting):
+            await accepted(store, said(channel(f"c{number}"), "m1"))
+        proxy.cut_before_reply(store._link.scripts["claim"].sha)
+
+        claims = await store.claim(owner="o", limit=8, lease=LEASE)
+
+        assert proxy.cuts == 1
+        assert (len(claims), (await store.counts()).active) == (waiting, waiting)

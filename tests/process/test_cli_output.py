@@ -83,7 +83,10 @@ def test_a_question_is_answered_on_a_terminal_alone(monkeypatch: pytest.MonkeyPa
 
 
 def test_how_far_it_has_come_is_shown_on_a_terminal_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    screens = [Console(file=io.StringIO(), force_terminal=terminal, width=80) for terminal in (False, True)]
+    able = {"TERM": "xterm"}  # whatever the terminal of these tests can do
+    screens = [
+        Console(file=io.StringIO(), force_terminal=terminal, width=80, _environ=able) for terminal in (False, True)
+    ]
     shown = iter(screens)
     monkeypatch.setattr(output, "console", lambda *, stderr: next(shown))
     for _ in screens:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,25 @@ def test_it_is_waited_for_asked_and_killed(tmp_path: Path) -> None:
     process.terminate()
     assert process.wait(PATIENCE) == -signal.SIGTERM
     process.kill()  # of what has ended nothing is killed
+
+
+def test_its_group_can_be_killed_as_soon_as_its_number_is_known(tmp_path: Path) -> None:
+    for _ in range(20):
+        process = started(tmp_path, "import time; time.sleep(600)")
+        os.killpg(process.pid, signal.SIGKILL)
+        assert process.wait(PATIENCE) == -signal.SIGKILL
+
+
+def test_an_order_that_was_broken_off_ends_no_others(tmp_path: Path) -> None:
+    if not forks.FORKS:
+        pytest.skip("nothing is forked")
+    process = started(tmp_path, "import time; time.sleep(600)")
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(forks.ForkServer.shared()._place)
+    assert started(tmp_path, "pass").wait(PATIENCE) == 0
+    assert process.poll() is None
+    process.kill()
+    assert process.wait(PATIENCE) == -signal.SIGKILL
 
 
 def test_no_two_draw_the_same_numbers(tmp_path: Path) -> None:

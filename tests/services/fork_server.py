@@ -49,14 +49,7 @@ def main(place: str) -> NoReturn:
             os.read(ends, 4096)
             report(running)
         if listener in ready:
-            connection = listener.accept()[0]
-            with connection.makefile("r") as lines:
-                order = json.loads(lines.readline())
-            pid = os.fork()
-            if pid == 0:
-                become(order)
-            running[pid] = connection
-            connection.sendall(f"{pid}\n".encode())
+            take_order(listener.accept()[0], running)
 
 
 def warm_up() -> None:
@@ -70,6 +63,18 @@ def warm_up() -> None:
     gc.freeze()  # a fork that collects would write to every page that it shares
 
 
+def take_order(connection: socket.socket, running: dict[int, socket.socket]) -> None:
+    with connection.makefile("r") as lines:
+        order = lines.readline()
+    if not order:  # its test was broken off: that is no end of all others
+        connection.close()
+        return
+    pid = os.fork()
+    if pid == 0:
+        become(json.loads(order), connection)
+    running[pid] = connection
+
+
 def report(running: dict[int, socket.socket]) -> None:
     """Say of each program that has ended how it did."""
     for pid in list(running):
@@ -81,16 +86,19 @@ def report(running: dict[int, socket.socket]) -> None:
 
 def end(running: dict[int, socket.socket]) -> None:
     for pid in running:
-        with contextlib.suppress(OSError):
-            os.killpg(pid, signal.SIGKILL)
+        for kill in (os.killpg, os.kill):  # the newest may not lead its group yet
+            with contextlib.suppress(OSError):
+                kill(pid, signal.SIGKILL)
     os._exit(0)
 
 
-def become(order: dict[str, Any]) -> NoReturn:
+def become(order: dict[str, Any], connection: socket.socket) -> NoReturn:
     """Be as Python is when it has just been started for this program."""
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     os.setsid()
+    # By itself, and only now: who hears the number may kill the group of it at once.
+    connection.sendall(f"{os.getpid()}\n".encode())
     os.chdir(order["folder"])
     coerced = {name: os.environ[name] for name in ("LC_CTYPE",) if name in os.environ}  # as PEP 538 has it
     os.environ.clear()
@@ -98,7 +106,12 @@ def become(order: dict[str, Any]) -> NoReturn:
     os.dup2(os.open(order["stdin"], os.O_RDONLY), 0)
     os.dup2(opened_for_writing(order["stdout"]), 1)
     os.dup2(1 if order["stderr"] == order["stdout"] else opened_for_writing(order["stderr"]), 2)
-    os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+    # Not `closerange` up to the limit: in some containers that is a thousand millions, and not every Python has the
+    # system call that closes them all at once.
+    for name in os.listdir("/dev/fd"):
+        if int(name) > 2:
+            with contextlib.suppress(OSError):  # the listing itself
+                os.close(int(name))
     sys.stdin = open(0, closefd=False)  # noqa: SIM115 - open to the end of the process
     option, what, *arguments = order["program"]
     place = "" if option == "-c" else os.getcwd()

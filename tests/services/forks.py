@@ -27,7 +27,7 @@ from typing import ClassVar
 from tests.services.process import COVERAGE
 
 FORKS = os.environ.get("TURNKEEP_PROVE") != "1" and hasattr(os, "fork")
-OF_THE_START = ("PYTHON", "LANG", "LC_")
+OF_THE_START = ("PYTHON", "LANG", "LC_", "TZ")
 """What Python reads of its environment before anything is imported: who is told such a thing is started anew."""
 CHECKOUT = Path(__file__).parents[2]
 

@@ -115,6 +115,23 @@ async def test_a_feed_names_a_channel_as_it_was_asked_for() -> None:
     assert await drain(feed) == []
 
 
+async def test_an_address_that_came_to_mean_another_thread_is_told_of_that_alone_and_then_of_nothing() -> None:
+    """Its thread was forgotten, and another one is on the channel now."""
+    threads = {C: A}
+    feed = Feed(lambda address: threads.get(address, address))
+    await feed.add(C)
+    threads.clear()
+    await feed.add(C)
+    feed.tell(A, [event(1)])
+    feed.tell(C, [event(2)])
+    assert await drain(feed) == [Notice(C, (event(2),))]
+
+    await feed.discard(C)
+    feed.tell(A, [event(3)])
+    assert await drain(feed) == []
+    assert not feed.is_wanted
+
+
 async def test_a_closed_feed_ends() -> None:
     feed = Feed(lambda address: address)
     async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as group:

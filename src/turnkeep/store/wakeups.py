@@ -53,6 +53,8 @@ class Feed:
         self._bound = bound
         # tuples: a set of one, of each of a thousand channels, is four times as large
         self._names: dict[Address, tuple[Address, ...]] = {}
+        self._threads: dict[Address, Address] = {}
+        """Of addresses that name a thread otherwise than it was made under, which few do."""
         self._notices: deque[Notice] = deque()
         self._owed: dict[Address, None] = {}
         self._news = asyncio.Event()
@@ -71,20 +73,24 @@ class Feed:
 
     def _name(self, thread: Address, address: Address) -> None:
         """Tell what happens to this thread under this address."""
+        if self._threads.get(address, address) != thread:  # by now it means another one
+            self._unname(address)
+        if thread != address:
+            self._threads[address] = thread
         known_as = self._names.get(thread, ())
         if address not in known_as:
             self._names[thread] = (*known_as, address)
 
     async def discard(self, address: Address) -> None:
-        thread = self._resolve(address)
-        # where it was added, unless it means another thread by now
-        threads = [thread] if address in self._names.get(thread, ()) else list(self._names)
-        for one in threads:
-            known_as = tuple(name for name in self._names[one] if name != address)
-            if known_as:
-                self._names[one] = known_as
-            else:
-                del self._names[one]
+        self._unname(address)
+
+    def _unname(self, address: Address) -> None:
+        # where it was added, whatever it means by now
+        thread = self._threads.pop(address, address)
+        if known_as := tuple(name for name in self._names.get(thread, ()) if name != address):
+            self._names[thread] = known_as
+        else:
+            self._names.pop(thread, None)
 
     def tell(self, thread: Address, events: Sequence[Event]) -> None:
         """New events of a thread; never blocks."""

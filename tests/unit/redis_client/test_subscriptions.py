@@ -107,3 +107,20 @@ async def test_who_comes_while_another_is_made_heard_is_heard_at_once_too() -> N
 
         assert subscriptions.is_whole
         assert (first.gaps, second.gaps) == (0, 0)
+
+
+async def test_who_is_heard_does_not_wait_for_all_who_come_after_him() -> None:
+    """A thousand sockets that come back one after the other must not keep the first from its start."""
+    async with subscribed() as (server, subscriptions), asyncio.TaskGroup() as group:
+        newcomers = iter(range(200))
+
+        def acknowledge_as_another_comes(command: list[bytes]) -> bytes:
+            if (number := next(newcomers, None)) is not None:
+                group.create_task(subscriptions.listen(b"%d" % number, Notes()))
+            return acknowledge(command)
+
+        server.answers["SUBSCRIBE"] = acknowledge_as_another_comes
+        await subscriptions.listen(b"first", Notes())
+
+        assert server.count(b"SUBSCRIBE") < 10
+    assert subscriptions.is_whole

@@ -34,11 +34,11 @@ local function leave(t, p)
 end
 
 -- Whether another worker was faster: several hear the same hint. Told by the field that a leased thread has alone; one whose
--- lease is over is found by the index of ends.
+-- lease is over is found by the index of ends. A repeat finds its own token there, as `live_value` has packed it.
 local function is_taken()
   if A.index == 'ends' then return false end
   local live = redis.call('HGET', K.thread, 'live')
-  return live and live:sub(1, #A.token) ~= A.token
+  return live and not live:find(string.char(#A.token) .. A.token, 1, true)
 end
 
 local function take(i)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 
 from turnkeep.backoff import Backoff
 from turnkeep.clock import Clock
@@ -120,7 +121,11 @@ class Hints:
         if self._subscriptions.is_whole or await self._subscriptions.tend():
             await self._bell.wait(self._clock, seconds)
             return True
-        await asyncio.sleep(min(seconds, POLL.after(1)))
+        # One channel that is not heard yet makes nobody deaf to the others, nor to the gap that ends it. By the
+        # seconds of this machine, for the time of the store may stand still.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(min(seconds, POLL.after(1))):
+                await self._bell.wait(self._clock, seconds)
         return False
 
     def close(self) -> None:

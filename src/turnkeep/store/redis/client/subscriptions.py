@@ -207,13 +207,12 @@ class Subscriptions:
             # after the last failure.
             if not self._unheard or loop.time() < self._not_before:
                 return self.is_whole
-            asked_channels: set[bytes] = set()
-            # Who comes while others are asked for is asked for in the same turn: taken for a failure, it would
-            # wait for the pause, and a worker that has just started would not hear of its first message.
-            while channels := self._unheard - asked_channels:
-                asked_channels |= channels
-                await self._hear_all(channels)
-            if self._unheard:  # tried again after a moment; listeners poll meanwhile
+            channels = set(self._unheard)
+            await self._hear_all(channels)
+            # Who came meanwhile is no failure: it would wait for the pause, and a worker that has just
+            # started would not hear of its first message. It asks next, itself: asked for in the same
+            # turn, a thousand who come one after the other would keep the first waiting for the last.
+            if self._unheard & channels:  # tried again after a moment; listeners poll meanwhile
                 self._failures += 1
                 self._not_before = loop.time() + _AGAIN.after(self._failures)
             else:
