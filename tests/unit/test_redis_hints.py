@@ -38,7 +38,8 @@ async def test_a_channel_that_cannot_be_heard_makes_no_worker_deaf_to_the_others
                 channel, nudge = keys.partitions[3].names["hints"], b"nudge\0ann\0t\0q\0c"
                 for writer in server.writers:
                     writer.write(
-                        b"*3\r\n$7\r\nmessage\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n" % (len(channel), channel, len(nudge), nudge)
+                        b"*3\r\n$7\r\nmessage\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n"
+                        % (len(channel), channel, len(nudge), nudge)
                     )
                 await asyncio.sleep(0.01)
 

@@ -7,8 +7,9 @@ import importlib.util
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import TYPE_CHECKING
 
 from turnkeep.errors import ConfigurationError
@@ -122,9 +123,18 @@ def _functions(path: Path) -> list[Tool]:
     return list({id(one): one for one in tools}.values())
 
 
+class _Text(SourceFileLoader):
+    """Loads what is written now. Bytecode knows its text by size and whole seconds only: of a file that is changed
+    within the second in which it was loaded, `dev --reload` would load again what had been there.
+    """
+
+    def get_code(self, fullname: str) -> CodeType:
+        return self.source_to_code(self.get_data(self.path), self.path)
+
+
 def _import(path: Path) -> ModuleType:
     name = f"turnkeep_tools_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
+    spec = importlib.util.spec_from_file_location(name, path, loader=_Text(name, str(path)))
     if spec is None or spec.loader is None or not path.is_file():
         raise ConfigurationError(f"tools file {path.name!r} cannot be read: there is no such file")
     module = importlib.util.module_from_spec(spec)
