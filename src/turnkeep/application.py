@@ -56,7 +56,7 @@ ROUNDS = 5
 
 
 class Application:
-    """One queue with all its parts. Constructing opens nothing; `open` does, or `async with`.
+    """One application with all its parts. Constructing opens nothing; `open` does, or `async with`.
 
     Doors may be mounted on it before it is open; a store that is given is opened and closed here
     all the same.
@@ -124,7 +124,7 @@ class Application:
 
     @property
     def is_simulated(self) -> bool:
-        """Whether the built-in simulator answers here, once the queue is open and
+        """Whether the built-in simulator answers here, once the application is open and
         its worker was started.
         """
         return self._has_simulator and self._worker_wanted.is_set()
@@ -145,7 +145,7 @@ class Application:
     def start_worker(self) -> None:
         """Answer messages in this process.
 
-        Before the event loop runs, or the queue is open, it takes effect then.
+        Before the event loop runs, or the application is open, it takes effect then.
         """
         self._worker_wanted.set()
         if _loop_runs():
@@ -165,7 +165,7 @@ class Application:
         await self._life.close()
 
     async def lives_until(self, ending: asyncio.Event) -> None:
-        """Wait for `ending`, or raise what ended the queue before."""
+        """Wait for `ending`, or raise what ended the application before."""
         await self.open()
         await self._life.until(ending)
 
@@ -345,10 +345,10 @@ class Application:
     def events(
         self, thread_id: str, *, after: int | None = None, epoch: str | None = None, tenant: str = "default"
     ) -> EventSubscription:
-        """`async for event in queue.events(thread)`: no holes, from a position or from now.
+        """`async for event in application.events(thread)`: no holes, from a position or from now.
 
-        `async with queue.events(thread) as events` is subscribed before its block begins, so that
-        nothing is missed of what the block does.
+        `async with application.events(thread) as events` is subscribed before its block begins, so
+        that nothing is missed of what the block does.
         """
 
         async def stream() -> EventStream:

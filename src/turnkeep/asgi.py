@@ -53,7 +53,7 @@ def app(queue: AssistantMessageQueue, *, access: Access | Who | None = None, wor
     """
     application = doors(queue, access=_access(queue, access), own_application=False)
     application.router.lifespan_context = lifespan(queue, worker=worker)
-    application.add_middleware(_OpenQueue, application=queue)
+    application.add_middleware(_OpenApplication, application=queue)
     return application
 
 
@@ -166,8 +166,8 @@ def _only_this_machine(connection: HTTPConnection) -> None:
     )
 
 
-class _OpenQueue:
-    """An ASGI application around ours: the queue is open, and the request is at hand for whoever
+class _OpenApplication:
+    """An ASGI application around ours, which it opens, with the request at hand for whoever
     authenticates it.
     """
 

@@ -80,7 +80,7 @@ class Hooks:
             else:
                 self._waiting.put_nowait((address, event))
 
-    async def room(self, address: Address) -> None:
+    async def wait_for_room(self, address: Address) -> None:
         """Nothing of the past is told to hooks."""
 
 

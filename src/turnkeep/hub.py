@@ -79,7 +79,7 @@ class Subscriber(Protocol):
         """
         ...
 
-    async def room(self, address: Address) -> None:
+    async def wait_for_room(self, address: Address) -> None:
         """Wait until more of the past can be delivered: called after each piece of it, never while
         others wait.
         """
@@ -280,7 +280,7 @@ class Hub:
                     subscription.subscriber.deliver(channel.address, piece)
                     # the past may be megabytes: it comes as fast as it is read, not as fast as the
                     # log gives it
-                    await subscription.subscriber.room(channel.address)
+                    await subscription.subscriber.wait_for_room(channel.address)
         self._go_live(channel, subscription)
         return subscription_start
 

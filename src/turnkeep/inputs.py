@@ -18,9 +18,8 @@ import orjson
 
 from turnkeep.assistants import FIELDS, FUNCTION, MASK
 from turnkeep.errors import InvalidMessage, MessageTooLarge
-from turnkeep.messages import BUSY_POLICIES, Address, Content, Message, Part, content_size, text_content
+from turnkeep.messages import BUSY_POLICIES, USER, Address, Content, Message, Part, content_size, text_content
 from turnkeep.models.model import wrong_form
-from turnkeep.runs.budget import USER
 from turnkeep.tools.addresses import may_reach
 
 MAX_DEPTH = 32

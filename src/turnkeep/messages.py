@@ -20,6 +20,8 @@ DEFAULT_TENANT = "default"
 ALL_TENANTS = "*"
 """The tenant of records that are found before it is known whose they are: keys, tickets, revocations."""
 DEFAULT_QUEUE = "assistant"
+USER = "user"
+"""The entry of a message's metadata that names its user."""
 
 BusyPolicy = Literal["collect", "queue", "steer", "interrupt", "rollback", "reject"]
 BUSY_POLICIES: tuple[BusyPolicy, ...] = ("collect", "queue", "steer", "interrupt", "rollback", "reject")

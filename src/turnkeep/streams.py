@@ -16,7 +16,7 @@ class EventStream:
     """A subscription as an async iterator: `async with EventStream(hub, store, address) as events`,
     then `async for`.
 
-    It keeps at most `room` events; a reader that is slower gets the rest from the log, so nothing
+    It keeps at most `max_buffered` events; a reader that is slower gets the rest from the log, so nothing
     is missed and memory is bounded.
     """
 
@@ -28,10 +28,10 @@ class EventStream:
         *,
         after: int | None = None,
         epoch: str | None = None,
-        room: int = 1000,
+        max_buffered: int = 1000,
     ) -> None:
         self._hub, self._store, self._address = hub, store, address
-        self._after, self._epoch, self._room = after, epoch, room
+        self._after, self._epoch, self._max_buffered = after, epoch, max_buffered
         self._buffer: deque[Event] = deque()
         self._last = 0
         self._newest = 0
@@ -46,7 +46,7 @@ class EventStream:
     def deliver(self, address: Address, events: Sequence[Event]) -> None:
         self._newest = events[-1].offset
         # dropped here, but not lost: the log is read again from where the reader is
-        if self._has_overflow or len(self._buffer) + len(events) > self._room:
+        if self._has_overflow or len(self._buffer) + len(events) > self._max_buffered:
             if not self._has_overflow:
                 self._hub.meter.count("slow_subscribers")
             self._has_overflow = True
@@ -54,7 +54,7 @@ class EventStream:
             self._buffer.extend(events)
         self._some.set()
 
-    async def room(self, address: Address) -> None:
+    async def wait_for_room(self, address: Address) -> None:
         """There is always room: what does not fit is read from the log again."""
 
     async def __aenter__(self) -> EventStream:
@@ -105,7 +105,7 @@ class EventStream:
 
     async def _refill(self) -> None:
         """Take what did not fit from the log."""
-        page = await self._store.read(self._address, after=self._last, limit=self._room)
+        page = await self._store.read(self._address, after=self._last, limit=self._max_buffered)
         self._buffer.extend(page.events)
         self._has_overflow = bool(page.events) and page.events[-1].offset < self._newest
 

@@ -2,8 +2,9 @@
 rhythm of its channel.
 
 The adaptive window is a wish put on messages that have none of their own, before they are accepted;
-what the store promises about windows stays as it is. It is learned per process and forgotten with
-it: a window that is not yet learned is the queue's.
+what the store promises about windows stays as it is. When a window ends is computed in
+`store/rules_accept.py`, not here. It is learned per process and forgotten with it: a window that is
+not yet learned is the queue's.
 """
 
 from __future__ import annotations

@@ -280,12 +280,12 @@ def test_limits_are_told_in_the_names_of_openai() -> None:
 
 
 async def test_a_request_says_who_asks_in_which_version() -> None:
-    visit = await sent_by("anthropic", ModelRequest(CLAUDE, [USER], labels={"turnkeep_run": "run_1"}, user="u1"))
+    visit = await sent_by("anthropic", ModelRequest(CLAUDE, [USER], labels={"turnkeep_run": "run_1"}))
     assert visit.path == "/v1/messages"
     assert visit.headers["anthropic-version"] == "2023-06-01"
     assert visit.headers["x-api-key"].startswith("sk-proj")
     assert visit.headers["x-turnkeep-run"] == "run_1"
-    assert visit.body["metadata"] == {"user_id": "u1"}
+    assert "metadata" not in visit.body
     assert visit.body["stream"] is True
 
 

@@ -71,7 +71,6 @@ FULL = ModelRequest(
     },
     labels={"turnkeep_run": "run_1", "turnkeep_thread": "thread_1"},
     cache_key="thread_1",
-    user="u-hash",
 )
 
 
@@ -118,7 +117,6 @@ async def test_a_responses_request_is_stateless_and_complete() -> None:
         "stream_options": {"include_obfuscation": False},
         "metadata": {"turnkeep_run": "run_1", "turnkeep_thread": "thread_1"},
         "prompt_cache_key": "thread_1",
-        "safety_identifier": "u-hash",
     }
 
 
@@ -161,7 +159,6 @@ async def test_a_chat_request_to_openai_is_not_stored_and_asks_for_usage() -> No
         "store": False,
         "stream_options": {"include_usage": True},
         "prompt_cache_key": "thread_1",
-        "safety_identifier": "u-hash",
     }
 
 

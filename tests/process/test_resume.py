@@ -92,6 +92,18 @@ async def test_a_subscriber_without_a_position_gets_one_snapshot_of_the_run_in_p
         assert frames[-1]["message"].startswith(seen[-1]["message"])
 
 
+@pytest.mark.parametrize("name", ["_enveloped", "in_envelopes", "whatever"])
+@pytest.mark.parametrize("value", [True, False, "yes"])
+async def test_only_the_form_of_subscribing_decides_about_envelopes(name: str, value: object) -> None:
+    async with served() as server, server.socket() as flat, server.socket() as enveloped:
+        wish = {"action": "subscribe", "channel": "c", name: value}
+        bare = await ask(flat, wish)
+        wrapped = await ask(enveloped, {"channel": "subscription", "payload": wish})
+
+        assert bare["status"] == wrapped["payload"]["status"] == "subscribed"
+        assert "payload" not in bare
+
+
 async def test_both_forms_of_subscribing_get_the_same_in_their_own_form() -> None:
     async with served() as server, server.socket() as flat, server.socket() as enveloped:
         await ask(flat, {"action": "subscribe", "channel": "c"})

@@ -54,7 +54,7 @@ from turnkeep.pricing.prices import PriceBook
 from turnkeep.runs.activity import quantile, read_days
 from turnkeep.runs.budget import Budget, Budgets, Pace
 from turnkeep.runs.lease import DrainRequest, Lease, LeaseRules, StopRequest
-from turnkeep.runs.outcomes import Dropping, HoldVerdict, Releasing
+from turnkeep.runs.outcomes import VERDICT_LABELS, Dropping, HoldVerdict, Releasing
 from turnkeep.runs.run import _weightiest
 from turnkeep.runs.run_context import DETAILS
 from turnkeep.store.values import Claim, Commit, Failure, HeldCall, Page, Remainder, Stop
@@ -822,6 +822,21 @@ async def test_a_run_reports_how_it_was_settled(log_lines: LogLines) -> None:
     assert line | {"run_id": ""} == {
         "event": "run_settled", "run_id": "", "attempt": 1, "verdict": "commit", "messages": 2,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(("operation", "script"), SETTLED.values(), ids=SETTLED)
+@pytest.mark.parametrize("is_lost", [False, True], ids=["settled", "lost"])
+async def test_a_run_is_logged_by_the_word_that_it_is_counted_by(
+    operation: str, script: Sequence[Line], is_lost: bool, log_lines: LogLines
+) -> None:
+    stage = Stage(script, tools=[buy])
+    stage.store.stumbles[operation] += [LeaseLost("somebody else")] * is_lost
+
+    verdict = await stage.play()
+
+    [word] = [line["verdict"] for line in log_lines() if line["event"] == "run_settled"]
+    assert word == VERDICT_LABELS[type(verdict)]
+    assert stage.meter.total("runs", verdict=word) == 1
 
 
 async def test_everything_that_was_said_is_in_the_log_before_the_settlement() -> None:

@@ -124,7 +124,7 @@ class _Broken:
     def deliver(self, address: Address, events: Sequence[Event]) -> None:
         raise ValueError("a bug of one subscriber")
 
-    async def room(self, address: Address) -> None: ...
+    async def wait_for_room(self, address: Address) -> None: ...
 
 
 async def test_a_subscriber_that_breaks_ends_nobody_else(store: str) -> None:

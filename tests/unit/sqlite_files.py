@@ -13,6 +13,7 @@ import apsw
 
 from tests.contract.suite.desk import POLICY, Desk
 from tests.patience import PATIENCE
+from turnkeep.store.ids import Ids
 from turnkeep.store.sqlite import SqliteStore
 from turnkeep.store.sqlite.transaction import Transaction
 from turnkeep.store.values import Policies
@@ -34,7 +35,7 @@ async def opened(path: Path, policies: Policies | None = None, *, ballast: int =
 _given = iter(range(1, 1_000_000))
 
 
-def _own_ids() -> Callable[[str], str]:
+def _own_ids() -> Ids:
     """Names that no other store of this test run gives."""
     ids, mark = counting_ids(), next(_given)
     return lambda purpose: f"{mark:016x}{ids(purpose)[16:]}"

@@ -90,7 +90,7 @@ def read_stream(data: bytes) -> object:
 def read_frame(data: bytes) -> object:
     try:
         request = read_json(data, limit=LONGEST)
-        name, request = read_action(request)
+        name, request, _ = read_action(request)
         read_position(request)
         read_dialect(request, Principal())
         return name, read_channel(request), read_message(request, WHERE, limit=256_000)

@@ -93,7 +93,7 @@ class Ear:
         self.events += events
         self.epochs += [event.epoch for event in events]
 
-    async def room(self, address: Address) -> None: ...
+    async def wait_for_room(self, address: Address) -> None: ...
 
 
 @contextlib.asynccontextmanager
@@ -345,7 +345,7 @@ class SlowStore(ForgetfulStore):
 
 async def test_a_reader_that_fell_behind_is_told_though_the_log_answers_later_than_it_waits() -> None:
     store = SlowStore(Policies(Policy()), clock=FakeClock(), ids=counting_ids())
-    async with running(store) as hub, EventStream(hub, store, HERE, room=3) as stream:
+    async with running(store) as hub, EventStream(hub, store, HERE, max_buffered=3) as stream:
         await said(store, *range(1, 8))
         offsets: list[int] = []
         for attempt in range(40):
@@ -362,7 +362,7 @@ async def test_a_reader_that_fell_behind_is_told_though_the_log_answers_later_th
 async def test_a_reader_that_leaves_while_the_log_is_looked_at_leaves_nothing_behind() -> None:
     store = SlowStore(Policies(Policy()), clock=FakeClock(), ids=counting_ids())
     async with running(store) as hub:
-        async with EventStream(hub, store, HERE, room=3) as stream:
+        async with EventStream(hub, store, HERE, max_buffered=3) as stream:
             await said(store, *range(1, 8))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(0.05):

@@ -115,9 +115,6 @@ def test_accepted_parameters_depend_on_the_reasoning_effort() -> None:
     assert known("gpt-6-luna").samples("none")
     assert not known("gpt-6.1-sol").samples("none")
     assert known("gpt-5.4").samples()
-    assert known("gpt-6-luna").takes_chat_tools("none")
-    assert not known("gpt-6-luna").takes_chat_tools()
-    assert not known("gpt-6.1-terra").takes_chat_tools("none")
 
 
 @pytest.mark.parametrize(

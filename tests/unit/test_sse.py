@@ -92,13 +92,6 @@ def test_a_byte_order_mark_at_the_start_is_skipped_also_when_it_is_cut(stream: b
     assert framed([marked[:place], marked[place:]]) == by_the_standard(stream)
 
 
-def test_id_and_retry_are_remembered_and_a_bad_one_is_not() -> None:
-    framer = Framer()
-    framer.push(b"id: 7\nretry: 250\ndata: x\n\n")
-    framer.push(b"id: 8\0\nretry: soon\ndata: y\n\n")
-    assert (framer.last_id, framer.retry) == (b"7", 250)
-
-
 def test_a_comment_alone_gives_no_frame() -> None:
     assert framed([b": ping\n\n", b":\r\n\r\n", b"\n\n\n"]) == []
 

@@ -1,5 +1,6 @@
-"""What a scope alone does not say: whose message it is, who has asked for a call, whose words are
-instructions; and a message on its way in, from whichever door: its rate, its thread, its receipt.
+"""Who a message is from, and what becomes of it at the door: its rate, its thread, its receipt, and
+what no scope says (who has asked for a call, whose words are instructions). Who may do what is in
+`principals.py`.
 """
 
 from __future__ import annotations
@@ -22,8 +23,7 @@ from turnkeep.errors import (
     TooManyRequests,
 )
 from turnkeep.inputs import MAX_NAME, optional_text, read_content, read_message
-from turnkeep.messages import DEFAULT_TENANT, Address, Content, Message
-from turnkeep.runs.budget import USER
+from turnkeep.messages import DEFAULT_TENANT, USER, Address, Content, Message
 from turnkeep.store.values import DeadLetter, Decision, HeldCall, MessageRecord, Receipt
 
 Verdict = Literal["approved", "denied", "output"]

@@ -52,8 +52,6 @@ def request_body(request: ModelRequest, most: int | None = None) -> dict[str, An
         body["system"] = [{"type": "text", "text": text} for text in texts]
     if tools := [*(_tool(tool) for tool in request.tools), *for_anthropic(request.hosted_tools)]:
         body["tools"] = tools
-    if request.user:
-        body["metadata"] = {"user_id": request.user}
     _mark(body)
     return body
 

@@ -47,7 +47,6 @@ class Capabilities:
     takes_parallel_tool_calls: bool = False
     takes_metadata: bool = False
     takes_cache_key: bool = False
-    takes_safety_identifier: bool = False
     takes_encrypted_reasoning: bool = False
     takes_developer_role: bool = False
     takes_max_completion_tokens: bool = False

@@ -48,16 +48,11 @@ _BOM = b"\xef\xbb\xbf"
 
 
 class Framer:
-    """Cuts one stream into frames. After an error it is of no further use.
+    """Cuts one stream into frames. After an error it is of no further use."""
 
-    `last_id` and `retry` (milliseconds) hold what the stream said last.
-    """
-
-    __slots__ = ("_after_cr", "_has_started", "_limit", "_pending", "_pending_size", "last_id", "retry")
+    __slots__ = ("_after_cr", "_has_started", "_limit", "_pending", "_pending_size")
 
     def __init__(self, limit: int = MAX_EVENT) -> None:
-        self.last_id = b""
-        self.retry: int | None = None
         self._limit = limit
         self._pending: list[bytes] = []
         self._pending_size = 0
@@ -121,10 +116,6 @@ class Framer:
             elif field == b"error" and value.startswith(b"{"):
                 name = field
                 data.append(value)
-            elif field == b"id" and b"\0" not in value:
-                self.last_id = value
-            elif field == b"retry" and value.isdigit() and len(value) < 10:
-                self.retry = int(value)
         return (name, b"\n".join(data)) if data else None
 
     def _without_bom(self, data: bytes) -> bytes:
@@ -204,10 +195,9 @@ class Client:
         self, method: str, url: str, *, headers: Mapping[str, str], data: bytes | io.BytesIO | None
     ) -> Reply:
         endpoint = self.endpoint
-        attempt = uuid.uuid4().hex
         started_at = asyncio.get_running_loop().time()
         # OpenAI logs it: a request that never came back can be asked after by this name.
-        headers = {"X-Client-Request-Id": attempt, **headers}
+        headers = {"X-Client-Request-Id": uuid.uuid4().hex, **headers}
         try:
             async with asyncio.timeout(endpoint.first_event_timeout):
                 # A redirect would carry the key to an address that nobody has set.
@@ -222,7 +212,7 @@ class Client:
             raise _connection_error(endpoint, error) from error
         if response.status != 200:
             raise await self._refusal(response)
-        return Reply(endpoint, response, attempt, asked_at=started_at)
+        return Reply(endpoint, response, asked_at=started_at)
 
     async def _refusal(self, response: aiohttp.ClientResponse) -> ModelError:
         body = b""
@@ -250,8 +240,7 @@ class Client:
 class Reply:
     """One answer while it arrives."""
 
-    def __init__(self, endpoint: Provider, response: aiohttp.ClientResponse, attempt: str, *, asked_at: float) -> None:
-        self.attempt = attempt
+    def __init__(self, endpoint: Provider, response: aiohttp.ClientResponse, *, asked_at: float) -> None:
         self._loop = asyncio.get_running_loop()
         self.headers = {name.lower(): value for name, value in response.headers.items()}
         self._endpoint = endpoint

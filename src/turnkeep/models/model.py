@@ -45,7 +45,7 @@ class ModelRequest:
     `parameters` (temperature, max_output_tokens, presence_penalty, frequency_penalty, reasoning, …)
     are sent only where the server takes them. `labels` (run, tenant, thread, attempt: short ASCII
     strings) travel as metadata or headers and never change the answer. `cache_key` groups requests
-    that share a prefix; `user` is a hash of the end user.
+    that share a prefix.
     """
 
     model: str
@@ -57,7 +57,6 @@ class ModelRequest:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
     cache_key: str | None = None
-    user: str | None = None
     current: int | None = None
     background: bool = False
     """Let the provider work it out whether or not anybody listens, where it can."""
@@ -277,16 +276,12 @@ def chat_parameters(request: ModelRequest, caps: Capabilities) -> dict[str, Any]
 
 
 def origin_fields(request: ModelRequest, caps: Capabilities) -> dict[str, Any]:
-    """Whose request it is, as far as the server takes that: labels, the group of the prompt cache,
-    the end user.
-    """
+    """Whose request it is, as far as the server takes that: labels, the group of the prompt cache."""
     fields: dict[str, Any] = {}
     if caps.takes_metadata and request.labels:
         fields["metadata"] = dict(request.labels)
     if caps.takes_cache_key and request.cache_key:
         fields["prompt_cache_key"] = request.cache_key
-    if caps.takes_safety_identifier and request.user:
-        fields["safety_identifier"] = request.user
     return fields
 
 

@@ -32,9 +32,9 @@ _CLOSE = 0.85
 class ModelFacts:
     """One model. `context` counts input and output together; None means not known.
 
-    `sampling` (temperature, top_p) and `chat_tools` (tools over Chat Completions) may hold only
-    while the reasoning effort is none: ``effort_none``. `efforts` is empty where the model does not
-    reason; `effort` counts when a request names none. From `ends` on requests fail.
+    `sampling` (temperature, top_p) may hold only while the reasoning effort is none:
+    ``effort_none``. `efforts` is empty where the model does not reason; `effort` counts when a
+    request names none. From `ends` on requests fail.
     """
 
     name: str
@@ -46,7 +46,6 @@ class ModelFacts:
     penalties: bool = True
     efforts: tuple[str, ...] = ()
     effort: str | None = None
-    chat_tools: Rule = "yes"
     aliases: tuple[str, ...] = ()
 
     # A misspelt key in a person's file must not pass as a fact that nobody knows.
@@ -55,12 +54,6 @@ class ModelFacts:
     def samples(self, effort: str | None = None) -> bool:
         """Does it take temperature and top_p at this reasoning effort (None: its own default)?"""
         return _holds(self.sampling, effort or self.effort)
-
-    def takes_chat_tools(self, effort: str | None = None) -> bool:
-        """Does it take tools over Chat Completions at this reasoning effort
-        (None: its own default)?
-        """
-        return _holds(self.chat_tools, effort or self.effort)
 
 
 @dataclass(frozen=True, slots=True)

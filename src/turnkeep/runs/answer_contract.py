@@ -10,7 +10,7 @@ from turnkeep.clock import Clock
 from turnkeep.conversation.history_cache import HistoryCache
 from turnkeep.errors import ModelError
 from turnkeep.models.capabilities import ContextSizes
-from turnkeep.models.model import Model, ModelRequest
+from turnkeep.models.model import ModelRequest
 from turnkeep.pricing.catalog import Catalog
 from turnkeep.pricing.prices import PriceBook
 from turnkeep.runs.journal import Ending
@@ -60,8 +60,6 @@ class AnswerResources(Protocol):
 
     @property
     def store(self) -> Store: ...
-    @property
-    def model(self) -> Callable[[str], Model]: ...
     @property
     def toolbox(self) -> Toolbox: ...
     @property

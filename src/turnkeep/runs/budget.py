@@ -25,7 +25,7 @@ from turnkeep.errors import (
     ThreadQuarantined,
     Waiting,
 )
-from turnkeep.messages import Address
+from turnkeep.messages import USER, Address
 from turnkeep.models.model import ModelRequest, output_limit
 from turnkeep.models.waits import wait_for_spent
 from turnkeep.pricing.prices import PriceBook
@@ -44,9 +44,6 @@ Period = Literal["hour", "day", "month"]
 
 OUTPUT_GUESS = 2_000
 """Tokens that an answer is expected to have at most, where the request sets no lower limit."""
-
-USER = "user"
-"""The entry of a message's metadata that names its user."""
 
 LATER = Backoff(delay=1.0, cap=15.0)
 ASK_AN_OPERATOR = 60.0

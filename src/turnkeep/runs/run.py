@@ -47,6 +47,7 @@ from turnkeep.runs.halt import close_call, stop_response, without_text
 from turnkeep.runs.journal import Journal, retry_until_answered
 from turnkeep.runs.lease import DrainRequest, Lease, StopRequest
 from turnkeep.runs.outcomes import (
+    VERDICT_LABELS,
     Dropping,
     HoldVerdict,
     Releasing,
@@ -407,8 +408,8 @@ class Run:
             published_count = self.announcer.published_count
 
     def _report(self, verdict: Verdict, begun_at: float) -> None:
-        claim, name = self.claim, type(verdict).__name__.lower()
-        log.info("run_settled", run_id=claim.run_id, attempt=claim.attempt, verdict=name, messages=len(claim.messages))
+        claim, label = self.claim, VERDICT_LABELS[type(verdict)]
+        log.info("run_settled", run_id=claim.run_id, attempt=claim.attempt, verdict=label, messages=len(claim.messages))
         first_shown_at = self.answering.first_shown_at if self.answering else None
         measure_run(self.context.meter, claim, verdict, self.failure, begun_at=begun_at, first_shown_at=first_shown_at)
         if self.context.activity is not None:

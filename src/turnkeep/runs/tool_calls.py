@@ -24,11 +24,11 @@ from turnkeep.tools.execution import (
     Result,
     ToolRequest,
     arguments_digest,
-    call,
     call_catch_all,
     parse_arguments,
     refusal,
 )
+from turnkeep.tools.execution import call as execute
 from turnkeep.tools.tool import Tool, ToolContext
 from turnkeep.tools.toolbox import Toolbox
 
@@ -102,7 +102,7 @@ class Calls:
                 elif plan.way == "run":
                     group.create_task(self._run(plan.item, plan.tool))
             catching = group.create_task(self._catch([p.item for p in plans if p.way == "catch_all"]))
-        held_calls = [_call(p.item, p.kind, p.tool) for p in plans if p.way == "ask"]
+        held_calls = [_held_call(p.item, p.kind, p.tool) for p in plans if p.way == "ask"]
         return held_calls + catching.result()
 
     def _plan(
@@ -192,7 +192,7 @@ class Calls:
         name = tool.name if tool else "unknown"
         begun_at = asyncio.get_running_loop().time()
         with span(f"execute_tool {name}", lambda: call_attributes(name, item)) as current:
-            result = await call(tool, _tool_request(item), self._context(item), clock=self._clock)
+            result = await execute(tool, _tool_request(item), self._context(item), clock=self._clock)
             if result.status != "ok":
                 current.fail(result.code or result.status)
         self._meter.count("tool_calls", tool=name, status=result.status)
@@ -213,7 +213,7 @@ class Calls:
         )
         reach("tool_done")
         if results is None:
-            return [_call(item, "output") for item in items]
+            return [_held_call(item, "output") for item in items]
         for item in items:
             self._meter.count("tool_calls", tool="catch_all", status=results[item.call_id].status)
             await self._end(_output(item, results[item.call_id]))
@@ -236,7 +236,7 @@ def _tool_request(item: CallItem) -> ToolRequest:
     return ToolRequest(item.call_id, item.name, item.arguments)
 
 
-def _call(item: CallItem, kind: Literal["approval", "output"], tool: Tool | None = None) -> HeldCall:
+def _held_call(item: CallItem, kind: Literal["approval", "output"], tool: Tool | None = None) -> HeldCall:
     may_approve = tool is not None and tool.self_approval
     digest = arguments_digest(item.arguments)
     return HeldCall(item.call_id, item.name, item.arguments, digest, kind, self_approval=may_approve, show=item.show)

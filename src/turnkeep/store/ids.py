@@ -25,7 +25,7 @@ among few tells where to look among many.
 
 Purpose = Literal["thread", "run", "token", "epoch", "dead", "message"]
 
-Ids = Callable[[str], str]
+Ids = Callable[[Purpose], str]
 """Gives 32 lowercase hex digits that were never given before for this `Purpose`; names use the last
 ones they need.
 """

@@ -70,7 +70,7 @@ class TurnFeed:
         self._top, self._epoch = start.top, start.epoch
         self._is_behind = start.start < start.top
 
-    async def room(self, address: Address) -> None:
+    async def wait_for_room(self, address: Address) -> None:
         """There is always room: what is folded is no longer than the turn."""
 
     def deliver(self, address: Address, events: Sequence[Event]) -> None:

@@ -284,7 +284,7 @@ class SocketChannel:
         past, self._past = self._past, ()
         return bool(past) and events[-1] is past[-1]
 
-    async def room(self, address: Address) -> None:
+    async def wait_for_room(self, address: Address) -> None:
         """The past comes as fast as it is read, or it would fill what is kept, and nobody could
         ever catch up.
         """

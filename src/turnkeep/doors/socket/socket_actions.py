@@ -1,14 +1,15 @@
 """What may be asked on a socket: each action, its scope, and the frames that answer it.
 
-An action reads its fields, acts on the queue in the name of the socket's principal, and says so
-with one frame. Who the connection belongs to, how its frames get out and how it
-ends is the session's.
+An action reads its fields, acts on the application in the name of the socket's principal, and says
+so with one frame. Who the connection belongs to, how its frames get out and how it ends is the
+session's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 from turnkeep.application import Application
@@ -82,27 +83,30 @@ class Action:
     scope: Scope | None
 
 
-def read_action(request: Request) -> tuple[str, Request]:
-    """The name of the action and its fields, in either form. Raises `InvalidMessage`."""
+def read_action(request: Request) -> tuple[str, Request, bool]:
+    """The name of the action and its fields, in either form, and whether it came in an envelope.
+    Raises `InvalidMessage`.
+    """
     # The seeds' clients subscribe on a channel of this name; everything else says `action` beside its fields.
     if request.get("channel") == "subscription" and isinstance(request.get("payload"), dict):
         payload = request["payload"]
-        if payload.get("action") not in ("subscribe", "unsubscribe"):
+        action = payload.get("action")
+        if not isinstance(action, str) or action not in ENVELOPED_ACTIONS:
             raise InvalidMessage("on the channel 'subscription' the action must be subscribe or unsubscribe")
-        return payload["action"], payload | {"_enveloped": True}
+        return action, payload, True
     name = request.get("action")
     # A relay that hands our own frames back to us would otherwise send each answer as a new message, for ever.
     if name is None and not any(ours in request for ours in OURS):
         name = "message"
     if not isinstance(name, str) or name not in ACTIONS:
         raise InvalidMessage(f"unknown action, expected one of {', '.join(sorted(ACTIONS))}")
-    return name, request
+    return name, request, False
 
 
 async def perform(session: SocketSession, request: Request) -> None:
     """Raises `TurnkeepError`."""
-    name, request = read_action(request)
-    action = ACTIONS[name]
+    name, request, in_envelope = read_action(request)
+    action = (ENVELOPED_ACTIONS if in_envelope else ACTIONS)[name]
     if action.scope is not None:
         session.principal.require(action.scope, _address(session, request).channel)
     if name != "message":  # which has rates of its own
@@ -118,11 +122,11 @@ async def _message(session: SocketSession, request: Request) -> None:
     session.send(frame | {"receipt": receipt.to_json(), "channel": address.channel})
 
 
-async def _subscribe(session: SocketSession, request: Request) -> None:
+async def _subscribe(session: SocketSession, request: Request, *, in_envelopes: bool = False) -> None:
     address = _address(session, request)
     after, epoch = read_position(request)
     history = _count(request, "history", LONGEST_HISTORY)
-    dialect = read_dialect(request, session.principal)
+    dialect = read_dialect(request, session.principal, in_envelopes=in_envelopes)
     record = await session.application.store.thread(address)
     thread_id = record.thread_id if record else None
 
@@ -210,6 +214,11 @@ ACTIONS: Mapping[str, Action] = {
     "decide": Action(_decide, "approve"),
     **dict.fromkeys(CHANGES, Action(_change, "send")),
 }
+ENVELOPED_ACTIONS: Mapping[str, Action] = {
+    "subscribe": Action(partial(_subscribe, in_envelopes=True), "read"),
+    "unsubscribe": ACTIONS["unsubscribe"],
+}
+"""What may be asked in an envelope, on the channel `subscription`."""
 
 
 def credentials_in(frame: Mapping[str, object]) -> Credentials:
@@ -243,14 +252,16 @@ def _count(request: Mapping[str, Any], name: str, largest: int) -> int:
     return value
 
 
-def read_dialect(request: Mapping[str, Any], principal: Principal) -> Dialect:
-    """How frames are to be written. Raises `InvalidMessage`."""
+def read_dialect(request: Mapping[str, Any], principal: Principal, *, in_envelopes: bool = False) -> Dialect:
+    """How frames are to be written: in envelopes for a subscriber who asked in one. Raises
+    `InvalidMessage`.
+    """
     for name, choices in (("text", ("delta", "full", None)), ("events", ("all", None))):
         if request.get(name) not in choices:
             raise InvalidMessage(f"'{name}' must be one of {', '.join(str(a) for a in choices if a)}")
     return Dialect(
         deltas=request.get("text") == "delta", everything=request.get("events") == "all",
-        in_envelopes=bool(request.get("_enveloped")), in_full=principal.sees_calls,
+        in_envelopes=in_envelopes, in_full=principal.sees_calls,
     )  # fmt: skip
 
 

@@ -156,7 +156,7 @@ class Writer:
         """Wake so many of those who wait outside, first come first."""
         while count > 0 and self._turned_away:
             room = self._turned_away.popleft()
-            # who gave up must not use up the identity of the next
+            # who gave up must not use up the turn of the next
             if not room.done():
                 room.set_result(None)
                 count -= 1

@@ -12,8 +12,7 @@ from turnkeep.auth import authority
 from turnkeep.doors.http.endpoint import HttpCall
 from turnkeep.errors import InvalidMessage, NotAllowed, NotOffered
 from turnkeep.inputs import MAX_METADATA, MAX_NAMES, read_function
-from turnkeep.messages import Address, Content, Message
-from turnkeep.runs.budget import USER
+from turnkeep.messages import USER, Address, Content, Message
 from turnkeep.store.values import HeldCall
 
 PARAMETERS = (
