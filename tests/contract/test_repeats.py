@@ -33,14 +33,16 @@ from turnkeep.testing import FakeClock
 
 POLICIES = Policies(POLICY)
 SCRIPTS = {
-    "publish_many": "publish",
-    "note_failure": "sink_failed",
-    "redrive_parked": "sink_redrive",
-    "unpark": "sink_unpark",
-    "open_sink": "sink_open",
-    "close_sink": "sink_close",
-    "lease_sink": "sink_lease",
-    "list_offered": "offered",
+    "append": ("append", "answer"),  # by a view of the inbox
+    "publish": ("publish", "publish_long"),  # the short one may do nothing and say so
+    "publish_many": ("publish", "publish_long"),
+    "note_failure": ("sink_failed",),
+    "redrive_parked": ("sink_redrive",),
+    "unpark": ("sink_unpark",),
+    "open_sink": ("sink_open",),
+    "close_sink": ("sink_close",),
+    "lease_sink": ("sink_lease",),
+    "list_offered": ("offered",),
 }
 """Scripts that are not called like their operation."""
 
@@ -53,9 +55,7 @@ def losing_replies(via: RedisStore, proxy: TcpProxy) -> Repeat:
 
     async def repeat(act: Act, world: World, meanwhile: Callable[[], Awaitable[Any]]) -> tuple[Any, Any]:
         here = replace(world, store=via)
-        names = [SCRIPTS.get(act.operation, act.operation)]
-        if act.operation in ("publish", "publish_many"):
-            names = ["publish", "publish_long"]  # the short one may do nothing and say so
+        names = SCRIPTS.get(act.operation, (act.operation,))
         shas = [via._link.scripts[name].sha for name in names]
         proxy.cut_before_reply(*shas, hold=True, passing=b"long")
         async with asyncio.TaskGroup() as group:
