@@ -91,11 +91,18 @@ class RedisCluster(_Group):
         return moved
 
     def close_slot(self, slot: int, to: int) -> None:
-        """From now on the old owner answers MOVED."""
+        """From now on the old owner answers MOVED, and all nodes have heard of it."""
         new = _node_id(self.nodes[to])
         for node in sorted(self.nodes, key=lambda node: node is not self.nodes[to]):
             node.cli("CLUSTER", "SETSLOT", slot, "NODE", new)
         self._owners[slot] = to
+        # The new owner takes an epoch above all that it has heard of. Were the next slot moved before
+        # its new owner has heard of this epoch, a heartbeat of the old owner that is on its way would
+        # win, and both would send clients to each other for ever.
+        eventually(self._agrees, PATIENCE, "three nodes to agree on their epochs")
+
+    def _agrees(self) -> bool:
+        return len({_epochs(node) for node in self.nodes}) == 1
 
     def _join(self) -> None:
         for index, node in enumerate(self.nodes):
@@ -109,6 +116,12 @@ class RedisCluster(_Group):
 
 def _node_id(node: RedisServer) -> str:
     return str(node.cli("CLUSTER", "MYID"))
+
+
+def _epochs(node: RedisServer) -> frozenset[tuple[str, str]]:
+    """The configuration epoch of each node, as this one has heard."""
+    lines = [line.split() for line in str(node.cli("CLUSTER", "NODES")).splitlines()]
+    return frozenset((line[0], line[6]) for line in lines)
 
 
 def _sees_all(node: RedisServer) -> bool:
