@@ -39,6 +39,13 @@ DELIVERY_LIMIT = 1_000_000
 makes it garbage.
 """
 
+_Decoder = Callable[[bytes], tuple[int, Any]]
+
+_OTHERWISE = re.compile(
+    r"inequivalent arg '([\w-]+)' .*current is (?:none|(?:the value )?'(.*?)'(?: of type '(\w+)')?)$"
+)
+_MOST_ARGUMENTS = 16
+
 
 @dataclass(frozen=True, slots=True)
 class BrokerNames:
@@ -137,9 +144,6 @@ def _read_any_properties() -> None:
     for kind, instead in (("shortstr", _any_text), ("timestamp", _no_time), ("table", _no_table)):
         decode.METHODS[kind] = _forgiving(decode.METHODS[kind], instead)
     decode.TABLE_MAPPING[b"T"] = _forgiving(decode.TABLE_MAPPING[b"T"], _no_time)
-
-
-_Decoder = Callable[[bytes], tuple[int, Any]]
 
 
 def _forgiving(decoder: _Decoder, instead: _Decoder) -> _Decoder:
@@ -262,12 +266,6 @@ async def look(settings: Settings) -> Sight:
             return Sight("", 0, 0, parked_count, absent)
         waiting, consumers = await _load(connection, names.queue)
         return Sight(await _kind(connection, names.queue), waiting, consumers, parked_count, absent)
-
-
-_OTHERWISE = re.compile(
-    r"inequivalent arg '([\w-]+)' .*current is (?:none|(?:the value )?'(.*?)'(?: of type '(\w+)')?)$"
-)
-_MOST_ARGUMENTS = 16
 
 
 async def _kind(connection: AbstractConnection, queue: str) -> str:

@@ -35,6 +35,11 @@ from turnkeep.wording import sentences
 
 log = get_log(__name__)
 
+RUNS_OF_BUDGETS = 20
+"""Finished runs that a thread keeps at least where a budget is set: a reservation left open is
+settled from them.
+"""
+
 
 class Lifespan:
     """Keeps parts open in a task of its own, from the first `open` to `close`.
@@ -252,12 +257,6 @@ def policies(settings: Settings, *, runs_kept: int = 50) -> Policies:
         runs_kept=max(runs_kept, RUNS_OF_BUDGETS) if settings.has_budgets else runs_kept,
     )
     return Policies(policy, weights=settings.weights)
-
-
-RUNS_OF_BUDGETS = 20
-"""Finished runs that a thread keeps at least where a budget is set: a reservation left open is
-settled from them.
-"""
 
 
 def run_rules(settings: Settings) -> RunRules:

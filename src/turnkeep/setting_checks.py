@@ -24,6 +24,9 @@ from pydantic_settings import BaseSettings
 
 from turnkeep.failpoints import read_points
 
+MOST_OF_A_RATE = 1_000_000_000
+_SECRET_WORDS = ("key", "secret", "password", "token", "url", "store", "proxy", "endpoint", "jwks")
+
 
 class SettingChecks(BaseSettings):
     """The checks of all settings. They name fields that only the classes below it have."""
@@ -157,9 +160,6 @@ def parse_rate(value: str) -> tuple[int, float]:
     return count, seconds
 
 
-MOST_OF_A_RATE = 1_000_000_000
-
-
 def _readable(value: str | None) -> str | None:
     """Raises ValueError for a URL that whoever takes it apart could not."""
     if value is not None and "://" in value:
@@ -195,9 +195,6 @@ def _file(path: Path) -> Path:
 
 def kind_of(error: Exception) -> str:
     return (error.strerror if isinstance(error, OSError) else None) or type(error).__name__
-
-
-_SECRET_WORDS = ("key", "secret", "password", "token", "url", "store", "proxy", "endpoint", "jwks")
 
 
 def report(error: ValidationError, spelling: Spelling) -> str:

@@ -14,6 +14,10 @@ LIKE = 0.75
 SHORTEST_END = 5
 """Characters from which on the end of a name is enough to know it by: `apiKey`."""
 
+NO_ADVICE = "there is none with a name like it"
+FEW = 16
+"""Options that can all be told where one was not understood."""
+
 
 def plain_name(name: str) -> str:
     """The same for `redisUrl`, `redis_url` and `REDIS_URL`."""
@@ -41,11 +45,6 @@ def strangers_sentence(taker: str, strangers: Iterable[str], options: Iterable[s
     if NO_ADVICE in advice.values() and len(names) <= FEW:
         lines.append(f"It takes {', '.join(names)}.")
     return f"{taker} has no option of {'this name' if len(advice) == 1 else 'these names'}:\n" + "\n".join(lines)
-
-
-NO_ADVICE = "there is none with a name like it"
-FEW = 16
-"""Options that can all be told where one was not understood."""
 
 
 def _advice(name: str, nearest: str | None) -> str:

@@ -29,6 +29,9 @@ the first message.
 
 OPTIONS = frozenset({"preset", *(field.name for field in fields(ThreadOptions))})
 
+CHANNELS = 100_000
+"""Channels whose rhythm is remembered; the longest silent ones are forgotten first."""
+
 
 def thread_options(wishes: object) -> ThreadOptions:
     """What a thread is to have of its own, None for nothing; a preset stands for its window and
@@ -54,10 +57,6 @@ def thread_options(wishes: object) -> ThreadOptions:
     if options.get("on_busy", "collect") not in BUSY_POLICIES:
         raise InvalidMessage(f"'on_busy' must be one of {', '.join(BUSY_POLICIES)}")
     return ThreadOptions(**options)
-
-
-CHANNELS = 100_000
-"""Channels whose rhythm is remembered; the longest silent ones are forgotten first."""
 
 
 @dataclass(frozen=True, slots=True)

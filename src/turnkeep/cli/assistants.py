@@ -27,6 +27,18 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, help="The profiles
 
 app.command("import")(import_assistants)
 
+InBackground = Annotated[
+    bool | None,
+    typer.Option(
+        "--background/--no-background", help="Let OpenAI go on when we cannot, so that nothing is paid twice."
+    ),
+]
+
+ShowReasoning = Annotated[
+    bool | None,
+    typer.Option("--show-reasoning/--no-show-reasoning", help="Let people see what the model thinks."),
+]
+
 
 def _object(text: str | dict[str, Any]) -> dict[str, Any]:
     try:
@@ -57,19 +69,6 @@ Fallback = Annotated[
 Parameters = Annotated[
     dict[str, Any] | None,
     typer.Option("--parameters", metavar="JSON", parser=_object, help='As {"temperature": 0.2}.'),
-]
-
-
-InBackground = Annotated[
-    bool | None,
-    typer.Option(
-        "--background/--no-background", help="Let OpenAI go on when we cannot, so that nothing is paid twice."
-    ),
-]
-
-ShowReasoning = Annotated[
-    bool | None,
-    typer.Option("--show-reasoning/--no-show-reasoning", help="Let people see what the model thinks."),
 ]
 
 

@@ -31,6 +31,10 @@ if TYPE_CHECKING:
 PATIENCE = 8.0
 """Seconds in which the model's server has to answer."""
 
+STORE_LOST = "if the file was deleted or replaced while it is open, put it back or start the server again"
+FULL = "see who comes (`connection_delayed` in its log), raise TURNKEEP_MAX_CONNECTIONS or its limit of open files"
+STREAM = "; a stream keeps what was taken, so it is no queue to take messages from: set QUEUE_NAME to another"
+
 
 async def examine(settings: Settings, *, offline: bool) -> AsyncIterator[Finding]:
     """All checks, one after the other. What stands in the way of one does not end the others."""
@@ -250,12 +254,6 @@ async def _server(settings: Settings) -> Finding:
     return ok("server", f"a server with this store listens on {url}")
 
 
-STORE_LOST = "if the file was deleted or replaced while it is open, put it back or start the server again"
-
-
-FULL = "see who comes (`connection_delayed` in its log), raise TURNKEEP_MAX_CONNECTIONS or its limit of open files"
-
-
 async def _readiness(url: str) -> dict[str, Any] | str:
     """What a server of this machine says of itself, or why it is not ready."""
     timeout = aiohttp.ClientTimeout(total=PATIENCE)
@@ -301,6 +299,3 @@ def _broker_findings(settings: Settings, sight: Sight, broker: str) -> Iterator[
     parts = urlsplit(settings.rabbitmq_url or "")
     if parts.password in (None, "guest") and parts.hostname not in ("127.0.0.1", "localhost", "::1"):
         yield warning("rabbitmq user", f"{broker} is asked as guest with the default password, give it one of its own")
-
-
-STREAM = "; a stream keeps what was taken, so it is no queue to take messages from: set QUEUE_NAME to another"

@@ -21,6 +21,9 @@ app = typer.Typer(add_completion=False)
 
 WINDOW = 1.0
 
+NOBODY = ("openai_api_key", "openai_base_url", "openai_assistant_id", "anthropic_api_key", "anthropic_base_url")
+"""What must not be set, so that the simulator answers."""
+
 
 @dataclass(frozen=True, slots=True)
 class Line:
@@ -43,10 +46,6 @@ SCRIPT = (
     Line("anna", "Oh wait, the parcel is here!", during_answer=True),
     Line("anna", "Thank you anyway.", 0.4),
 )
-
-
-NOBODY = ("openai_api_key", "openai_base_url", "openai_assistant_id", "anthropic_api_key", "anthropic_base_url")
-"""What must not be set, so that the simulator answers."""
 
 
 @app.command()

@@ -23,6 +23,9 @@ from turnkeep.tools.toolbox import ALL
 if TYPE_CHECKING:
     from turnkeep.tools.tool_file import DeclaredTools
 
+Files = list[tuple[Toolbox, "DeclaredTools"]]
+"""What files declare beside functions, with the toolbox it belongs into."""
+
 
 @asynccontextmanager
 async def open_toolbox(settings: Settings, environment: Mapping[str, str], pins: Pins) -> AsyncIterator[Toolbox]:
@@ -59,10 +62,6 @@ def names(settings: Settings, environment: Mapping[str, str]) -> tuple[str, ...]
     for tenant in settings.tenant_tool_files:
         labels += [f"{name} ({tenant} alone)" for name in toolbox.own(tenant).names]
     return tuple(labels)
-
-
-Files = list[tuple[Toolbox, "DeclaredTools"]]
-"""What files declare beside functions, with the toolbox it belongs into."""
 
 
 def _load(settings: Settings, environment: Mapping[str, str], pins: Pins | None = None) -> tuple[Toolbox, Files]:

@@ -13,6 +13,14 @@ from turnkeep.clock import SystemClock
 from turnkeep.settings import Settings
 from turnkeep.store.values import Stats
 
+_AGES = {
+    "1h": "within 1 hour",
+    "1d": "within 1 day",
+    "7d": "within 7 days",
+    "30d": "within 30 days",
+    "older": "longer ago",
+}
+
 
 def stats(
     *,
@@ -44,15 +52,6 @@ def stats(
     output.say()
     rows = [(_AGES[age], number, _bar(number, totals.threads)) for age, number in totals.ages.items()]
     output.table(("LAST ACTIVE", "THREADS", ""), rows, empty="")
-
-
-_AGES = {
-    "1h": "within 1 hour",
-    "1d": "within 1 day",
-    "7d": "within 7 days",
-    "30d": "within 30 days",
-    "older": "longer ago",
-}
 
 
 async def _stats(settings: Settings, tenant: str | None) -> Stats:

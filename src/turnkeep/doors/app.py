@@ -33,6 +33,38 @@ from turnkeep.doors.strictness import Strictness
 from turnkeep.errors import StoreError
 from turnkeep.settings import Settings
 
+POLYFILLS = ("Cache-Control", "Pragma", "X-Requested-With")
+"""What replacements of EventSource and older clients ask leave for, though nothing here reads it."""
+
+SDK_HEADERS = (
+    *("OpenAI-Beta", "X-Conversation-Id", "X-OpenWebUI-Chat-Id", "X-Task"),
+    *(f"X-Stainless-{name}" for name in (
+        "Arch", "Lang", "OS", "Package-Version", "Retry-Count", "Runtime", "Runtime-Version", "Timeout",
+        "Helper-Method", "Poll-Helper", "Custom-Poll-Interval",
+    )),
+)  # fmt: skip
+"""What OpenAI's client sends from a browser, and what names a conversation there."""
+
+NO_ROUTE = ("not_found", "there is no such route")
+NO_METHOD = ("method_not_allowed", "this route does not take that method")
+PAGE_HEADERS = {
+    "Content-Security-Policy": "; ".join(
+        (
+            "default-src 'none'",
+            "script-src 'self'",
+            "style-src 'self'",
+            "connect-src 'self'",
+            "img-src 'self' data:",  # pictures that somebody attached; none is loaded from elsewhere
+            "base-uri 'none'",
+            "form-action 'none'",
+            "frame-ancestors 'none'",
+        )
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-cache",
+}
+
 
 def app(application: Application, *, access: Access | None = None, own_application: bool = True) -> Starlette:
     """All doors in one. With `own_application` its lifespan opens and closes `application`."""
@@ -146,36 +178,3 @@ async def _no_such_route(request: Request, error: Exception) -> Response:
     code, sentence = NO_ROUTE if status == 404 else NO_METHOD
     headers = error.headers if isinstance(error, HTTPException) else None
     return JsonResponse({"error": {"code": code, "message": sentence}}, status_code=status, headers=headers)
-
-
-POLYFILLS = ("Cache-Control", "Pragma", "X-Requested-With")
-"""What replacements of EventSource and older clients ask leave for, though nothing here reads it."""
-
-SDK_HEADERS = (
-    *("OpenAI-Beta", "X-Conversation-Id", "X-OpenWebUI-Chat-Id", "X-Task"),
-    *(f"X-Stainless-{name}" for name in (
-        "Arch", "Lang", "OS", "Package-Version", "Retry-Count", "Runtime", "Runtime-Version", "Timeout",
-        "Helper-Method", "Poll-Helper", "Custom-Poll-Interval",
-    )),
-)  # fmt: skip
-"""What OpenAI's client sends from a browser, and what names a conversation there."""
-
-NO_ROUTE = ("not_found", "there is no such route")
-NO_METHOD = ("method_not_allowed", "this route does not take that method")
-PAGE_HEADERS = {
-    "Content-Security-Policy": "; ".join(
-        (
-            "default-src 'none'",
-            "script-src 'self'",
-            "style-src 'self'",
-            "connect-src 'self'",
-            "img-src 'self' data:",  # pictures that somebody attached; none is loaded from elsewhere
-            "base-uri 'none'",
-            "form-action 'none'",
-            "frame-ancestors 'none'",
-        )
-    ),
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-cache",
-}

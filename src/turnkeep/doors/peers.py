@@ -50,6 +50,8 @@ REFUSAL_MEMORY = 60.0
 
 Place = Literal["inside", "lobby", "nowhere"]
 
+_FORWARDED_FOR = re.compile(rb"\r\nx-forwarded-for:([^\r\n]*)", re.IGNORECASE)
+
 
 class Peers:
     """The connections of one process. `most` in all, `per_peer` of one address; 0 is unlimited.
@@ -233,9 +235,6 @@ class Peers:
             log.warning(
                 event, hint="raise TURNKEEP_MAX_CONNECTIONS and the limit of open files, or look who it is", **facts
             )
-
-
-_FORWARDED_FOR = re.compile(rb"\r\nx-forwarded-for:([^\r\n]*)", re.IGNORECASE)
 
 
 def forwarded_in(data: bytes) -> list[bytes]:

@@ -31,6 +31,28 @@ from turnkeep.doors.ping_wheel import TICK, PingWheel
 
 T = TypeVar("T")
 
+FRAME_TIMEOUT = 30.0
+"""Seconds in which a message that has begun has to be whole."""
+# Each fragment costs as much as a frame, whatever it holds; the protocol sets no bound.
+FRAGMENTS = 64
+"""Fragments of any size that a message may have; more, if they have FRAGMENT_BYTES on average."""
+FRAGMENT_BYTES = 512
+UNKNOWN_READ_LIMIT = 16_384
+"""Bytes of a message from somebody who has shown no credential."""
+POLICY_VIOLATION = 1008
+
+AFTER_FAULT = 1.0
+"""Seconds after which a socket that breaks these rules is closed."""
+
+BAD_UPGRADE = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+
+PING_HEAD, PONG_HEAD = b"\x89\x04", b"\x8a\x84"
+"""Of a ping of four bytes, and of what a client answers: its mask and the four bytes come after it."""
+PONG_SIZE = 10
+
+CONNECTION = "turnkeep.connection"
+"""The connection, in the state of a socket's scope."""
+
 
 class ReaderQueue(Generic[T]):
     """An `asyncio.Queue` from which one task reads. It refuses nothing: what bounds it is the valve of
@@ -93,29 +115,6 @@ class Gate:
         while self._opening is not None:
             # one who is cancelled must not take the gate from the others
             await asyncio.wait([self._opening])
-
-
-FRAME_TIMEOUT = 30.0
-"""Seconds in which a message that has begun has to be whole."""
-# Each fragment costs as much as a frame, whatever it holds; the protocol sets no bound.
-FRAGMENTS = 64
-"""Fragments of any size that a message may have; more, if they have FRAGMENT_BYTES on average."""
-FRAGMENT_BYTES = 512
-UNKNOWN_READ_LIMIT = 16_384
-"""Bytes of a message from somebody who has shown no credential."""
-POLICY_VIOLATION = 1008
-
-AFTER_FAULT = 1.0
-"""Seconds after which a socket that breaks these rules is closed."""
-
-BAD_UPGRADE = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
-
-PING_HEAD, PONG_HEAD = b"\x89\x04", b"\x8a\x84"
-"""Of a ping of four bytes, and of what a client answers: its mask and the four bytes come after it."""
-PONG_SIZE = 10
-
-CONNECTION = "turnkeep.connection"
-"""The connection, in the state of a socket's scope."""
 
 
 class TransportUser(Protocol):

@@ -33,6 +33,15 @@ LINGER = 2.0
 LARGEST_HEAD = 32_768
 """Bytes of a request line and headers."""
 
+NO_ROOM = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+TIMED_OUT = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+
+# h11 takes a bare LF and folded lines, as old servers did (RFC 9112, 2.2 and 5.2); proxies may not.
+_LENIENT = re.compile(rb"(?<!\r)\n|\r\n[ \t]|\A[ \t]")
+
+FAULTS_OF_PEERS = ("Invalid HTTP request", "Invalid UTF-8 sequence", "Unsupported upgrade", "No supported WebSocket")
+PieceWriter = Callable[[bytes], Awaitable[None]]
+
 
 class CountingParser(h11.Connection):
     """Counts the pieces of bodies, which may be one byte each."""
@@ -216,14 +225,6 @@ class HttpTransport(H11Protocol):
         self.transport.close()
 
 
-NO_ROOM = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
-TIMED_OUT = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
-
-
-# h11 takes a bare LF and folded lines, as old servers did (RFC 9112, 2.2 and 5.2); proxies may not.
-_LENIENT = re.compile(rb"(?<!\r)\n|\r\n[ \t]|\A[ \t]")
-
-
 def is_head(data: bytes) -> bool:
     """Whether this may be the beginning of a request: its lines end as they have to, none goes on
     in the next, and it is not too long. Who is lenient here reads other requests than the proxy
@@ -231,9 +232,6 @@ def is_head(data: bytes) -> bool:
     """
     head = data.partition(b"\r\n\r\n")[0]
     return len(head) <= LARGEST_HEAD and _LENIENT.search(head) is None
-
-
-FAULTS_OF_PEERS = ("Invalid HTTP request", "Invalid UTF-8 sequence", "Unsupported upgrade", "No supported WebSocket")
 
 
 def is_no_fault_of_a_peer(record: logging.LogRecord) -> bool:
@@ -249,9 +247,6 @@ def stand_aside(scope: MutableMapping[str, Any]) -> asyncio.Event | None:
     """
     connection = scope.get("state", {}).get(CONNECTION)
     return connection.stand_aside() if isinstance(connection, HttpTransport) else None
-
-
-PieceWriter = Callable[[bytes], Awaitable[None]]
 
 
 def piece_writer(scope: MutableMapping[str, Any]) -> PieceWriter | None:

@@ -28,6 +28,16 @@ from turnkeep.telemetry import get_log
 
 log = get_log(__name__)
 
+OWN_NAMES = {
+    "openai_api_key": "api_key",
+    "openai_model": "model",
+    "openai_base_url": "base_url",
+    "run_deadline": "timeout",
+}
+"""The parameters that stand for a setting of another name."""
+
+TIMEOUT = SecondsLimit(3_600.0, "run_deadline")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenAIConfig:
@@ -129,17 +139,6 @@ def create_openai_config(
         store=None if isinstance(store, str | Path) else store,
     )
     return config.check(datetime.fromtimestamp((clock or SystemClock()).now(), UTC).date())
-
-
-OWN_NAMES = {
-    "openai_api_key": "api_key",
-    "openai_model": "model",
-    "openai_base_url": "base_url",
-    "run_deadline": "timeout",
-}
-"""The parameters that stand for a setting of another name."""
-
-TIMEOUT = SecondsLimit(3_600.0, "run_deadline")
 
 
 def _retries(value: int | RetryConfig | Mapping[str, Any] | None) -> RetryConfig:

@@ -55,6 +55,15 @@ QUOTA = (
 # Markers are remembered with the text they stand in: without a bound, all that was ever heard.
 _MEMORY_LIMIT = 100_000
 
+_STATUS_WORDS: Mapping[int, tuple[str, str | None]] = {
+    403: ("permission_error", "unsupported_country_region_territory"),
+    404: ("invalid_request_error", None),
+    408: ("timeout_error", None),
+    409: ("conflict_error", None),
+    422: ("invalid_request_error", None),
+    503: ("service_unavailable_error", "server_is_overloaded"),
+}
+
 
 @dataclass(slots=True)
 class Fault:
@@ -319,16 +328,6 @@ def _rate_limited(fault: Fault, default: str = "rate_limit_exceeded") -> Problem
     # Durations are written as Go writes them, which is what the platform does.
     headers = {"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": _go(fault.retry_after or 1.0)}
     return Problem(429, message, type=kind, code=code, headers=headers)
-
-
-_STATUS_WORDS: Mapping[int, tuple[str, str | None]] = {
-    403: ("permission_error", "unsupported_country_region_territory"),
-    404: ("invalid_request_error", None),
-    408: ("timeout_error", None),
-    409: ("conflict_error", None),
-    422: ("invalid_request_error", None),
-    503: ("service_unavailable_error", "server_is_overloaded"),
-}
 
 
 def _of_status(fault: Fault) -> Problem:

@@ -32,6 +32,8 @@ DEV_LEDGER = 10_000
 Dial = Callable[[], Awaitable[socket.socket]]
 """Makes a connection that is open already."""
 
+_LOG = logging.getLogger("turnkeep.simulator.server")
+
 
 @contextlib.asynccontextmanager
 async def serve(
@@ -130,7 +132,6 @@ def _is_no_cancellation(record: logging.LogRecord) -> bool:
 
 # A program that ends without `close` cancels what runs in it: uvicorn takes that for a mistake of the
 # application, and every script would end in a trace.
-_LOG = logging.getLogger("turnkeep.simulator.server")
 _LOG.addFilter(_is_no_cancellation)
 
 

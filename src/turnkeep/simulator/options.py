@@ -10,6 +10,13 @@ from typing import Any, Literal, Self
 Abort = Literal["discard", "orphan", "finish"]
 DAY = 86_400.0
 
+_NUMBERS = (
+    *("lock_release_delay", "persistence_lag", "queue_delay"),
+    *("stream_expiry", "response_ttl", "unstored_ttl", "keep_responses", "max_body"),
+)
+_NUMBERS_OR_NONE = ("context_tokens", "ping", "requests_per_minute")
+_WORDS = {"on_abort": ("discard", "orphan", "finish"), "region": ("us", "eu")}
+
 
 @dataclass(frozen=True, slots=True)
 class StreamPace:
@@ -81,14 +88,6 @@ class Options:
             k: frozenset(v) if k == "api_keys" and v is not None else v for k, v in changes.items()
         }
         return replace(self, **values)
-
-
-_NUMBERS = (
-    *("lock_release_delay", "persistence_lag", "queue_delay"),
-    *("stream_expiry", "response_ttl", "unstored_ttl", "keep_responses", "max_body"),
-)
-_NUMBERS_OR_NONE = ("context_tokens", "ping", "requests_per_minute")
-_WORDS = {"on_abort": ("discard", "orphan", "finish"), "region": ("us", "eu")}
 
 
 def _fits(value: object, name: str) -> bool:

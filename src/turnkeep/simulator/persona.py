@@ -25,6 +25,18 @@ REASONS: tuple[Reason, ...] = ("max_output_tokens", "max_messages", "content_fil
 QUOTE = 300
 OUTPUT = 1000
 
+PICTURE = (
+    "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAABLbSncAAAAc0lEQVR42g3JoQEEIQwAsB/nhmAIhmCIanQ1ujq6mtme2Py+MMIM"
+    "K0TIUKHD79vGNre1xZZbbb1fpJFmWilSpkqdL45xzGMdceRRR58XZZRZVomSpUrXCwaTRZAU7UUbbbbVomWr1v3iGte81hVXXnX1"
+    "9QfYQGzBst+3uwAAAABJRU5ErkJggg=="
+)
+"""A PNG of eight by eight points, as base64."""
+
+_LESSON = (
+    *("the", "quick", "brown", "fox", "jumps", "over", "the", "lazy", "dog", "while", "seven", "patient", "clerks"),
+    *("keep", "every", "turn", "of", "a", "long", "conversation", "in", "order", "and", "lose", "nothing"),
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Think:
@@ -55,14 +67,6 @@ class Drawing:
     """A picture that the provider makes, where the protocol has such a thing."""
 
     subject: str
-
-
-PICTURE = (
-    "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAABLbSncAAAAc0lEQVR42g3JoQEEIQwAsB/nhmAIhmCIanQ1ujq6mtme2Py+MMIM"
-    "K0TIUKHD79vGNre1xZZbbb1fpJFmWilSpkqdL45xzGMdceRRR58XZZRZVomSpUrXCwaTRZAU7UUbbbbVomWr1v3iGte81hVXXnX1"
-    "9QfYQGzBst+3uwAAAABJRU5ErkJggg=="
-)
-"""A PNG of eight by eight points, as base64."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -323,12 +327,6 @@ def _milliseconds(markers: Sequence[Marker], name: str) -> float | None:
 
 def _first(markers: Sequence[Marker], name: str) -> Marker | None:
     return next((marker for marker in markers if marker.name == name), None)
-
-
-_LESSON = (
-    *("the", "quick", "brown", "fox", "jumps", "over", "the", "lazy", "dog", "while", "seven", "patient", "clerks"),
-    *("keep", "every", "turn", "of", "a", "long", "conversation", "in", "order", "and", "lose", "nothing"),
-)
 
 
 def _words(count: int) -> str:

@@ -6,6 +6,17 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+_MESSAGE_TYPES: Mapping[int, str] = {
+    401: "authentication_error",
+    402: "billing_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    504: "timeout_error",
+    529: "overloaded_error",
+}
+
 
 class Problem(Exception):
     """An error reply: status, the `error` object and headers."""
@@ -59,18 +70,6 @@ class MessageProblem(Problem):
             message = "Overloaded"
         headers = {k: v for k, v in problem.headers.items() if not k.startswith("x-ratelimit")}
         return cls(status, message, headers=headers)
-
-
-_MESSAGE_TYPES: Mapping[int, str] = {
-    401: "authentication_error",
-    402: "billing_error",
-    403: "permission_error",
-    404: "not_found_error",
-    413: "request_too_large",
-    429: "rate_limit_error",
-    504: "timeout_error",
-    529: "overloaded_error",
-}
 
 
 def bad(message: str, param: str | None = None, code: str | None = None) -> Problem:

@@ -69,6 +69,17 @@ _TYPES: Mapping[str, tuple[tuple[type, ...], str]] = {
 _RANGES = {"temperature": (0, 2), "top_p": (0, 1), "frequency_penalty": (-2, 2), "presence_penalty": (-2, 2)}
 _TOOL_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 
+_REQUIRED_FIELDS: Mapping[str, tuple[tuple[str, tuple[type, ...], str], ...]] = {
+    "message": (("role", *_STRING), ("content", (str, list), "a string or an array")),
+    "function_call": (("call_id", *_STRING), ("name", *_STRING), ("arguments", *_STRING)),
+    "function_call_output": (("call_id", *_STRING), ("output", (str, list), "a string or an array")),
+    "custom_tool_call": (("call_id", *_STRING), ("name", *_STRING), ("input", *_STRING)),
+    "custom_tool_call_output": (("call_id", *_STRING), ("output", (str, list), "a string or an array")),
+    "reasoning": (("summary", *_LIST),),
+    "item_reference": (("id", *_STRING),),
+}
+_ID_HEADS = {"message": "msg", "function_call": "fc", "reasoning": "rs", "custom_tool_call": "ctc"}
+
 
 def response_body(body: object, *, strict_models: bool) -> Json:
     """A body for POST /v1/responses, or the `Problem` with it."""
@@ -232,18 +243,6 @@ def _strict_schema(name: str, schema: Mapping[str, Any], where: str) -> None:
     if complaint is not None:
         message = f"Invalid schema for function '{name}': In context=(), {complaint}"
         raise bad(message, f"{where}.parameters", "invalid_function_parameters")
-
-
-_REQUIRED_FIELDS: Mapping[str, tuple[tuple[str, tuple[type, ...], str], ...]] = {
-    "message": (("role", *_STRING), ("content", (str, list), "a string or an array")),
-    "function_call": (("call_id", *_STRING), ("name", *_STRING), ("arguments", *_STRING)),
-    "function_call_output": (("call_id", *_STRING), ("output", (str, list), "a string or an array")),
-    "custom_tool_call": (("call_id", *_STRING), ("name", *_STRING), ("input", *_STRING)),
-    "custom_tool_call_output": (("call_id", *_STRING), ("output", (str, list), "a string or an array")),
-    "reasoning": (("summary", *_LIST),),
-    "item_reference": (("id", *_STRING),),
-}
-_ID_HEADS = {"message": "msg", "function_call": "fc", "reasoning": "rs", "custom_tool_call": "ctc"}
 
 
 def _item(item: object, where: str) -> Json:

@@ -32,6 +32,28 @@ from turnkeep.simulator.world import World
 
 _MEMORY_LIMIT = 100_000
 
+# A response repeats what it was asked with, defaults filled in.
+_ECHO_DEFAULTS: Mapping[str, Any] = {
+    "model": None,
+    "instructions": None,
+    "max_output_tokens": None,
+    "max_tool_calls": None,
+    "metadata": {},
+    "parallel_tool_calls": True,
+    "previous_response_id": None,
+    "prompt_cache_key": None,
+    "safety_identifier": None,
+    "store": True,
+    "temperature": 1.0,
+    "text": {"format": {"type": "text"}, "verbosity": "medium"},
+    "tool_choice": "auto",
+    "tools": [],
+    "top_logprobs": 0,
+    "top_p": 1.0,
+    "truncation": "disabled",
+    "user": None,
+}
+
 
 @dataclass(slots=True)
 class StoredResponse:
@@ -358,26 +380,3 @@ def _response(request: CreateRequest, response_id: str, now: int) -> Json:
         "conversation": None if request.conversation is None else {"id": request.conversation},
     }
     return {**response, **{name: body[name] if body.get(name) is not None else d for name, d in _ECHO_DEFAULTS.items()}}
-
-
-# A response repeats what it was asked with, defaults filled in.
-_ECHO_DEFAULTS: Mapping[str, Any] = {
-    "model": None,
-    "instructions": None,
-    "max_output_tokens": None,
-    "max_tool_calls": None,
-    "metadata": {},
-    "parallel_tool_calls": True,
-    "previous_response_id": None,
-    "prompt_cache_key": None,
-    "safety_identifier": None,
-    "store": True,
-    "temperature": 1.0,
-    "text": {"format": {"type": "text"}, "verbosity": "medium"},
-    "tool_choice": "auto",
-    "tools": [],
-    "top_logprobs": 0,
-    "top_p": 1.0,
-    "truncation": "disabled",
-    "user": None,
-}

@@ -15,6 +15,8 @@ MOST_THREADS = 1_000
 AROUND = 80
 """Characters on each side of what is looked for."""
 
+_ASCII = str.maketrans({chr(code): chr(code + 32) for code in range(ord("A"), ord("Z") + 1)})
+
 
 @dataclass(frozen=True, slots=True)
 class TextSearch:
@@ -55,9 +57,6 @@ def passage_in(address: Address, entry: TranscriptEntry, text: str) -> Passage |
     excerpt = ("…" if start else "") + words[start:end] + ("…" if end < len(words) else "")
     kind: Literal["user", "assistant"] = "user" if isinstance(item, UserItem) else "assistant"
     return Passage(address, entry.turn, entry.at, kind, excerpt)
-
-
-_ASCII = str.maketrans({chr(code): chr(code + 32) for code in range(ord("A"), ord("Z") + 1)})
 
 
 def _lower(text: str) -> str:

@@ -30,6 +30,15 @@ from turnkeep.store.values import (
     TranscriptEntry,
 )
 
+FOREIGN: Mapping[str, str] = {"approval": "output", "output": "approved"}
+"""The verdict that is none for a call of this kind: nobody speaks for a tool that runs here."""
+
+RUN_IN_PROGRESS = "a run is in progress, change the transcript when it has ended"
+INBOX_CHANGED = "the messages that wait are others than those that were read, read them again"
+
+OTHERS_WAIT = "other messages are open on this thread, answer a turn again when they are answered"
+NOTHING_ASKED = "no turn of this thread holds a user message, there is nothing to answer again"
+
 
 def decide(thread: Thread, call_id: str, call_digest: str, decision: Decision, now: float) -> HeldCall:
     place = next((i for i, c in enumerate(thread.calls) if c.call_id == call_id), None)
@@ -55,10 +64,6 @@ def decide(thread: Thread, call_id: str, call_digest: str, decision: Decision, n
     if all(c.decision for c in thread.calls):
         thread.due = no_later(thread, now)
     return outcome
-
-
-FOREIGN: Mapping[str, str] = {"approval": "output", "output": "approved"}
-"""The verdict that is none for a call of this kind: nobody speaks for a tool that runs here."""
 
 
 def unfit(call_id: str, kind: str) -> InvalidMessage:
@@ -195,10 +200,6 @@ def said_in(entries: Sequence[TranscriptEntry]) -> str:
     return "\n\n".join(entry.item.text for entry in entries if isinstance(entry.item, AssistantItem))
 
 
-RUN_IN_PROGRESS = "a run is in progress, change the transcript when it has ended"
-INBOX_CHANGED = "the messages that wait are others than those that were read, read them again"
-
-
 def regenerate(
     thread: Thread, last_turn: Sequence[TranscriptEntry], stem: str, policy: Policy, now: float
 ) -> list[Receipt]:
@@ -239,12 +240,6 @@ def repeat_messages(address: Address, last_turn: Sequence[TranscriptEntry], stem
         )
         for place, item in enumerate(items)
     ]
-
-
-OTHERS_WAIT = "other messages are open on this thread, answer a turn again when they are answered"
-
-
-NOTHING_ASKED = "no turn of this thread holds a user message, there is nothing to answer again"
 
 
 def compact(thread: Thread, summary: str, now: float) -> None:

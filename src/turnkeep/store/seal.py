@@ -52,6 +52,13 @@ _PLAIN = frozenset(
 """Fields that engines, metrics and people's lists go by; any other field is sealed."""
 _NOT_TEXT = frozenset({"address", "usage", "receipt", "options"})
 
+_NAMES: dict[type, tuple[str, ...]] = {}
+"""The fields of every type that was met, none of what is no dataclass: as many as
+the contract has types.
+"""
+
+_NO_TEXT = (int, float, bool)
+
 
 class Codec(Protocol):
     """Seals bytes. The same bytes with the same `about` and key give the same, or repeats are not
@@ -158,19 +165,10 @@ class Seal:
             ) from None
 
 
-_NAMES: dict[type, tuple[str, ...]] = {}
-"""The fields of every type that was met, none of what is no dataclass: as many as
-the contract has types.
-"""
-
-
 def _names_of(kind: type) -> tuple[str, ...]:
     if (names := _NAMES.get(kind)) is None:
         names = _NAMES[kind] = tuple(one.name for one in fields(kind)) if is_dataclass(kind) else ()
     return names
-
-
-_NO_TEXT = (int, float, bool)
 
 
 def _map_fields(value: Any, change: Any) -> Any:

@@ -35,6 +35,9 @@ MEASURED_OPERATIONS = frozenset(
 )
 """Not `publish`, which comes with every token."""
 
+FRESH = 5.0
+"""Seconds for which counts of a queue are told again: to count looks at every partition."""
+
 
 def measure_store(store: Store, meter: Meter) -> Store:
     """The same store; how long its operations take and which fail is told to the meter."""
@@ -52,10 +55,6 @@ class Rebuilding(Protocol):
 
     @property
     def rebuilds(self) -> int: ...
-
-
-FRESH = 5.0
-"""Seconds for which counts of a queue are told again: to count looks at every partition."""
 
 
 class QueueGauges:

@@ -16,6 +16,8 @@ from turnkeep.store.values import History, Policy, TranscriptEntry
 # For what orjson refuses: an output of a tool may hold halves of surrogate pairs.
 _COMPACT = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
+_turn_of = attrgetter("turn")
+
 
 def entry_size(entry: TranscriptEntry) -> int:
     """Bytes that count against `history_bytes`: the JSON of the item."""
@@ -44,9 +46,6 @@ def trimmed_through(entries: Sequence[TranscriptEntry], policy: Policy, size: in
             items, size = items - 1, size - entry_size(entry)
         through = turn
     return through
-
-
-_turn_of = attrgetter("turn")
 
 
 def newest(

@@ -26,6 +26,13 @@ MessageStatus = Literal["delayed", "waiting", "running", "answered", "cancelled"
 SettledOutcome = Literal["completed", "incomplete", "cancelled"]
 RegistryKind = Literal["assistant", "default", "key", "ticket", "setting", "revocation", "audit", "process", "activity"]
 
+Record = Mapping[str, Any]
+"""One journal record, plain JSON. ``n`` is its place in the journal from 0, given by the run: a
+record whose place is taken is a repeat and is dropped. A record with ``"steered_through": seq``
+takes the offered messages up to that seq into the batch."""
+
+FailOutcome = Literal["retry", "split", "dead"]
+
 
 @dataclass(frozen=True, slots=True)
 class Policy:
@@ -153,12 +160,6 @@ class Decision:
     by: str = ""
 
 
-Record = Mapping[str, Any]
-"""One journal record, plain JSON. ``n`` is its place in the journal from 0, given by the run: a
-record whose place is taken is a repeat and is dropped. A record with ``"steered_through": seq``
-takes the offered messages up to that seq into the batch."""
-
-
 class Publication(NamedTuple):
     """What one claim appends to its log: its events from number `n` on (`Events.publish`)."""
 
@@ -278,9 +279,6 @@ class Failure:
     retry_in: float | None
     effects: bool = False
     usage: Usage = Usage()
-
-
-FailOutcome = Literal["retry", "split", "dead"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,19 @@ from turnkeep.telemetry.redaction import hide, one_line
 CAUSES = 5
 """How many causes of an error a log line names."""
 
+DOUBLES = {
+    "aiormq.connection": (
+        *("error when creating transport", "Unexpected connection close from remote"),
+        *("Cancelling cause reader exited abnormally", "Server connection %r was stuck"),
+    )
+}
+"""Of another library, by its logger: lines about what it raises as well, so that it is told here once,
+with the broker's name and how often it has happened (`amqp_interrupted`).
+"""
+
+# `json.dumps` with a default makes an encoder for each line.
+_JSON = json.JSONEncoder(default=str)
+
 
 class Meter(Protocol):
     """Takes measurements. Labels come from closed sets: never a channel, a user or a text."""
@@ -118,17 +131,6 @@ def configure_logging(*, level: str = "info", format: str = "auto") -> None:
     root.setLevel(level.upper())
 
 
-DOUBLES = {
-    "aiormq.connection": (
-        *("error when creating transport", "Unexpected connection close from remote"),
-        *("Cancelling cause reader exited abnormally", "Server connection %r was stuck"),
-    )
-}
-"""Of another library, by its logger: lines about what it raises as well, so that it is told here once,
-with the broker's name and how often it has happened (`amqp_interrupted`).
-"""
-
-
 def _is_news(record: logging.LogRecord) -> bool:
     return not str(record.msg).startswith(DOUBLES.get(record.name, ()))
 
@@ -157,10 +159,6 @@ class _Lines(logging.Formatter):
         # At the very end, on the finished line: it does
         # not matter who put a secret into it, and where.
         return hide(self._render(shown_values))
-
-
-# `json.dumps` with a default makes an encoder for each line.
-_JSON = json.JSONEncoder(default=str)
 
 
 def _line_for_machines(values: Mapping[str, Any]) -> str:

@@ -31,6 +31,9 @@ _CONTROL_BUT_LINES = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a
 _secrets: tuple[str, ...] = ()
 """The longest first: a secret that holds another one would leave its rest behind."""
 
+A_WORD = 16
+"""Letters below which a secret of nothing but letters may be a word."""
+
 
 def know(secrets: Iterable[str]) -> None:
     """Look for these values too, from now on, in this process."""
@@ -56,10 +59,6 @@ def without(text: str, secret: str) -> str:
     if len(secret) < A_WORD and secret.isalpha():
         return re.sub(rf"(?<![^\W\d_]){secret}(?![^\W\d_])", SECRET_MASK, text)
     return text.replace(secret, SECRET_MASK)
-
-
-A_WORD = 16
-"""Letters below which a secret of nothing but letters may be a word."""
 
 
 def _mask(match: re.Match[str]) -> str:

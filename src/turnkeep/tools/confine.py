@@ -34,6 +34,56 @@ FAILED = 125
 
 libc = ctypes.CDLL(None, use_errno=True)
 
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP = 1, 36, 38, 22
+
+ARCHITECTURES = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}
+# fmt: off
+DENIED_CALLS = {  # by name: number on x86_64, on aarch64
+    "ptrace": (101, 117), "process_vm_readv": (310, 270), "process_vm_writev": (311, 271), "kcmp": (312, 272),
+    "pidfd_getfd": (438, 438), "process_madvise": (440, 440),
+    "add_key": (248, 217), "request_key": (249, 218), "keyctl": (250, 219),
+    "bpf": (321, 280), "perf_event_open": (298, 241), "userfaultfd": (323, 282), "fanotify_init": (300, 262),
+    "io_uring_setup": (425, 425), "io_uring_enter": (426, 426), "io_uring_register": (427, 427),
+    "mount": (165, 40), "umount2": (166, 39), "pivot_root": (155, 41), "chroot": (161, 51),
+    "open_tree": (428, 428), "move_mount": (429, 429), "fsopen": (430, 430), "fsconfig": (431, 431),
+    "fsmount": (432, 432), "fspick": (433, 433), "mount_setattr": (442, 442), "open_tree_attr": (467, 467),
+    "unshare": (272, 97), "setns": (308, 268),
+    "name_to_handle_at": (303, 264), "open_by_handle_at": (304, 265),
+    "init_module": (175, 105), "finit_module": (313, 273), "delete_module": (176, 106),
+    "kexec_load": (246, 104), "kexec_file_load": (320, 294), "reboot": (169, 142),
+    "swapon": (167, 224), "swapoff": (168, 225), "acct": (163, 89), "quotactl": (179, 60), "quotactl_fd": (443, 443),
+    "syslog": (103, 116), "settimeofday": (164, 170), "clock_settime": (227, 112), "adjtimex": (159, 171),
+    "vhangup": (153, 58),
+}
+OPAQUE_CALLS = {  # what they do is behind a pointer, where no filter sees it; the C library takes the older call then
+    "clone3": (435, 435), "openat2": (437, 437),
+}
+MODES = {  # the calls that give a file its mode, with the place of that argument
+    "chmod": (90, None, 1), "fchmod": (91, 52, 1), "fchmodat": (268, 53, 2), "fchmodat2": (452, 452, 2),
+    "creat": (85, None, 1), "mkdir": (83, None, 1), "mkdirat": (258, 34, 2),
+    "mknod": (133, None, 1), "mknodat": (259, 33, 2),
+}
+OPENING = {"open": (2, None, 1), "openat": (257, 56, 2)}  # with the place of the flags; the mode is the next argument
+FORKS = {"fork": (57, None), "vfork": (58, None)}
+# fmt: on
+CLONE, IOCTL, SOCKET = (56, 220), (16, 29), (41, 198)
+FAMILIES = {"unix": 1, "inet": 2, "inet6": 10, "netlink": 16}
+"""All other sockets, vsock above all, know nothing of network namespaces, or are a way in."""
+NEW_NAMESPACES, ONLY_A_THREAD = 0x7E020000, 0x00010000
+CREATES = 0x40 | 0x400000
+"""O_CREAT and O_TMPFILE: without one of them the mode of an open means nothing."""
+BEYOND_0777 = 0o7000
+"""Set-user-id, set-group-id, sticky: outside, they would give others the service's rights."""
+TIOCSTI, TIOCLINUX = 0x5412, 0x541C
+
+LOAD, JUMP_EQUAL, JUMP_AT_LEAST, JUMP_ANY_BIT, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
+ALLOW, KILL, REFUSE = 0x7FFF0000, 0x80000000, 0x00050000
+EPERM, EACCES, ENOSYS = 1, 13, 38
+NUMBER, ARCHITECTURE = 0, 4
+
+Line = tuple[int, int, int, int]
+ALLOW_LINE: Line = (RETURN, 0, 0, ALLOW)
+
 
 def main(plan: dict[str, Any]) -> NoReturn:  # pragma: no cover - untraced
     for members in plan["groups"]:
@@ -71,9 +121,6 @@ def check(result: int, what: str) -> int:
         code = ctypes.get_errno()
         raise OSError(code, f"{what}: {os.strerror(code)}")
     return result
-
-
-PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP = 1, 36, 38, 22
 
 
 class EndRequest(Exception):
@@ -181,55 +228,6 @@ def threads_of(user: int) -> int:
         except OSError:
             continue
     return count
-
-
-ARCHITECTURES = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}
-# fmt: off
-DENIED_CALLS = {  # by name: number on x86_64, on aarch64
-    "ptrace": (101, 117), "process_vm_readv": (310, 270), "process_vm_writev": (311, 271), "kcmp": (312, 272),
-    "pidfd_getfd": (438, 438), "process_madvise": (440, 440),
-    "add_key": (248, 217), "request_key": (249, 218), "keyctl": (250, 219),
-    "bpf": (321, 280), "perf_event_open": (298, 241), "userfaultfd": (323, 282), "fanotify_init": (300, 262),
-    "io_uring_setup": (425, 425), "io_uring_enter": (426, 426), "io_uring_register": (427, 427),
-    "mount": (165, 40), "umount2": (166, 39), "pivot_root": (155, 41), "chroot": (161, 51),
-    "open_tree": (428, 428), "move_mount": (429, 429), "fsopen": (430, 430), "fsconfig": (431, 431),
-    "fsmount": (432, 432), "fspick": (433, 433), "mount_setattr": (442, 442), "open_tree_attr": (467, 467),
-    "unshare": (272, 97), "setns": (308, 268),
-    "name_to_handle_at": (303, 264), "open_by_handle_at": (304, 265),
-    "init_module": (175, 105), "finit_module": (313, 273), "delete_module": (176, 106),
-    "kexec_load": (246, 104), "kexec_file_load": (320, 294), "reboot": (169, 142),
-    "swapon": (167, 224), "swapoff": (168, 225), "acct": (163, 89), "quotactl": (179, 60), "quotactl_fd": (443, 443),
-    "syslog": (103, 116), "settimeofday": (164, 170), "clock_settime": (227, 112), "adjtimex": (159, 171),
-    "vhangup": (153, 58),
-}
-OPAQUE_CALLS = {  # what they do is behind a pointer, where no filter sees it; the C library takes the older call then
-    "clone3": (435, 435), "openat2": (437, 437),
-}
-MODES = {  # the calls that give a file its mode, with the place of that argument
-    "chmod": (90, None, 1), "fchmod": (91, 52, 1), "fchmodat": (268, 53, 2), "fchmodat2": (452, 452, 2),
-    "creat": (85, None, 1), "mkdir": (83, None, 1), "mkdirat": (258, 34, 2),
-    "mknod": (133, None, 1), "mknodat": (259, 33, 2),
-}
-OPENING = {"open": (2, None, 1), "openat": (257, 56, 2)}  # with the place of the flags; the mode is the next argument
-FORKS = {"fork": (57, None), "vfork": (58, None)}
-# fmt: on
-CLONE, IOCTL, SOCKET = (56, 220), (16, 29), (41, 198)
-FAMILIES = {"unix": 1, "inet": 2, "inet6": 10, "netlink": 16}
-"""All other sockets, vsock above all, know nothing of network namespaces, or are a way in."""
-NEW_NAMESPACES, ONLY_A_THREAD = 0x7E020000, 0x00010000
-CREATES = 0x40 | 0x400000
-"""O_CREAT and O_TMPFILE: without one of them the mode of an open means nothing."""
-BEYOND_0777 = 0o7000
-"""Set-user-id, set-group-id, sticky: outside, they would give others the service's rights."""
-TIOCSTI, TIOCLINUX = 0x5412, 0x541C
-
-LOAD, JUMP_EQUAL, JUMP_AT_LEAST, JUMP_ANY_BIT, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
-ALLOW, KILL, REFUSE = 0x7FFF0000, 0x80000000, 0x00050000
-EPERM, EACCES, ENOSYS = 1, 13, 38
-NUMBER, ARCHITECTURE = 0, 4
-
-Line = tuple[int, int, int, int]
-ALLOW_LINE: Line = (RETURN, 0, 0, ALLOW)
 
 
 def system_call_filter(*, programs: bool) -> bytes:

@@ -27,6 +27,8 @@ PATIENCE = 30.0
 
 log = logging.getLogger(__name__)
 
+_FIELDS = ("accepted", "offered", "description")
+
 
 @dataclass(frozen=True, slots=True)
 class Pin:
@@ -109,9 +111,6 @@ class Pins:
         if self._registry is None:
             raise StoreError("no registry was given to look for pins in")
         return self._registry
-
-
-_FIELDS = ("accepted", "offered", "description")
 
 
 def digest_of(tool: Tool) -> str:

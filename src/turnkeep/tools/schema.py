@@ -22,6 +22,21 @@ from turnkeep.tools.docstring import parse_docstring
 Schema = dict[str, Any]
 Accept = Callable[[Mapping[str, Any]], dict[str, Any]]
 
+_CHILDREN = ("items", "additionalProperties", "not", "contains", "propertyNames")
+_LISTS = ("anyOf", "allOf", "oneOf", "prefixItems")
+_MAPS = ("properties", "patternProperties", "$defs", "dependentSchemas")
+
+# fmt: off
+_STRICT_KEYWORDS = frozenset((
+    "type", "properties", "required", "additionalProperties", "items", "anyOf", "enum", "const", "description",
+    "pattern", "format", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "minItems",
+    "maxItems",
+))
+_STRICT_FORMATS = frozenset((
+    "date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid",
+))
+# fmt: on
+
 
 class Signature:
     """What a function takes: the schema for the model, and `accept` to make values of arguments.
@@ -120,11 +135,6 @@ def list_sentences(sentences: list[str], most: int = 5) -> str:
     return "; ".join(sentences[:most]) + more
 
 
-_CHILDREN = ("items", "additionalProperties", "not", "contains", "propertyNames")
-_LISTS = ("anyOf", "allOf", "oneOf", "prefixItems")
-_MAPS = ("properties", "patternProperties", "$defs", "dependentSchemas")
-
-
 def plain_form(schema: Mapping[str, Any]) -> Schema:
     """The schema without pydantic's titles, definitions put in place unless they are recursive."""
     definitions = schema.get("$defs", {})
@@ -187,18 +197,6 @@ def _reaches(start: str, target: str, definitions: Mapping[str, Any]) -> bool:
             waiting.append(definitions[name])
         waiting.extend(_schemas_in(node))
     return False
-
-
-# fmt: off
-_STRICT_KEYWORDS = frozenset((
-    "type", "properties", "required", "additionalProperties", "items", "anyOf", "enum", "const", "description",
-    "pattern", "format", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "minItems",
-    "maxItems",
-))
-_STRICT_FORMATS = frozenset((
-    "date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid",
-))
-# fmt: on
 
 
 def strict_form(schema: Mapping[str, Any]) -> Schema | None:

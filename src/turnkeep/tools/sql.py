@@ -34,6 +34,9 @@ _READ_ONLY = ("postgresql", "mysql", "mariadb", "oracle")
 _BIND = re.compile(r"(?<![:\w]):(\w+)")
 _PROCEDURE_NAME = re.compile(r"[\w.\[\]]{1,128}")
 
+_READING = frozenset((sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_RECURSIVE, sqlite3.SQLITE_TRANSACTION))
+_REACHING_OUT = frozenset({"load_extension", "readfile", "writefile", "edit", "fts3_tokenizer"})
+
 
 class Database:
     """Where declared queries go. Nothing is opened before the first call."""
@@ -128,10 +131,6 @@ class Database:
     def _demand_reading(self, connection: Any) -> None:
         if self._engine_name in _READ_ONLY:
             connection.exec_driver_sql("SET TRANSACTION READ ONLY")
-
-
-_READING = frozenset((sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_RECURSIVE, sqlite3.SQLITE_TRANSACTION))
-_REACHING_OUT = frozenset({"load_extension", "readfile", "writefile", "edit", "fts3_tokenizer"})
 
 
 def _authorize(action: int, first: str | None, second: str | None, *_: str | None) -> int:

@@ -40,6 +40,11 @@ OUTPUT_CAP = 64 * 1024
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
+_ANYTHING: TypeAdapter[Any] = TypeAdapter(Any)
+
+DEFINITION = ("type", "function", "handler")
+"""What a definition may hold."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolContext:
@@ -216,9 +221,6 @@ async def invoke(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> 
     return await result if inspect.isawaitable(result) else result
 
 
-_ANYTHING: TypeAdapter[Any] = TypeAdapter(Any)
-
-
 def as_text(result: Any) -> str:
     """Text as it is, bytes as UTF-8, all else as JSON (pydantic models, dataclasses, dates too)."""
     if isinstance(result, str):
@@ -261,10 +263,6 @@ def from_dict(definition: Mapping[str, Any], **options: Any) -> Tool:
         run=None if handler is None else _handler(handler),
         **settings,
     )
-
-
-DEFINITION = ("type", "function", "handler")
-"""What a definition may hold."""
 
 
 def check_function(function: object, what: str) -> None:

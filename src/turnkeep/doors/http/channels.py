@@ -42,6 +42,22 @@ EVENTS_LOOKED_AT = 50
 MOST_TURNS = 2**53
 """Beyond it the numbers of a browser are not exact."""
 
+NOT_SHOWN = frozenset(
+    (
+        "instructions",
+        "user_instructions",
+        "assistant_instructions",
+        "model",
+        "parameters",
+        "assistant",
+        "client_tools",
+        "metadata",
+        "provider_data",
+        "site",
+        "raw",
+    )
+)
+
 
 async def send(call: HttpCall) -> Response:
     address = call.address
@@ -172,23 +188,6 @@ def _entry_json(entry: TranscriptEntry) -> dict[str, Any]:
     file = {"file": picture.to_json()} if picture is not None else {}
     fields = {"turn": entry.turn, "at": entry.at, **item_to_json(item), **reasoning, **file}
     return {name: value for name, value in fields.items() if name not in NOT_SHOWN}
-
-
-NOT_SHOWN = frozenset(
-    (
-        "instructions",
-        "user_instructions",
-        "assistant_instructions",
-        "model",
-        "parameters",
-        "assistant",
-        "client_tools",
-        "metadata",
-        "provider_data",
-        "site",
-        "raw",
-    )
-)
 
 
 async def show_message(call: HttpCall) -> Response:

@@ -17,6 +17,13 @@ from turnkeep.inputs import MAX_NAME
 JSON_MEDIA = "application/json"
 _PARAMETER = re.compile(r"\{(\w+)\}")
 
+_IN_QUERY: Mapping[str, Any] = {
+    "limit": {"type": "integer", "minimum": 0, "maximum": 1000},
+    "force": {"enum": ["true", "false"]},
+    "text": {"enum": ["delta", "full"]},
+    "events": {"enum": ["all"]},
+}
+
 
 async def show_openapi(call: HttpCall) -> Response:
     return JsonResponse(call.request.app.state.openapi)
@@ -69,14 +76,6 @@ def _in_path(endpoint: HttpEndpoint) -> list[dict[str, Any]]:
     schema = {"type": "string", "minLength": 1, "maxLength": MAX_NAME}
     names = _PARAMETER.findall(endpoint.path)
     return [{"name": name, "in": "path", "required": True, "schema": schema} for name in names]
-
-
-_IN_QUERY: Mapping[str, Any] = {
-    "limit": {"type": "integer", "minimum": 0, "maximum": 1000},
-    "force": {"enum": ["true", "false"]},
-    "text": {"enum": ["delta", "full"]},
-    "events": {"enum": ["all"]},
-}
 
 
 def _in_query(endpoint: HttpEndpoint) -> list[dict[str, Any]]:

@@ -18,6 +18,22 @@ FLAG: Schema = {"type": "boolean"}
 ANYTHING: Schema = {"type": "object"}
 TEXTS: Schema = {"type": "array", "items": TEXT}
 
+_COUNTS_BY_NAME: Schema = {"type": "object", "additionalProperties": COUNT}
+_USAGE_COUNTS = (
+    "requests", "input_tokens", "cached_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens", "cost_nano",
+    "unpriced", "estimated",
+)  # fmt: skip
+_STATES = ("idle", "waiting", "leased", "retry", "held")
+_RUN_STATES = ("queued", "in_progress", "requires_action", "completed", "failed", "cancelled", "incomplete")
+_MESSAGE_STATES = ("delayed", "waiting", "running", "answered", "cancelled", "withdrawn", "dead")
+_DECISIONS = ("approved", "denied", "output", "expired", "declined")
+_KINDS = ("user", "system", "assistant", "reasoning", "hosted", "call", "output")
+
+_OPTIONS: dict[str, Schema] = {
+    name: schema for name, schema in schema_of(NewThreadOptions)["properties"].items() if name != "preset"
+}
+_TOOLS: Schema = schema_of(AssistantFields)["properties"]["tools"]
+
 
 def optional(schema: Schema) -> Schema:
     """The same, or null."""
@@ -41,22 +57,6 @@ def record(fields: dict[str, Schema], *, may_miss: Sequence[str] = ()) -> Schema
     names = [name for name in fields if name not in may_miss]
     return {"type": "object", "properties": fields, "required": names, "additionalProperties": False}
 
-
-_COUNTS_BY_NAME: Schema = {"type": "object", "additionalProperties": COUNT}
-_USAGE_COUNTS = (
-    "requests", "input_tokens", "cached_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens", "cost_nano",
-    "unpriced", "estimated",
-)  # fmt: skip
-_STATES = ("idle", "waiting", "leased", "retry", "held")
-_RUN_STATES = ("queued", "in_progress", "requires_action", "completed", "failed", "cancelled", "incomplete")
-_MESSAGE_STATES = ("delayed", "waiting", "running", "answered", "cancelled", "withdrawn", "dead")
-_DECISIONS = ("approved", "denied", "output", "expired", "declined")
-_KINDS = ("user", "system", "assistant", "reasoning", "hosted", "call", "output")
-
-_OPTIONS: dict[str, Schema] = {
-    name: schema for name, schema in schema_of(NewThreadOptions)["properties"].items() if name != "preset"
-}
-_TOOLS: Schema = schema_of(AssistantFields)["properties"]["tools"]
 
 SCHEMAS: dict[str, Schema] = {
     **{name: schema_of(model) for name, model in BODIES.items()},

@@ -17,6 +17,14 @@ from turnkeep.store.values import ThreadRecord
 HEADERS = ("x-conversation-id", "x-openwebui-chat-id")
 _OUR_MESSAGE = re.compile(r"msg_[0-9a-f]{24}")
 
+TASK_HEADER = "x-task"
+TASK_BEGINNINGS = (
+    "### Task:",  # Open WebUI: title, tags, follow-up questions, search queries
+    "Provide a concise, 5-word-or-less title for the conversation",  # LibreChat, by `completion`
+    "Analyze this conversation and provide:",  # LibreChat, by `structured`
+)
+"""What front ends ask of a model beside a conversation. They send it with the key of the conversation."""
+
 
 @dataclass(frozen=True, slots=True)
 class AnswerName:
@@ -52,15 +60,6 @@ class AnswerName:
         if name.id(text.partition("_")[0]) != text:
             raise refusal
         return name
-
-
-TASK_HEADER = "x-task"
-TASK_BEGINNINGS = (
-    "### Task:",  # Open WebUI: title, tags, follow-up questions, search queries
-    "Provide a concise, 5-word-or-less title for the conversation",  # LibreChat, by `completion`
-    "Analyze this conversation and provide:",  # LibreChat, by `structured`
-)
-"""What front ends ask of a model beside a conversation. They send it with the key of the conversation."""
 
 
 def is_beside(call: HttpCall, messages: Sequence[Mapping[str, Any]]) -> bool:

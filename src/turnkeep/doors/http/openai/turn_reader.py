@@ -31,6 +31,9 @@ QUIET = 5.0
 LOOK_AGAIN = 0.5
 """Seconds between two looks at credential and connection."""
 
+WITHDRAWAL = TurnFault("withdrawn", "This message was taken back before it was answered.")
+FORGOTTEN_FAULT = TurnFault("dead", "This message could not be answered, and the reason is not kept any more.")
+
 
 @dataclass(frozen=True, slots=True)
 class Beginning:
@@ -116,8 +119,6 @@ TurnPart = (
     | TurnFailure
 )
 LAST_WORDS = (OutputsWanted, TurnEnd, TurnFailure)
-
-WITHDRAWAL = TurnFault("withdrawn", "This message was taken back before it was answered.")
 
 
 class CallerGone(ClientDisconnect):
@@ -360,9 +361,6 @@ async def settled_part(
         outcome = "cancelled"
     usage = run.usage if run else Usage()
     return TurnEnd(text_of(entries[max(ends, default=0) :]), outcome, usage, record.run_id or "", record.covers)
-
-
-FORGOTTEN_FAULT = TurnFault("dead", "This message could not be answered, and the reason is not kept any more.")
 
 
 async def turn_of(call: HttpCall, address: Address, message_id: str) -> list[TranscriptEntry]:
