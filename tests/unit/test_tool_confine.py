@@ -138,8 +138,12 @@ def test_who_may_start_no_program_can_make_threads_only(decide_alone: Decide, de
 
 
 @pytest.mark.parametrize("namespace", [1 << bit for bit in range(32) if confine.NEW_NAMESPACES & 1 << bit])
-def test_no_process_is_made_in_a_namespace_of_its_own(decide: Decide, column: int, namespace: int) -> None:
-    assert decide(confine.CLONE[column], namespace) == NO_ACCESS
+@pytest.mark.parametrize("makes", [0, confine.ONLY_A_THREAD])
+def test_nothing_is_made_in_a_namespace_of_its_own(
+    decide: Decide, decide_alone: Decide, column: int, namespace: int, makes: int
+) -> None:
+    clone = confine.CLONE[column]
+    assert decide(clone, makes | namespace) == decide_alone(clone, makes | namespace) == NO_ACCESS
 
 
 @pytest.mark.parametrize("family", range(48))

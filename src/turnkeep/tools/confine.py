@@ -257,10 +257,7 @@ def system_call_filter(*, programs: bool) -> bytes:
     if not programs:
         for fork in FORKS.values():
             lines += refuse_call(fork[column], EPERM)
-        # git works with threads; CLONE_THREAD alone cannot leave another program behind
-        only_threads: list[Line] = [(LOAD, 0, 0, argument(0)), (JUMP_ANY_BIT, 1, 0, ONLY_A_THREAD)]
-        lines += only_if(CLONE[column], [*only_threads, (RETURN, 0, 0, REFUSE | EPERM), ALLOW_LINE])
-    lines += only_if(CLONE[column], refuse_bits(0, NEW_NAMESPACES, EACCES))
+    lines += only_if(CLONE[column], cloning(programs=programs))
     families = [(JUMP_EQUAL, len(FAMILIES) - place, 0, family) for place, family in enumerate(FAMILIES.values())]
     lines += only_if(
         SOCKET[column], [(LOAD, 0, 0, argument(0)), *families, (RETURN, 0, 0, REFUSE | EACCES), ALLOW_LINE]
@@ -279,6 +276,18 @@ def refuse_call(number: int | None, code: int) -> list[Line]:
 def only_if(number: int | None, lines: list[Line]) -> list[Line]:
     """These lines for one call. They have to end it: the number is no longer loaded after them."""
     return [] if number is None else [(JUMP_EQUAL, 0, len(lines), number), *lines]
+
+
+def cloning(*, programs: bool) -> list[Line]:
+    """What may be made by clone: nothing in new namespaces; without `programs` threads only."""
+    lines: list[Line] = [
+        (LOAD, 0, 0, argument(0)),
+        (JUMP_ANY_BIT, 0, 1, NEW_NAMESPACES), (RETURN, 0, 0, REFUSE | EACCES),
+    ]  # fmt: skip
+    if not programs:
+        # git works with threads; CLONE_THREAD alone cannot leave another program behind
+        lines += [(JUMP_ANY_BIT, 1, 0, ONLY_A_THREAD), (RETURN, 0, 0, REFUSE | EPERM)]
+    return [*lines, ALLOW_LINE]
 
 
 def refuse_bits(place: int, bits: int, code: int) -> list[Line]:
