@@ -26,7 +26,13 @@ from typing import ClassVar
 
 from tests.services.process import COVERAGE
 
-FORKS = os.environ.get("TURNKEEP_PROVE") != "1" and hasattr(os, "fork")
+LONGEST = 107
+"""Bytes of the path of a socket (unix(7)); a folder for temporary files may be deeper."""
+FORKS = (
+    os.environ.get("TURNKEEP_PROVE") != "1"
+    and hasattr(os, "fork")
+    and len(os.fsencode(tempfile.gettempdir())) + len("/turnkeep-forks-12345678/socket") <= LONGEST
+)
 OF_THE_START = ("PYTHON", "LANG", "LC_", "TZ")
 """What Python reads of its environment before anything is imported: who is told such a thing is started anew."""
 CHECKOUT = Path(__file__).parents[2]
