@@ -9,6 +9,7 @@ dialect, and `docs/how-to/models.md` says so.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -69,7 +70,7 @@ def imitated(spoken: Spoken) -> Server:
     return ResponsesServer(spoken[0]) if spoken[1] == "responses" else Server(spoken[0])
 
 
-def house(server: Canned, spoken: Spoken, **settings: Any) -> Any:
+def house(server: Canned, spoken: Spoken, *, tools: Sequence[Any] = (look_up,), **settings: Any) -> Any:
     name, protocol = spoken
     values: dict[str, Any] = {
         "openai_base_url": server.url,
@@ -78,7 +79,7 @@ def house(server: Canned, spoken: Spoken, **settings: Any) -> Any:
         "model_capabilities": name,
         **settings,
     }
-    return opened(tools=[look_up], **values)
+    return opened(tools=tools, **values)
 
 
 async def final(desk: TestHouse, channel: str, *texts: str, **wishes: Any) -> Event:
@@ -154,6 +155,26 @@ async def test_a_picture_that_nobody_answered_is_of_the_past_as_well() -> None:
         await desk.queue.store.append(desk.address("c"), [TranscriptEntry(FOREIGN[0], tokens=5)])
         assert (await final(desk, "c", "hello?")).text == "fine"
         assert (await final(desk, "d", "hello [tools 1]")).text == "fine sunny in A"
+
+
+@pytest.mark.parametrize("spoken", [("ollama", "chat"), ("openai", "responses")])
+async def test_results_are_told_in_the_order_of_the_calls_whichever_ended_first(spoken: Spoken) -> None:
+    """Who has no ids takes the first result for that of the first call."""
+    is_known = asyncio.Event()
+
+    @tool(name="look_up", effect="pure")
+    async def look_up_last_first(city: str) -> str:
+        """What is known of a city."""
+        if city == "A":
+            await is_known.wait()
+            await asyncio.sleep(0.05)  # the other result is written down meanwhile
+        is_known.set()
+        return f"sunny in {city}"
+
+    async with canned(imitated(spoken).answer) as server, house(server, spoken, tools=[look_up_last_first]) as desk:
+        assert (await final(desk, "c", "go [tools 2]")).text == "fine sunny in A sunny in B"
+        outputs = [item.output for item in await desk.transcript("c") if isinstance(item, OutputItem)]
+        assert outputs == ["sunny in B", "sunny in A"]
 
 
 # ---------------------------------------------------------------- troubles, all servers at once

@@ -41,7 +41,7 @@ class PastTurn:
     )
 
     def __init__(self, items: Iterable[Item], tokens: int) -> None:
-        self.items = tuple(items)
+        self.items = _in_call_order(tuple(items))
         self.tokens = tokens
         calls = [item for item in self.items if isinstance(item, CallItem)]
         self.call_ids = frozenset(call.call_id for call in calls)
@@ -147,10 +147,10 @@ def pair(items: Sequence[Item]) -> list[Item]:
     """The same transcript, fit to be sent.
 
     Guarantees: each call is followed, right after the group of calls it belongs to, by exactly one
-    output, made up with status ``unknown`` where none is there; outputs without a call and second
-    outputs are gone; a reasoning item stays before its call or answer and is gone without one. All
-    else is kept, in order. A transcript that is fit already comes back as it is, and pairing twice
-    is pairing once.
+    output, in the order of the calls, made up with status ``unknown`` where none is there; outputs
+    without a call and second outputs are gone; a reasoning item stays before its call or answer and
+    is gone without one. All else is kept, in order. A transcript that is fit already comes back as
+    it is, and pairing twice is pairing once.
     """
     return without_idle_reasoning(_regroup(*_match(items)))
 
@@ -162,6 +162,15 @@ def repair(items: Sequence[Item]) -> list[Item]:
     They are sealed by the provider and may no longer be readable to it (other key, other server).
     """
     return pair([item for item in items if item.kind != "reasoning"])
+
+
+def _in_call_order(items: tuple[Item, ...]) -> tuple[Item, ...]:
+    """The items as they are paired, if that is only another order."""
+    # Calls run at the same time, so every second turn with two of them has their results the other
+    # way round: its thread would have to be paired as a whole with each message.
+    pairs = pair(items)
+    is_order_alone = len(pairs) == len(items) and set(map(id, pairs)) == set(map(id, items))
+    return tuple(pairs) if is_order_alone else items
 
 
 def _match(items: Sequence[Item]) -> tuple[list[Item], dict[int, int]]:
@@ -207,8 +216,9 @@ def _continues(items: list[Item], place: int) -> bool:
 
 
 def _outputs(items: list[Item], group: list[int], output_of: dict[int, int]) -> list[Item]:
-    outputs = [items[place] for place in sorted(output_of[call] for call in group if call in output_of)]
-    return outputs + [_unknown_output(items[call]) for call in group if call not in output_of]
+    # In the order of the calls and not of the results: Ollama and the chat templates of many models
+    # know no ids of calls, and take the first result for that of the first call.
+    return [items[output_of[call]] if call in output_of else _unknown_output(items[call]) for call in group]
 
 
 def _unknown_output(call: Item) -> OutputItem:
