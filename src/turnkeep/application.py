@@ -12,12 +12,13 @@ import asyncio
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
-from typing import Literal, Self
+from typing import Self
 
 from turnkeep.assistants import Assistant, Assistants
 from turnkeep.broadcast import Broadcasts
 from turnkeep.clock import SystemClock
 from turnkeep.composition import Lifespan, RunParts, open_endpoint, open_run_context, policies, watch_process
+from turnkeep.core_settings import Role
 from turnkeep.errors import Conflict, InvalidMessage, NotFound, Rejection, ThreadBusy, ThreadNotFound
 from turnkeep.fleet import Heartbeat
 from turnkeep.hooks import Hooks
@@ -46,7 +47,6 @@ from turnkeep.windows import AdaptiveWindow
 
 log = get_log(__name__)
 
-Role = Literal["all", "gateway", "worker"]
 
 RUNS_OF_A_SERVICE = 50
 """Finished runs that a service can show of a thread."""

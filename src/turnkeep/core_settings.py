@@ -17,6 +17,9 @@ from pydantic_settings import SettingsConfigDict
 from turnkeep.messages import BusyPolicy
 from turnkeep.setting_checks import SettingChecks, env
 
+Role = Literal["all", "gateway", "worker"]
+"""What a process of the service does: doors, answers, or both. Told to each process, so no setting."""
+
 REDIS_LEASE = 8.0
 """Seconds. With a renewal every third of it and a claim within a second, an answer goes on within
 ten after a kill.

@@ -15,7 +15,7 @@ from websockets.asyncio.client import ClientConnection
 
 from tests.patience import PATIENCE
 from tests.scenario.house import QUICK
-from turnkeep.application import Role
+from turnkeep.core_settings import Role
 from turnkeep.doors.server import listening
 from turnkeep.queue import AssistantMessageQueue
 from turnkeep.settings import Settings

@@ -11,12 +11,12 @@ import pytest
 
 from tests.scenario.house import TestHouse, opened
 from turnkeep.messages import CallItem, OutputItem
-from turnkeep.simulator.worst import KINDS, MEGABYTE
+from turnkeep.simulator.worst import MEGABYTE, WORST_KINDS
 from turnkeep.tools import Tool, ToolContext, tool
 
 WORST = {
-    **{kind: f"[[worst:{kind}]]" for kind in KINDS},
-    **{f"always {kind}": f"[[worst:always {kind}]]" for kind in KINDS},
+    **{kind: f"[[worst:{kind}]]" for kind in WORST_KINDS},
+    **{f"always {kind}": f"[[worst:always {kind}]]" for kind in WORST_KINDS},
     "everything": "[[worst]]",
     "always everything": "[[worst:always]]",
     "loop": '[[loop:note {"text": "again"}]]',

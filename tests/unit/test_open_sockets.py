@@ -17,7 +17,7 @@ from websockets.asyncio.client import ClientConnection, connect
 
 from tests.patience import PATIENCE
 from turnkeep.doors.peers import peers_of
-from turnkeep.doors.ping_wheel import TICK, PingWheel
+from turnkeep.doors.ping_wheel import PING_TICK, PingWheel
 from turnkeep.doors.socket_transport import Gate, ReaderQueue, SocketTransport, transport_of
 from turnkeep.doors.transport import transports
 from turnkeep.settings import Settings
@@ -196,17 +196,17 @@ async def test_a_wheel_pings_each_that_is_due_whatever_becomes_of_another() -> N
     first, broken, late, left = Pinged(), Pinged(breaks=True), Pinged(), Pinged()
     wheel.add(late, 3_600.0)
     for socket in (broken, first):
-        wheel.add(socket, TICK)
-    left_at = wheel.add(left, TICK)
+        wheel.add(socket, PING_TICK)
+    left_at = wheel.add(left, PING_TICK)
     wheel.remove(left, left_at)
     wheel.remove(left, left_at)
     async with asyncio.timeout(20):
         while not first.count or not broken.count:
-            await asyncio.sleep(TICK)
+            await asyncio.sleep(PING_TICK)
     wheel.add(first, 0.0)
     async with asyncio.timeout(20):
         while first.count < 2:
-            await asyncio.sleep(TICK)
+            await asyncio.sleep(PING_TICK)
     assert (broken.count, late.count, left.count, len(wheel)) == (1, 0, 0, 1)
 
 

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import pytest
 
 from turnkeep.simulator import Fault, Faults, Options, Prompt
-from turnkeep.simulator.faults import KINDS, disturb, problem
-from turnkeep.simulator.frames import FOREVER, Frame
+from turnkeep.simulator.faults import FAULT_KINDS, disturb, problem
+from turnkeep.simulator.frames import FOREVER, ReplyFrame
 from turnkeep.simulator.prompt import PromptEntry
-from turnkeep.simulator.seeded_ids import Ids
+from turnkeep.simulator.seeded_ids import SeededIds
 
 
 def asked(*texts: str, thread: str | None = None) -> Prompt:
@@ -19,7 +19,7 @@ def asked(*texts: str, thread: str | None = None) -> Prompt:
 
 
 def faults(*some: Fault) -> Faults:
-    found = Faults(Ids(0))
+    found = Faults(SeededIds(0))
     for fault in some:
         found.append(fault)
     return found
@@ -164,11 +164,11 @@ class Tape:
         self.stream = self._frames()
         self.failed_with: tuple[str, bool, bool] | None = None
 
-    def _frames(self) -> Iterator[Frame]:
-        yield Frame(b"head", head=True)
-        yield Frame(b"added")
-        yield from (Frame(b"delta-%d" % n, wait=0.1, delta=True) for n in range(5))
-        yield Frame(b"last", act="last")
+    def _frames(self) -> Iterator[ReplyFrame]:
+        yield ReplyFrame(b"head", head=True)
+        yield ReplyFrame(b"added")
+        yield from (ReplyFrame(b"delta-%d" % n, wait=0.1, delta=True) for n in range(5))
+        yield ReplyFrame(b"last", act="last")
 
     def garbage(self) -> bytes:
         return b"garbage"
@@ -176,9 +176,9 @@ class Tape:
     def unknown_frames(self) -> list[bytes]:
         return [b"unknown"]
 
-    def fail(self, code: str, message: str, *, error_event: bool, failed_event: bool) -> Iterator[Frame]:
+    def fail(self, code: str, message: str, *, error_event: bool, failed_event: bool) -> Iterator[ReplyFrame]:
         self.failed_with = (code, error_event, failed_event)
-        yield Frame(b"failed", act="last")
+        yield ReplyFrame(b"failed", act="last")
 
 
 def played(fault: Fault | None) -> list[bytes]:
@@ -200,14 +200,14 @@ def test_a_cut_ends_within_the_next_frame() -> None:
 def test_a_truncated_stream_ends_cleanly_without_its_end() -> None:
     frames = list(disturb(Tape(), Fault("truncate", after=99)))
     assert frames[-2].data == b"delta-4"
-    assert frames[-1] == Frame(act="end")
+    assert frames[-1] == ReplyFrame(act="end")
 
 
 def test_a_stall_is_silence_then_the_rest_or_nothing() -> None:
     short = list(disturb(Tape(), Fault("stall", after=1, seconds=2)))
-    assert Frame(wait=2, act="stall") in short
+    assert ReplyFrame(wait=2, act="stall") in short
     assert short[-1].data == b"last"
-    assert Frame(wait=FOREVER, act="stall") in list(disturb(Tape(), Fault("stall")))
+    assert ReplyFrame(wait=FOREVER, act="stall") in list(disturb(Tape(), Fault("stall")))
 
 
 def test_odd_frames_come_between_and_after() -> None:
@@ -235,8 +235,8 @@ def test_leaving_a_disturbed_stream_leaves_the_run_usable() -> None:
 
 
 def test_every_kind_is_described() -> None:
-    assert all(KINDS.values())
-    assert all(Fault(kind).kind == kind for kind in KINDS)
+    assert all(FAULT_KINDS.values())
+    assert all(Fault(kind).kind == kind for kind in FAULT_KINDS)
 
 
 def test_options_refuse_what_they_do_not_know() -> None:

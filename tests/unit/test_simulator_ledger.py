@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from turnkeep.simulator import Exchange, ExchangeLedger, Prompt
-from turnkeep.simulator.exchanges import Outcome
+from turnkeep.simulator.exchanges import ExchangeOutcome
 from turnkeep.simulator.prompt import PromptEntry
 from turnkeep.testing.fake_clock import FakeClock
 
@@ -22,7 +22,9 @@ def begin(ledger: ExchangeLedger, thread: str, *texts: str, run: str = "r", tena
     return exchange
 
 
-def whole(ledger: ExchangeLedger, thread: str, *texts: str, run: str = "r", outcome: Outcome = "completed") -> Exchange:
+def whole(
+    ledger: ExchangeLedger, thread: str, *texts: str, run: str = "r", outcome: ExchangeOutcome = "completed"
+) -> Exchange:
     exchange = begin(ledger, thread, *texts, run=run)
     ledger.finish(exchange, outcome)
     return exchange

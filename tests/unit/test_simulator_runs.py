@@ -10,11 +10,11 @@ import pytest
 
 from turnkeep.simulator import AnswerPlan, CallStep, Prompt, Refuse, Say, StreamPace, Think
 from turnkeep.simulator.chat_run import ChatRun, Head
-from turnkeep.simulator.frames import Frame, FrameStream, pour
+from turnkeep.simulator.frames import FrameStream, ReplyFrame, pour
 from turnkeep.simulator.prompt import PromptEntry
 from turnkeep.simulator.quirks import QUIRKS
 from turnkeep.simulator.response_run import Manner, ResponseRun
-from turnkeep.simulator.seeded_ids import Ids
+from turnkeep.simulator.seeded_ids import SeededIds
 from turnkeep.testing.fake_clock import FakeClock
 
 Json = dict[str, Any]
@@ -24,12 +24,12 @@ ASKED = Prompt((PromptEntry("user", "hi"),))
 def response_run(plan: AnswerPlan, *, seed: int = 0, status: str = "in_progress", **manner: Any) -> ResponseRun:
     response: Json = {"id": "resp_1", "status": status, "output": [], "usage": None, "error": None}
     manner = {"pace": StreamPace(), **manner}
-    return ResponseRun(response, plan, ASKED, ids=Ids(seed), manner=Manner(**manner), settle=lambda _: None)
+    return ResponseRun(response, plan, ASKED, ids=SeededIds(seed), manner=Manner(**manner), settle=lambda _: None)
 
 
 def chat_run(plan: AnswerPlan, quirk: str = "openai", *, usage: bool = True, forced: bool = False) -> ChatRun:
     head = Head("chatcmpl-1", 1, "m", usage=usage, is_forced=forced)
-    return ChatRun(head, plan, ASKED, ids=Ids(0), manner=Manner(StreamPace()), quirk=QUIRKS[quirk])
+    return ChatRun(head, plan, ASKED, ids=SeededIds(0), manner=Manner(StreamPace()), quirk=QUIRKS[quirk])
 
 
 def events(run: ResponseRun) -> list[Json]:
@@ -136,7 +136,7 @@ def test_the_outcome_is_settled_before_it_is_told() -> None:
         response,
         AnswerPlan((Say("x"),)),
         ASKED,
-        ids=Ids(0),
+        ids=SeededIds(0),
         manner=Manner(StreamPace()),
         settle=lambda settled: told.append(settled["status"]),
     )
@@ -299,9 +299,9 @@ class Sink:
 
 
 async def test_split_streams_keep_their_bytes_and_cut_characters() -> None:
-    frames = [Frame(f"data: {n} ünïcödé 🎈🎈🎈\n\n".encode()) for n in range(40)]
+    frames = [ReplyFrame(f"data: {n} ünïcödé 🎈🎈🎈\n\n".encode()) for n in range(40)]
     sink = Sink()
-    stream = FrameStream(sink, None, Ids(1))
+    stream = FrameStream(sink, None, SeededIds(1))
     held_back = 0
     for frame in frames:
         await stream.write(frame.data)
@@ -322,8 +322,8 @@ async def test_split_streams_keep_their_bytes_and_cut_characters() -> None:
 
 async def test_frames_wait_on_the_clock_and_pings_fill_the_silence() -> None:
     clock, sink = FakeClock(), Sink()
-    frames = iter([Frame(b"a"), Frame(b"b", wait=25.0, act="last")])
-    seen: list[Frame] = []
+    frames = iter([ReplyFrame(b"a"), ReplyFrame(b"b", wait=25.0, act="last")])
+    seen: list[ReplyFrame] = []
     task = asyncio.create_task(pour(frames, FrameStream(sink, None, None), clock, ping=10.0, on_frame=seen.append))
     await clock.run(24.0)
     assert sink.chunks == [b"a", b": ping\n\n", b": ping\n\n"]
@@ -335,6 +335,6 @@ async def test_frames_wait_on_the_clock_and_pings_fill_the_silence() -> None:
 
 async def test_pouring_stops_at_an_act() -> None:
     sink = Sink()
-    frames = iter([Frame(b"a"), Frame(b"b", act="reset"), Frame(b"never")])
+    frames = iter([ReplyFrame(b"a"), ReplyFrame(b"b", act="reset"), ReplyFrame(b"never")])
     assert await pour(frames, FrameStream(sink, None, None), FakeClock(), ping=None, on_frame=lambda _: None) == "reset"
     assert b"".join(sink.chunks) == b"ab"

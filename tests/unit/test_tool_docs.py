@@ -11,8 +11,8 @@ from turnkeep.clock import SystemClock
 from turnkeep.tools import Tool, Toolbox, ToolContext
 from turnkeep.tools.execution import Result, ToolRequest, call, call_catch_all
 from turnkeep.tools.files import READ_CAP
-from turnkeep.tools.git import VERBS
-from turnkeep.tools.process_limits import MOST_PROCESSES
+from turnkeep.tools.git import GIT_VERBS
+from turnkeep.tools.process_limits import MOST_TOOL_PROCESSES
 from turnkeep.tools.tool_file import load_tools
 from turnkeep.tools.workspace import VISIBLE
 
@@ -86,7 +86,7 @@ def test_the_query_snippet_is_read_with_a_database_that_is_at_hand(tmp_path: Pat
 def test_the_reference_tells_the_verbs_names_and_limits() -> None:
     page = (DOCS / "reference/built-in-tools.md").read_text()
 
-    assert set(VERBS) <= set(re.findall(r"`([\w-]+)`", page))
+    assert set(GIT_VERBS) <= set(re.findall(r"`([\w-]+)`", page))
     assert set(re.findall(r"`(\.[\w]+)`", page)) >= VISIBLE
     assert f"{READ_CAP // 1024} kB" in page
-    assert f"| processes | {MOST_PROCESSES} |" in page
+    assert f"| processes | {MOST_TOOL_PROCESSES} |" in page

@@ -13,7 +13,7 @@ from turnkeep.clock import SystemClock
 from turnkeep.errors import ToolFailed
 from turnkeep.tools import Tool, ToolContext
 from turnkeep.tools.execution import Result, ToolRequest, call
-from turnkeep.tools.git import VERBS, command_words, git_tool
+from turnkeep.tools.git import GIT_VERBS, command_words, git_tool
 from turnkeep.tools.sandbox import Sandbox, sandbox
 from turnkeep.tools.workspaces import Workspaces
 
@@ -145,7 +145,7 @@ def test_what_is_not_on_the_lists_is_refused(
         command_words(operation, arguments, paths, message=message)
 
 
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("verb", GIT_VERBS)
 def test_paths_always_follow_the_two_dashes(verb: str) -> None:
     message = "m" if verb == "commit" else None
     try:
@@ -158,4 +158,4 @@ def test_paths_always_follow_the_two_dashes(verb: str) -> None:
 
 
 def test_no_verb_reaches_the_network() -> None:
-    assert not {"push", "pull", "fetch", "clone", "remote", "submodule", "ls-remote", "archive"} & set(VERBS)
+    assert not {"push", "pull", "fetch", "clone", "remote", "submodule", "ls-remote", "archive"} & set(GIT_VERBS)

@@ -125,5 +125,5 @@ def test_the_launcher_needs_only_the_standard_library_and_refuses_with_a_code() 
         [sys.executable, "-I", "-S", confine.__file__, plan], capture_output=True, text=True, check=False, env={}
     )
 
-    assert done.returncode == confine.FAILED
+    assert done.returncode == confine.CONFINE_FAILED
     assert "cannot confine" in done.stderr

@@ -10,7 +10,7 @@ import typer
 
 from turnkeep.auth.audit_trail import channel_digest
 from turnkeep.cli import context, output
-from turnkeep.cli.arguments import Channel, Json, Tenant
+from turnkeep.cli.arguments import Channel, JsonOption, Tenant
 from turnkeep.cli.audit import report
 from turnkeep.errors import NotFound
 from turnkeep.messages import Address
@@ -20,12 +20,12 @@ from turnkeep.store.values import Decision, HeldCall, ThreadRecord
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Tool calls that wait for somebody.")
 
 CallId = Annotated[str, typer.Argument(metavar="CALL", help="Id of the call.")]
-Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Told to the model.")]
+DecisionReason = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Told to the model.")]
 By = Annotated[str, typer.Option("--by", metavar="NAME", help="Who decides.")]
 
 
 @app.command("list")
-def list_calls(*, tenant: Tenant = "default", as_json: Json = False) -> None:
+def list_calls(*, tenant: Tenant = "default", as_json: JsonOption = False) -> None:
     """List the calls that wait, with their arguments."""
     settings = context.settings()
     calls = asyncio.run(_list(settings, tenant))
@@ -52,14 +52,22 @@ def _deadline(record: ThreadRecord) -> str:
 
 
 @app.command()
-def approve(name: Channel, call: CallId, *, by: By = "", tenant: Tenant = "default", as_json: Json = False) -> None:
+def approve(
+    name: Channel, call: CallId, *, by: By = "", tenant: Tenant = "default", as_json: JsonOption = False
+) -> None:
     """Let a call run as it is."""
     _decide(name, call, Decision("approved", by=by), tenant=tenant, as_json=as_json)
 
 
 @app.command()
 def deny(
-    name: Channel, call: CallId, *, reason: Reason = "", by: By = "", tenant: Tenant = "default", as_json: Json = False
+    name: Channel,
+    call: CallId,
+    *,
+    reason: DecisionReason = "",
+    by: By = "",
+    tenant: Tenant = "default",
+    as_json: JsonOption = False,
 ) -> None:
     """Refuse a call; the model goes on without it."""
     _decide(name, call, Decision("denied", reason, by), tenant=tenant, as_json=as_json)
@@ -73,7 +81,7 @@ def submit(
     *,
     by: By = "",
     tenant: Tenant = "default",
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Give the output of a call that was run elsewhere."""
     # outputs are long and may be secret: a command line is in everybody's process list

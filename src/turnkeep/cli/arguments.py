@@ -33,7 +33,7 @@ def channel(text: str) -> str:
         raise typer.BadParameter(str(error)) from None
 
 
-Json = Annotated[bool, typer.Option("--json", help="Write JSON, for machines.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Write JSON, for machines.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 Tenant = Annotated[str, typer.Option("--tenant", metavar="NAME", help="Whose.")]
 Channel = Annotated[str, typer.Argument(metavar="CHANNEL", parser=channel, help="Channel, or thread_… id.")]

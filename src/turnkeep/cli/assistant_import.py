@@ -14,7 +14,7 @@ import typer
 
 from turnkeep.assistants import FUNCTION, Assistants
 from turnkeep.cli import context, output
-from turnkeep.cli.arguments import Json, Tenant
+from turnkeep.cli.arguments import JsonOption, Tenant
 from turnkeep.cli.audit import report
 from turnkeep.clock import SystemClock
 from turnkeep.errors import Conflict, InvalidMessage
@@ -36,7 +36,7 @@ def import_assistants(
     path: Annotated[Path, typer.Argument(metavar="FILE", help="JSON of GET /v1/assistants; - is stdin.")],
     *,
     tenant: Tenant = "default",
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Take over assistants from OpenAI, under their ids. Those that are here already stay as they are."""
     imports = [_read(one) for one in _objects(_text(path))]

@@ -13,7 +13,7 @@ import typer
 from turnkeep.assistants import Assistant, Assistants
 from turnkeep.auth.audit_trail import Act
 from turnkeep.cli import context, output
-from turnkeep.cli.arguments import Json, Tenant, Yes
+from turnkeep.cli.arguments import JsonOption, Tenant, Yes
 from turnkeep.cli.assistant_import import import_assistants
 from turnkeep.cli.audit import report
 from turnkeep.cli.findings import today
@@ -55,11 +55,11 @@ def _named_tools(words: list[str]) -> list[str | dict[str, Any]]:
     return [_object(one) if one.startswith("{") else one for one in words]
 
 
-Id = Annotated[str, typer.Argument(metavar="ID", help="asst_… id.")]
-Name = Annotated[str | None, typer.Option("--name", metavar="TEXT", help="For people.")]
-Model = Annotated[str | None, typer.Option("--model", metavar="NAME", help="Model that answers.")]
+AssistantId = Annotated[str, typer.Argument(metavar="ID", help="asst_… id.")]
+AssistantName = Annotated[str | None, typer.Option("--name", metavar="TEXT", help="For people.")]
+AssistantModel = Annotated[str | None, typer.Option("--model", metavar="NAME", help="Model that answers.")]
 Instructions = Annotated[str | None, typer.Option("--instructions", metavar="TEXT", help="What it is told first.")]
-Tool = Annotated[
+AssistantTool = Annotated[
     list[str] | None,
     typer.Option("--tool", metavar="NAME", help="A tool it may call, or a provider's as JSON; all without."),
 ]
@@ -75,16 +75,16 @@ Parameters = Annotated[
 @app.command()
 def create(  # noqa: PLR0913 - the options of a verb
     *,
-    name: Name = None,
-    model: Model = None,
+    name: AssistantName = None,
+    model: AssistantModel = None,
     instructions: Instructions = None,
-    tool: Tool = None,
+    tool: AssistantTool = None,
     fallback: Fallback = None,
     parameters: Parameters = None,
     background: InBackground = None,
     show_reasoning: ShowReasoning = None,
     tenant: Tenant = "default",
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Make an assistant and print its id. The first one answers from now on."""
     values = _fields(
@@ -118,7 +118,7 @@ async def _create(settings: Settings, tenant: str, values: dict[str, Any]) -> As
 
 
 @app.command("list")
-def list_assistants(*, tenant: Tenant = "default", as_json: Json = False) -> None:
+def list_assistants(*, tenant: Tenant = "default", as_json: JsonOption = False) -> None:
     """List assistants; the one with a star answers where no other is chosen."""
     profiles, default = asyncio.run(_list(context.settings(), tenant))
     if as_json:
@@ -139,7 +139,7 @@ async def _list(settings: Settings, tenant: str) -> tuple[list[Assistant], str |
 
 
 @app.command()
-def show(assistant: Id, *, tenant: Tenant = "default", as_json: Json = False) -> None:
+def show(assistant: AssistantId, *, tenant: Tenant = "default", as_json: JsonOption = False) -> None:
     """Show an assistant."""
     settings = context.settings()
     profile = asyncio.run(_get(settings, tenant, assistant))
@@ -170,7 +170,7 @@ async def _get(settings: Settings, tenant: str, assistant_id: str) -> Assistant:
 
 
 @app.command()
-def use(assistant: Id, *, tenant: Tenant = "default", as_json: Json = False) -> None:
+def use(assistant: AssistantId, *, tenant: Tenant = "default", as_json: JsonOption = False) -> None:
     """Let an assistant answer where no other is chosen."""
     settings = context.settings()
     profile = asyncio.run(_use(settings, tenant, assistant))
@@ -191,18 +191,18 @@ async def _use(settings: Settings, tenant: str, assistant_id: str) -> Assistant:
 
 @app.command()
 def update(  # noqa: PLR0913 - the options of a verb
-    assistant: Id,
+    assistant: AssistantId,
     *,
-    name: Name = None,
-    model: Model = None,
+    name: AssistantName = None,
+    model: AssistantModel = None,
     instructions: Instructions = None,
-    tool: Tool = None,
+    tool: AssistantTool = None,
     fallback: Fallback = None,
     parameters: Parameters = None,
     background: InBackground = None,
     show_reasoning: ShowReasoning = None,
     tenant: Tenant = "default",
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Change what is given; the version rises by one."""
     values = _fields(
@@ -234,7 +234,9 @@ async def _update(settings: Settings, tenant: str, assistant_id: str, *, values:
 
 
 @app.command()
-def delete(assistant: Id, *, yes: Yes = False, tenant: Tenant = "default", as_json: Json = False) -> None:
+def delete(
+    assistant: AssistantId, *, yes: Yes = False, tenant: Tenant = "default", as_json: JsonOption = False
+) -> None:
     """Delete an assistant. Threads that had chosen it are answered by the default one."""
     settings = context.settings()
     asyncio.run(_delete(settings, tenant, assistant, yes=yes))

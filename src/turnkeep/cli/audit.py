@@ -11,7 +11,7 @@ import typer
 
 from turnkeep.auth.audit_trail import Act, AuditEvent, Trail, channel_digest, events_of
 from turnkeep.cli import context, output
-from turnkeep.cli.arguments import Json
+from turnkeep.cli.arguments import JsonOption
 from turnkeep.settings import Settings
 from turnkeep.store.contract import Registry
 
@@ -31,7 +31,9 @@ def audit() -> None:
 
 
 @app.command()
-def tail(*, number: Number = 20, follow: Follow = False, channel: ByChannel = None, as_json: Json = False) -> None:
+def tail(
+    *, number: Number = 20, follow: Follow = False, channel: ByChannel = None, as_json: JsonOption = False
+) -> None:
     """Show the newest events, oldest first. They hold no secret and no text, and of a channel a digest of its name."""
     settings = context.settings()
     digest = None if channel is None else channel_digest(channel)

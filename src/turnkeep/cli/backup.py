@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from turnkeep.cli import context, output
-from turnkeep.cli.arguments import Json
+from turnkeep.cli.arguments import JsonOption
 from turnkeep.errors import ConfigurationError
 from turnkeep.settings import Settings
 
@@ -19,7 +19,7 @@ app = typer.Typer(add_completion=False)
 def backup(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="File to write; it must not exist.")],
     *,
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Copy the store to a file that is complete and checked, while servers go on using it."""
     from turnkeep.store.sqlite import backup as copy

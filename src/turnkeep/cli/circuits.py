@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from turnkeep.cli import context, output
-from turnkeep.cli.arguments import Json
+from turnkeep.cli.arguments import JsonOption
 from turnkeep.settings import Settings
 from turnkeep.store.shared_ledger import Circuit
 
@@ -21,7 +21,7 @@ app = typer.Typer(
 
 
 @app.command("list")
-def list_open(*, as_json: Json = False) -> None:
+def list_open(*, as_json: JsonOption = False) -> None:
     """List model servers that are not asked for now: since when, why, and when one run tries again."""
     asyncio.run(_list(context.settings(), as_json=as_json))
 
@@ -42,7 +42,7 @@ def close(
     endpoints: Annotated[list[str] | None, typer.Argument(metavar="[ENDPOINT]...", help="As listed.")] = None,
     *,
     every: Annotated[bool, typer.Option("--all", help="All that are open.")] = False,
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Ask there again at once, for you have mended the key, the account or the server."""
     if bool(endpoints) == every:

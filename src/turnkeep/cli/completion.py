@@ -15,7 +15,7 @@ import typer
 import typer.main
 
 from turnkeep.cli import ENV_FILE, FLAGS, VERBS, output
-from turnkeep.cli.arguments import Json
+from turnkeep.cli.arguments import JsonOption
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 
@@ -48,19 +48,19 @@ complete -c turnkeep -a '(turnkeep completion words -- (commandline -opc)[2..] (
 
 
 @app.command()
-def bash(*, as_json: Json = False) -> None:
+def bash(*, as_json: JsonOption = False) -> None:
     """Print what teaches bash; its first line says where to put it."""
     _print("bash", as_json=as_json)
 
 
 @app.command()
-def zsh(*, as_json: Json = False) -> None:
+def zsh(*, as_json: JsonOption = False) -> None:
     """Print what teaches zsh; its second line says where to put it."""
     _print("zsh", as_json=as_json)
 
 
 @app.command()
-def fish(*, as_json: Json = False) -> None:
+def fish(*, as_json: JsonOption = False) -> None:
     """Print what teaches fish; its first line says where to put it."""
     _print("fish", as_json=as_json)
 
@@ -73,7 +73,7 @@ def _print(shell: str, *, as_json: bool) -> None:
 def words(
     line: Annotated[list[str] | None, typer.Argument(metavar="[WORD]…", help="Words typed; the last is begun.")] = None,
     *,
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Print what may follow, one a line: what the script of
     a shell asks for.

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from turnkeep.cli import context, output
-from turnkeep.cli.arguments import Json, Yes
+from turnkeep.cli.arguments import JsonOption, Yes
 from turnkeep.cli.exit_codes import FAILED
 from turnkeep.errors import Conflict, NotFound
 from turnkeep.settings import Settings
@@ -19,8 +19,8 @@ from turnkeep.store.values import DeadLetter, Receipt
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Messages that no run could answer.")
 
 Whose = Annotated[str | None, typer.Option("--tenant", metavar="NAME", help="Whose; all without.")]
-Ids = Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="dead_… ids.")]
-All = Annotated[bool, typer.Option("--all", help="All there are.")]
+DeadIds = Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="dead_… ids.")]
+AllDead = Annotated[bool, typer.Option("--all", help="All there are.")]
 
 PAGE = 500
 
@@ -30,7 +30,7 @@ def list_dead(
     *,
     limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, help="The oldest so many.")] = 100,
     tenant: Whose = None,
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """List dead letters, the oldest first."""
     settings = context.settings()
@@ -70,7 +70,9 @@ async def _all(
 
 
 @app.command()
-def show(dead_id: Annotated[str, typer.Argument(metavar="ID", help="dead_… id.")], *, as_json: Json = False) -> None:
+def show(
+    dead_id: Annotated[str, typer.Argument(metavar="ID", help="dead_… id.")], *, as_json: JsonOption = False
+) -> None:
     """Show a dead letter: what was said, and why nobody could answer."""
     letter = asyncio.run(_show(context.settings(), dead_id))
     if as_json:
@@ -104,7 +106,9 @@ async def _letter(store: Store, dead_id: str) -> DeadLetter:
 
 
 @app.command()
-def redrive(dead_ids: Ids = None, *, every: All = False, tenant: Whose = None, as_json: Json = False) -> None:
+def redrive(
+    dead_ids: DeadIds = None, *, every: AllDead = False, tenant: Whose = None, as_json: JsonOption = False
+) -> None:
     """Accept dead letters again, at the end of their inbox and with fresh attempts."""
     _demand_some(dead_ids, every=every)
     receipts, refusals = asyncio.run(_redrive(context.settings(), dead_ids or (), tenant))
@@ -135,7 +139,12 @@ async def _redrive(
 
 @app.command()
 def discard(
-    dead_ids: Ids = None, *, every: All = False, yes: Yes = False, tenant: Whose = None, as_json: Json = False
+    dead_ids: DeadIds = None,
+    *,
+    every: AllDead = False,
+    yes: Yes = False,
+    tenant: Whose = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Drop dead letters for good."""
     _demand_some(dead_ids, every=every)

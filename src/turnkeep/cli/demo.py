@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from turnkeep.cli import context, output
-from turnkeep.cli.arguments import Json
+from turnkeep.cli.arguments import JsonOption
 from turnkeep.events import Event
 from turnkeep.queue import AssistantMessageQueue
 from turnkeep.settings import Settings
@@ -52,7 +52,7 @@ SCRIPT = (
 def demo(
     *,
     speed: Annotated[float, typer.Option("--speed", metavar="N", min=0.1, max=20, help="2 is twice as fast.")] = 1.0,
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Play a conversation of two people and show live how their messages become turns."""
     with tempfile.TemporaryDirectory(prefix="turnkeep-demo-") as directory:

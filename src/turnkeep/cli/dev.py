@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from turnkeep.cli import context, output, version
-from turnkeep.cli.arguments import Concurrency, Host, Json, Port, Tools
+from turnkeep.cli.arguments import Concurrency, Host, JsonOption, Port, Tools
 from turnkeep.cli.running_service import RunningService, warn
 from turnkeep.cli.serving import run
 
@@ -31,7 +31,7 @@ def dev(
     token: Annotated[
         bool, typer.Option("--token", help="Ask everybody for a token, made for this start and shown once.")
     ] = False,
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Start everything in one process: page, socket, API and worker. Ctrl-C drains and ends it."""
     # With --reload the child is given the flag and makes its own.

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from turnkeep.cli import context, output
-from turnkeep.cli.arguments import Json
+from turnkeep.cli.arguments import JsonOption
 from turnkeep.cli.checks import examine
 from turnkeep.cli.findings import Finding, failure, ok
 from turnkeep.errors import ConfigurationError
@@ -24,7 +24,7 @@ def doctor(
     *,
     offline: Annotated[bool, typer.Option("--offline", help="Ask no model server.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Exit code 1 if there are warnings.")] = False,
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Check everything. Exit code 0: fine; 1: warnings, with --strict; 2: something fails."""
     findings = asyncio.run(_examine(offline=offline, as_json=as_json))

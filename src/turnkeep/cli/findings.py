@@ -8,7 +8,7 @@ from typing import Literal
 
 from turnkeep.clock import SystemClock
 
-State = Literal["ok", "warning", "failure"]
+FindingState = Literal["ok", "warning", "failure"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +16,7 @@ class Finding:
     """How one thing is."""
 
     name: str
-    state: State
+    state: FindingState
     sentence: str
 
     def to_json(self) -> dict[str, str]:

@@ -9,7 +9,7 @@ import typer
 
 from turnkeep.auth.api_keys import ApiKeys, Key, read_scopes
 from turnkeep.cli import context, output
-from turnkeep.cli.arguments import Json, Tenant, Yes, duration
+from turnkeep.cli.arguments import JsonOption, Tenant, Yes, duration
 from turnkeep.cli.audit import report
 from turnkeep.clock import SystemClock
 from turnkeep.settings import Settings
@@ -24,15 +24,15 @@ def _scopes(text: str) -> str:
     return ",".join(words)
 
 
-Id = Annotated[str, typer.Argument(metavar="ID", help="Id of the key: the part between tk_ and the next _.")]
-Name = Annotated[str, typer.Option("--name", metavar="TEXT", help="What it is for.")]
+KeyId = Annotated[str, typer.Argument(metavar="ID", help="Id of the key: the part between tk_ and the next _.")]
+KeyName = Annotated[str, typer.Option("--name", metavar="TEXT", help="What it is for.")]
 Scopes = Annotated[
     str,
     typer.Option(
         "--scopes", metavar="LIST", parser=_scopes, help="Of read, send, approve, manage, admin, with commas."
     ),
 ]
-Channel = Annotated[
+KeyChannels = Annotated[
     list[str] | None, typer.Option("--channel", metavar="NAME", help="A channel it reaches, or prefix*; all without.")
 ]
 Expires = Annotated[
@@ -43,12 +43,12 @@ Expires = Annotated[
 @app.command()
 def create(
     *,
-    name: Name = "",
+    name: KeyName = "",
     scopes: Scopes = "send,read",
-    channel: Channel = None,
+    channel: KeyChannels = None,
     expires_in: Expires = None,
     tenant: Tenant = "default",
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Make a key and print it: this once, for only its digest is kept."""
     fields: dict[str, Any] = {
@@ -76,7 +76,7 @@ async def _create(settings: Settings, fields: dict[str, Any]) -> tuple[str, Key]
 
 
 @app.command("list")
-def list_keys(*, as_json: Json = False) -> None:
+def list_keys(*, as_json: JsonOption = False) -> None:
     """List keys, without their secrets."""
     keys = asyncio.run(_list(context.settings()))
     if as_json:
@@ -93,7 +93,7 @@ async def _list(settings: Settings) -> list[Key]:
 
 
 @app.command()
-def revoke(key: Id, *, yes: Yes = False, as_json: Json = False) -> None:
+def revoke(key: KeyId, *, yes: Yes = False, as_json: JsonOption = False) -> None:
     """Take a key back: it is refused everywhere within a second, open sockets are closed."""
     settings = context.settings()
     output.confirm(f"revoke the key {key} in {context.place(settings)}?", yes=yes)

@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.text import Text
 
 from turnkeep.cli import circuits, context, dead, output
-from turnkeep.cli.arguments import Channel, Json, Tenant
+from turnkeep.cli.arguments import Channel, JsonOption, Tenant
 from turnkeep.messages import Address
 from turnkeep.settings import Settings
 from turnkeep.store.contract import Store
@@ -31,7 +31,7 @@ def status(
     *,
     watch: Annotated[bool, typer.Option("--watch", help="Look again every second, until Ctrl-C.")] = False,
     tenant: Annotated[str | None, typer.Option("--tenant", metavar="NAME", help="Whose; all without.")] = None,
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """How many threads are being answered, wait or are due later; how
     many messages were answered or died.
@@ -106,7 +106,7 @@ def _draw(settings: Settings, counts: Counts, circuits: Sequence[Circuit]) -> Te
 
 
 @app.command()
-def pause(name: Channel, *, tenant: Tenant = "default", as_json: Json = False) -> None:
+def pause(name: Channel, *, tenant: Tenant = "default", as_json: JsonOption = False) -> None:
     """Let no run begin on a channel; a run in progress ends. Messages are still taken."""
     settings = context.settings()
     asyncio.run(_pause(settings, Address(tenant, settings.queue, name), on=True))
@@ -114,7 +114,7 @@ def pause(name: Channel, *, tenant: Tenant = "default", as_json: Json = False) -
 
 
 @app.command()
-def resume(name: Channel, *, tenant: Tenant = "default", as_json: Json = False) -> None:
+def resume(name: Channel, *, tenant: Tenant = "default", as_json: JsonOption = False) -> None:
     """Undo `pause`."""
     settings = context.settings()
     asyncio.run(_pause(settings, Address(tenant, settings.queue, name), on=False))

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from turnkeep.cli import context, output
-from turnkeep.cli.arguments import Json
+from turnkeep.cli.arguments import JsonOption
 from turnkeep.errors import ConfigurationError
 from turnkeep.settings import Settings
 
@@ -24,7 +24,7 @@ def repartition(
     partitions: Annotated[int, typer.Argument(metavar="N", help="A power of two from 16 to 1024.")],
     *,
     alone: Alone = False,
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Copy the Redis store into N partitions, while no other program uses it.
 

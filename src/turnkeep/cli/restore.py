@@ -10,7 +10,7 @@ import typer
 
 from turnkeep.auth.api_keys import ApiKeys, Key
 from turnkeep.cli import context, output
-from turnkeep.cli.arguments import Json, Yes
+from turnkeep.cli.arguments import JsonOption, Yes
 from turnkeep.cli.backup import sqlite_file
 from turnkeep.clock import SystemClock
 from turnkeep.settings import Settings
@@ -22,7 +22,7 @@ app = typer.Typer(add_completion=False)
 def restore(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="A file that `turnkeep backup` wrote.")],
     yes: Yes = False,
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Put a backup in the place of the store, which nobody may use
     meanwhile; the old file is kept beside it.

@@ -17,7 +17,7 @@ import typer
 
 from turnkeep.cli import context, output, server_note
 from turnkeep.cli.answer_output import AnswerPrinter, JsonPrinter, TestMessagePrinter
-from turnkeep.cli.arguments import Channel, Json, duration
+from turnkeep.cli.arguments import Channel, JsonOption, duration
 from turnkeep.cli.exit_codes import INTERRUPTED
 from turnkeep.cli.message_sender import Ask, from_server, in_this_process
 from turnkeep.errors import NoAnswer, NotAllowed
@@ -44,7 +44,7 @@ def send(  # noqa: PLR0913 - the options of a verb
         float, typer.Option("--timeout", metavar="TIME", parser=duration, help="How long to wait for the answer.")
     ] = "10m",  # type: ignore[assignment]  # is parsed like any other
     as_test: Annotated[bool, typer.Option("--as-test", help="Speak as --test-message does.")] = False,
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Send a message, stream the answer, and end when it is complete. Exit code 1 if it failed."""
     settings = context.settings()

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
 from turnkeep.cli import context, output
-from turnkeep.cli.arguments import Concurrency, FarStore, Host, Json, NoAuth, Port, SimulatedOption, Tools, UnsafeRedis
+from turnkeep.cli.arguments import (
+    Concurrency,
+    FarStore,
+    Host,
+    JsonOption,
+    NoAuth,
+    Port,
+    SimulatedOption,
+    Tools,
+    UnsafeRedis,
+)
 from turnkeep.cli.running_service import RunningService, say_plainly
+from turnkeep.core_settings import Role
 
 app = typer.Typer(add_completion=False)
 
 MOST_PROCESSES = 256
-
-Role = Literal["all", "gateway", "worker"]
 
 ROLE = typer.Option(
     "--role", metavar="ROLE", help="gateway: doors only; worker: answers only; all: both in one process."
@@ -44,7 +53,7 @@ def serve(
     allow_network_filesystem: FarStore = False,
     allow_unsafe_redis: UnsafeRedis = False,
     insecure_no_auth: NoAuth = False,
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Start the service. Without a key or base URL the simulator
     answers, and it says so. SIGTERM drains it.

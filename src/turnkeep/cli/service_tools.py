@@ -18,7 +18,7 @@ from turnkeep.settings import Settings
 from turnkeep.tools import Tool, Toolbox
 from turnkeep.tools.builtin import WORKSPACE_TOOLS, configured_tools
 from turnkeep.tools.pins import Pins
-from turnkeep.tools.toolbox import ALL
+from turnkeep.tools.toolbox import WILDCARD
 
 if TYPE_CHECKING:
     from turnkeep.tools.tool_file import DeclaredTools
@@ -81,13 +81,13 @@ def demand_separate(settings: Settings, toolbox: Toolbox) -> None:
     if DEFAULT_TENANT in (settings.tenant_tools or {}):
         raise ConfigurationError("TURNKEEP_TENANT_TOOLS names the tenant 'default', which has every tool: leave it out")
     for tenant, names in (settings.tenant_tools or {}).items():
-        workspace_tools = WORKSPACE_TOOLS & set(toolbox.names) if ALL in names else WORKSPACE_TOOLS & set(names)
+        workspace_tools = WORKSPACE_TOOLS & set(toolbox.names) if WILDCARD in names else WORKSPACE_TOOLS & set(names)
         if workspace_tools and settings.tenant_workspaces is None:
             raise ConfigurationError(
                 f"TURNKEEP_TENANT_TOOLS gives tenant {tenant!r} {', '.join(sorted(workspace_tools))}, but it has no"
                 " workspace of its own: set TURNKEEP_TENANT_WORKSPACES"
             )
-        missing = [name for name in names if name != ALL and "__" not in name and name not in toolbox]
+        missing = [name for name in names if name != WILDCARD and "__" not in name and name not in toolbox]
         if missing:
             raise ConfigurationError(
                 f"TURNKEEP_TENANT_TOOLS gives tenant {tenant!r} {', '.join(missing)[:200]}, which no setting turns on;"

@@ -10,10 +10,11 @@ from datetime import UTC, datetime
 from urllib.parse import urlsplit
 
 from turnkeep import failpoints
-from turnkeep.application import Application, Role
+from turnkeep.application import Application
 from turnkeep.cli import context, server_note, service_tools
 from turnkeep.cli.inheritance import Inheritance
 from turnkeep.cli.running_service import RunningService, reachable_url
+from turnkeep.core_settings import Role
 from turnkeep.doors import server
 from turnkeep.errors import ConfigurationError
 from turnkeep.settings import Settings

@@ -8,23 +8,23 @@ from typing import Annotated
 import typer
 
 from turnkeep.cli import output
-from turnkeep.cli.arguments import Json
+from turnkeep.cli.arguments import JsonOption
 from turnkeep.errors import ConfigurationError
 from turnkeep.pricing.prices import SIMULATOR
 
 app = typer.Typer(add_completion=False)
 
 
-Address = Annotated[str, typer.Option(metavar="ADDRESS", help="Address to listen on.")]
+ListenAddress = Annotated[str, typer.Option(metavar="ADDRESS", help="Address to listen on.")]
 AnyPort = Annotated[int, typer.Option(metavar="PORT", min=0, max=65535, help="Port to listen on; 0: any.")]
 ClientKey = Annotated[
     str | None, typer.Option(metavar="KEY", help="What a client has to show; else one is made and printed.")
 ]
 Seed = Annotated[int, typer.Option(metavar="N", help="Equal seeds give equal answers.")]
-First = Annotated[float, typer.Option(min=0, metavar="MS", help="Milliseconds before the first token.")]
+FirstToken = Annotated[float, typer.Option(min=0, metavar="MS", help="Milliseconds before the first token.")]
 Token = Annotated[float, typer.Option(min=0, metavar="MS", help="Milliseconds between tokens.")]
 Ways = Annotated[str, typer.Option(metavar="NAME", help="Whose ways it has.")]
-Ledger = Annotated[
+LedgerFile = Annotated[
     Path | None, typer.Option(metavar="FILE", dir_okay=False, help="Append what was asked to this JSONL file.")
 ]
 KeepAll = Annotated[bool, typer.Option("--unbounded", help="Keep every exchange in memory.")]
@@ -35,18 +35,18 @@ Ping = Annotated[float | None, typer.Option(min=0, metavar="S", help="Seconds be
 @app.command()
 def simulate(  # noqa: PLR0913 - the options of a verb
     *,
-    host: Address = "127.0.0.1",
+    host: ListenAddress = "127.0.0.1",
     port: AnyPort = 8090,
     key: ClientKey = None,
     seed: Seed = 0,
-    first: First = 150.0,
+    first: FirstToken = 150.0,
     token: Token = 20.0,
     quirk: Ways = "openai",
-    ledger: Ledger = None,
+    ledger: LedgerFile = None,
     keep_all: KeepAll = False,
     split: Split = False,
     ping: Ping = None,
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Start an OpenAI-compatible server: Responses, Conversations and Chat
     Completions by rules. Ctrl-C ends it.

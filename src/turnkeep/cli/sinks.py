@@ -12,22 +12,24 @@ from typing import Annotated
 import typer
 
 from turnkeep.cli import context, output
-from turnkeep.cli.arguments import Json, Yes
+from turnkeep.cli.arguments import JsonOption, Yes
 from turnkeep.errors import NotFound
 from turnkeep.store.contract import Store
 from turnkeep.store.sinks import ParkedEvent, SinkRecord
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Deliveries to the outside, and what is parked.")
 
-Sink = Annotated[str, typer.Argument(metavar="SINK", help="Its name, as `turnkeep sinks list` shows it.")]
-Ids = Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="Ids, as `turnkeep sinks parked` shows them.")]
-All = Annotated[bool, typer.Option("--all", help="All that is parked of this sink.")]
+SinkName = Annotated[str, typer.Argument(metavar="SINK", help="Its name, as `turnkeep sinks list` shows it.")]
+ParkedIds = Annotated[
+    list[str] | None, typer.Argument(metavar="[ID]...", help="Ids, as `turnkeep sinks parked` shows them.")
+]
+AllParked = Annotated[bool, typer.Option("--all", help="All that is parked of this sink.")]
 
 PAGE = 1000
 
 
 @app.command("list")
-def list_sinks(*, as_json: Json = False) -> None:
+def list_sinks(*, as_json: JsonOption = False) -> None:
     """List sinks: what waits, what is parked, and what was lost at a bound."""
     records = asyncio.run(_list())
     if as_json:
@@ -47,10 +49,10 @@ async def _list() -> list[SinkRecord]:
 
 @app.command("parked")
 def list_parked(
-    sink: Sink,
+    sink: SinkName,
     *,
     limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, help="The oldest so many.")] = 100,
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """List what is parked of a sink, the oldest first: channel, reason,
     since when its receiver fails on it.
@@ -76,7 +78,7 @@ async def _list_parked(sink: str, limit: int) -> list[tuple[str, ParkedEvent]]:
 
 
 @app.command()
-def redrive(sink: Sink, ids: Ids = None, *, every: All = False, as_json: Json = False) -> None:
+def redrive(sink: SinkName, ids: ParkedIds = None, *, every: AllParked = False, as_json: JsonOption = False) -> None:
     """Try parked events again, as if they had never failed: those that were given up too."""
     _demand_some(ids, every=every)
     count = asyncio.run(_redrive(sink, ids or ()))
@@ -95,7 +97,9 @@ async def _redrive(sink: str, ids: Sequence[str]) -> int:
 
 
 @app.command()
-def discard(sink: Sink, ids: Ids = None, *, every: All = False, yes: Yes = False, as_json: Json = False) -> None:
+def discard(
+    sink: SinkName, ids: ParkedIds = None, *, every: AllParked = False, yes: Yes = False, as_json: JsonOption = False
+) -> None:
     """Drop parked events for good; later ones of their channels go on."""
     _demand_some(ids, every=every)
     count = asyncio.run(_discard(sink, ids or (), yes=yes))

@@ -29,7 +29,7 @@ from turnkeep.doors.port import port_of
 from turnkeep.errors import ConfigurationError
 from turnkeep.settings import Settings
 from turnkeep.telemetry import configure_logging, get_log
-from turnkeep.telemetry.siblings import LONGEST_LINE, PATIENCE
+from turnkeep.telemetry.siblings import LONGEST_LINE, SIBLING_PATIENCE
 from turnkeep.telemetry.snapshots import Snapshot, merge
 
 log = get_log(__name__)
@@ -39,7 +39,7 @@ HEALTHY = 60.0
 """Seconds after which a child that has died is no longer taken for one that cannot live."""
 GRACE = 10.0
 """Seconds beyond the drain that a child gets to end."""
-START = 60.0
+START_PATIENCE = 60.0
 """Seconds that a child gets to open everything."""
 
 Service = Mapping[str, Any]
@@ -164,7 +164,7 @@ class Supervisor:
     async def _opens(self, child: Child) -> bool:
         """Whether it has opened everything, once it has, or has ended, or had time enough."""
         ending = self._group.create_task(child.ended.wait())
-        await asyncio.wait((child.opening, ending), timeout=START, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((child.opening, ending), timeout=START_PATIENCE, return_when=asyncio.FIRST_COMPLETED)
         ending.cancel()
         return child.opening.done()
 
@@ -242,7 +242,7 @@ class Supervisor:
         others = [child for child in self._children if child is not asker]
         answers = [self._ask(child) for child in others]
         if answers:
-            await asyncio.wait(answers, timeout=PATIENCE)
+            await asyncio.wait(answers, timeout=SIBLING_PATIENCE)
         snapshots = [*(child.last for child in others), self._past]
         asker.send({"of": number, "others": [one.to_json() for one in snapshots]})
 

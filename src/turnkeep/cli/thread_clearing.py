@@ -10,7 +10,7 @@ import typer
 
 from turnkeep.auth.audit_trail import channel_digest
 from turnkeep.cli import context, output
-from turnkeep.cli.arguments import ANY_AGE, Channel, Json, OlderThan, Tenant, Yes
+from turnkeep.cli.arguments import ANY_AGE, Channel, JsonOption, OlderThan, Tenant, Yes
 from turnkeep.cli.audit import report
 from turnkeep.errors import ThreadBusy
 from turnkeep.messages import Address
@@ -23,7 +23,7 @@ AT_ONCE = 64
 MOST_NAMES = 20
 """Threads that are named one by one in a remark."""
 
-Outcome = Literal["forgotten", "gone", "busy"]
+ClearingOutcome = Literal["forgotten", "gone", "busy"]
 
 
 def forget(
@@ -32,7 +32,7 @@ def forget(
     yes: Yes = False,
     force: Annotated[bool, typer.Option("--force", help="Even if messages are open.")] = False,
     tenant: Tenant = "default",
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Delete one thread and everything of it."""
     settings = context.settings()
@@ -59,7 +59,7 @@ def clear(
     yes: Yes = False,
     force: Annotated[bool, typer.Option("--force", help="Threads that are not idle, too.")] = False,
     tenant: Tenant = "default",
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Delete all threads, or those without activity for a while. Assistants stay; threads that
     are not idle are skipped and named.
@@ -109,7 +109,7 @@ async def _forget_all(store: Store, addresses: list[Address], *, force: bool) ->
     return count, busy_channels
 
 
-async def _forget_idle(store: Store, address: Address, step: Callable[[], None], *, force: bool) -> Outcome:
+async def _forget_idle(store: Store, address: Address, step: Callable[[], None], *, force: bool) -> ClearingOutcome:
     step()
     try:
         was_there = await (forget_at_work(store, address) if force else store.forget(address))

@@ -15,7 +15,7 @@ import typer
 
 from turnkeep import private_file
 from turnkeep.cli import context, output
-from turnkeep.cli.arguments import ANY_AGE, Json, OlderThan, Tenant
+from turnkeep.cli.arguments import ANY_AGE, JsonOption, OlderThan, Tenant
 from turnkeep.errors import ConfigurationError
 from turnkeep.settings import Settings
 from turnkeep.store.contract import Store
@@ -28,7 +28,7 @@ def export(
     *,
     older_than: OlderThan = ANY_AGE,
     tenant: Tenant = "default",
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Write every thread with its transcript as a line of JSON."""
     settings = context.settings()

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from turnkeep.cli import context, output
-from turnkeep.cli.arguments import Json
+from turnkeep.cli.arguments import JsonOption
 from turnkeep.clock import SystemClock
 from turnkeep.settings import Settings
 from turnkeep.store.values import Stats
@@ -25,7 +25,7 @@ _AGES = {
 def stats(
     *,
     tenant: Annotated[str | None, typer.Option("--tenant", metavar="NAME", help="Whose; all without.")] = None,
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Totals, ages, activity, oldest and newest, and the storage used."""
     settings = context.settings()

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from turnkeep.cli import context, output
-from turnkeep.cli.arguments import ANY_AGE, Channel, Json, OlderThan, Tenant, channel
+from turnkeep.cli.arguments import ANY_AGE, Channel, JsonOption, OlderThan, Tenant, channel
 from turnkeep.cli.thread_clearing import clear, forget
 from turnkeep.cli.thread_export import export
 from turnkeep.cli.thread_stats import stats
@@ -28,7 +28,7 @@ def new(
     *,
     by_id: Annotated[bool, typer.Option("--by-id", help="Print the thread id alone, to be used as channel.")] = False,
     tenant: Tenant = "default",
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Make a thread, on a channel that is a new UUID, and print both."""
     settings = context.settings()
@@ -57,7 +57,7 @@ def list_threads(
     limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, help="The most recently active so many.")] = 100,
     older_than: OlderThan = ANY_AGE,
     tenant: Tenant = "default",
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """List threads, the most recently active first."""
     settings = context.settings()
@@ -113,7 +113,7 @@ def show(
         int, typer.Option("--items", metavar="N", min=0, help="Newest entries of the transcript to show.")
     ] = 20,
     tenant: Tenant = "default",
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Show a thread: its record, the end of its transcript, and what waits."""
     settings = context.settings()

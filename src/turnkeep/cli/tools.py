@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from turnkeep.cli import context, output
-from turnkeep.cli.arguments import Json, Yes
+from turnkeep.cli.arguments import JsonOption, Yes
 from turnkeep.cli.audit import report
 from turnkeep.errors import NotFound
 from turnkeep.messages import DEFAULT_TENANT
@@ -17,11 +17,11 @@ from turnkeep.tools.pins import Pin, Pins
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Tools of MCP servers.")
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="As the model knows it: server__tool.")]
+ToolName = Annotated[str, typer.Argument(metavar="NAME", help="As the model knows it: server__tool.")]
 
 
 @app.command("list")
-def list_tools(*, as_json: Json = False) -> None:
+def list_tools(*, as_json: JsonOption = False) -> None:
     """List the tools that MCP servers have offered, with those
     that changed since they were accepted.
     """
@@ -35,7 +35,7 @@ def list_tools(*, as_json: Json = False) -> None:
 
 
 @app.command()
-def accept(name: Name, yes: Yes = False, as_json: Json = False) -> None:
+def accept(name: ToolName, yes: Yes = False, as_json: JsonOption = False) -> None:
     """Accept a tool as it describes itself now; running workers offer it again within seconds."""
     settings = context.settings()
     pin = next((one for one in asyncio.run(_list(settings)) if one.name == name), None)

@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from turnkeep.cli import context, output
-from turnkeep.cli.arguments import Json
+from turnkeep.cli.arguments import JsonOption
 from turnkeep.fleet import ProcessRecord, list_processes
 from turnkeep.remedies import remedy_of
 from turnkeep.runs.activity import Cell, Stretch, add_up, quantile, read_series
@@ -57,7 +57,7 @@ def top(
     tenant: Annotated[
         str, typer.Option("--tenant", metavar="NAME", help="Whose threads and whose last hour.")
     ] = "default",
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Watch what runs, what waits and why, and what the last hour has cost,
     until Ctrl-C. Into a pipe it writes one look after the other.

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from turnkeep.cli import context, output
-from turnkeep.cli.arguments import Json, Tenant, channel
+from turnkeep.cli.arguments import JsonOption, Tenant, channel
 from turnkeep.errors import NotFound
 from turnkeep.events import CallDetail, Detail, Event, FileDetail, ResultDetail, StepDetail
 from turnkeep.messages import Address, Citation
@@ -35,7 +35,7 @@ class MessageHistory:
 
 
 @dataclass(frozen=True, slots=True)
-class Moment:
+class TraceMoment:
     """Something that happened to it."""
 
     at: float
@@ -51,7 +51,7 @@ def trace(
         str | None, typer.Option("--channel", metavar="CHANNEL", parser=channel, help="Look there only.")
     ] = None,
     tenant: Tenant = "default",
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Show the life of one message: accepted, batched, every attempt, and how it ended."""
     settings = context.settings()
@@ -131,19 +131,19 @@ def _show(life: MessageHistory) -> None:
         output.say(f"{output.moment(moment.at)}  {after:+9.3f} s  {moment.what:<12}{moment.detail}".rstrip())
 
 
-def timeline(life: MessageHistory) -> list[Moment]:
+def timeline(life: MessageHistory) -> list[TraceMoment]:
     """What happened, in order; from the runs where the log is trimmed already."""
     moments = [moment for event in _without_deltas(life.events) if (moment := _moment(event))]
     kinds = {event.kind for event in life.events}
     if "accepted" not in kinds and life.message.message is not None and life.message.message.arrival:
-        moments.append(Moment(life.message.message.arrival, "accepted"))
+        moments.append(TraceMoment(life.message.message.arrival, "accepted"))
     for run in life.runs:
         if "started" not in kinds:
-            moments.append(Moment(run.started_at, "started", _batch(run.run_id, run.message_ids, run.attempt)))
+            moments.append(TraceMoment(run.started_at, "started", _batch(run.run_id, run.message_ids, run.attempt)))
         if run.finished_at is not None and not kinds & {"completed", "dead"}:
-            moments.append(Moment(run.finished_at, run.status, _cost(run)))
+            moments.append(TraceMoment(run.finished_at, run.status, _cost(run)))
     if life.message.settled_at is not None and not any(run.finished_at for run in life.runs) and "dead" not in kinds:
-        moments.append(Moment(life.message.settled_at, life.message.status))
+        moments.append(TraceMoment(life.message.settled_at, life.message.status))
     return sorted(moments, key=lambda moment: moment.at)
 
 
@@ -152,28 +152,28 @@ def _without_deltas(events: Sequence[Event]) -> list[Event]:
     return [event for event in events if event.kind not in ("delta", "snapshot", "reasoning")]
 
 
-def _moment(event: Event) -> Moment:
+def _moment(event: Event) -> TraceMoment:
     fault = f"{event.error.code}: {event.error.details or event.error.message}" if event.error else ""
     if event.detail is not None:
-        return Moment(event.at, event.kind.replace("_", " "), _part(event.detail))
+        return TraceMoment(event.at, event.kind.replace("_", " "), _part(event.detail))
     match event.kind:
         case "started":
-            return Moment(event.at, "started", _batch(event.run_id, event.message_ids, event.attempt))
+            return TraceMoment(event.at, "started", _batch(event.run_id, event.message_ids, event.attempt))
         case "processing":
-            return Moment(event.at, "tools", ", ".join(event.tools))
+            return TraceMoment(event.at, "tools", ", ".join(event.tools))
         case "held" | "decided":
             calls = ", ".join(f"{call['name']} {call.get('decision') or 'open'}" for call in event.calls)
-            return Moment(event.at, event.kind, calls)
+            return TraceMoment(event.at, event.kind, calls)
         case "completed":
             tokens = f", {event.usage.total_tokens:,} tokens" if event.usage else ""
             outcome = event.outcome or "completed"
-            return Moment(event.at, "committed", f"{outcome}, {len(event.text):,} characters{tokens}")
+            return TraceMoment(event.at, "committed", f"{outcome}, {len(event.text):,} characters{tokens}")
         case "responding":
-            return Moment(event.at, "responding", "first token")
+            return TraceMoment(event.at, "responding", "first token")
         case "accepted" | "edited":
             wish = event.policy if event.policy != "collect" else None
-            return Moment(event.at, event.kind, f"asks to {wish}" if wish else "")
-    return Moment(event.at, event.kind, fault or (event.outcome or ""))
+            return TraceMoment(event.at, event.kind, f"asks to {wish}" if wish else "")
+    return TraceMoment(event.at, event.kind, fault or (event.outcome or ""))
 
 
 def _part(detail: Detail) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from turnkeep.cli import context, output
-from turnkeep.cli.arguments import Json
+from turnkeep.cli.arguments import JsonOption
 from turnkeep.errors import ConfigurationError
 from turnkeep.settings import Settings
 
@@ -13,7 +13,7 @@ app = typer.Typer(add_completion=False)
 
 
 @app.command()
-def vacuum(*, as_json: Json = False) -> None:
+def vacuum(*, as_json: JsonOption = False) -> None:
     """Write the store anew, in use or not, so that nothing of what was
     deleted is left in its file or its log.
     """

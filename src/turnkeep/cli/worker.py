@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from turnkeep.cli import context, output
-from turnkeep.cli.arguments import Concurrency, FarStore, Host, Json, SimulatedOption, Tools, UnsafeRedis
+from turnkeep.cli.arguments import Concurrency, FarStore, Host, JsonOption, SimulatedOption, Tools, UnsafeRedis
 from turnkeep.cli.running_service import say_plainly
 from turnkeep.cli.serving import run
 
@@ -32,7 +32,7 @@ def worker(  # noqa: PLR0913 - the options of a verb
     simulator: SimulatedOption = False,
     allow_network_filesystem: FarStore = False,
     allow_unsafe_redis: UnsafeRedis = False,
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Start a worker alone. SIGTERM drains it: runs end or are
     given back, no attempt is used up.

@@ -7,14 +7,14 @@ import asyncio
 import typer
 
 from turnkeep.cli import context, output
-from turnkeep.cli.arguments import Json
+from turnkeep.cli.arguments import JsonOption
 from turnkeep.fleet import ProcessRecord, list_processes
 
 app = typer.Typer(add_completion=False)
 
 
 @app.command()
-def workers(*, as_json: Json = False) -> None:
+def workers(*, as_json: JsonOption = False) -> None:
     """List the processes that serve or answer with this store: where they
     run, how much they have in hand, when each was last heard of.
     """

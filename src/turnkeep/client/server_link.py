@@ -32,7 +32,7 @@ CALLS, STREAMS = 100, 0
 shared those of the calls, a hundred streams would leave none to send with.
 """
 
-Json = dict[str, Any]
+JsonObject = dict[str, Any]
 StreamState = Literal["live", "away"]
 
 
@@ -80,7 +80,7 @@ class ServerLink:
                     raise self._unreachable(error) from error
                 await asyncio.sleep(pause)
 
-    async def events(self, path: str, position: str) -> AsyncGenerator[Json, None]:
+    async def events(self, path: str, position: str) -> AsyncGenerator[JsonObject, None]:
         """The frames of one connection, from a position on.
 
         Raises `aiohttp.ClientError` or `TimeoutError` when it is cut, and what
@@ -97,7 +97,7 @@ class ServerLink:
 
     async def lasting_events(
         self, path: str, position: str, on_state: Callable[[StreamState], object]
-    ) -> AsyncGenerator[Json, None]:
+    ) -> AsyncGenerator[JsonObject, None]:
         """The frames of as many connections as it takes. Only the first one has to come about while
         patience lasts.
         """
@@ -180,9 +180,9 @@ class _StreamReading:
     def __init__(self, position: str) -> None:
         self.position = position
         self.has_begun = False
-        self._event_frames: list[Json] = []
+        self._event_frames: list[JsonObject] = []
 
-    def take(self, frame: Json) -> list[Json]:
+    def take(self, frame: JsonObject) -> list[JsonObject]:
         """What can be handed on with this frame. Raises what the server ends the stream with."""
         if "error" in frame and "status" not in frame:
             raise error_of(frame["error"])

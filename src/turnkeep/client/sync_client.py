@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Never, Self
 
 from turnkeep.background_loop import BackgroundLoop, Blocking
-from turnkeep.client.server_link import Json, StreamState
+from turnkeep.client.server_link import JsonObject, StreamState
 from turnkeep.client.turnkeep_client import TurnkeepClient
 
 
@@ -75,7 +75,7 @@ class SyncTurnkeepClient:
         deltas: bool = False,
         everything: bool = False,
         on_state: Callable[[StreamState], object] = lambda _: None,
-    ) -> Iterator[Json]:
+    ) -> Iterator[JsonObject]:
         """The frames of a channel, as `TurnkeepClient.stream`; each step waits for the next one, and
         `on_state` is called by the client's own thread.
         """

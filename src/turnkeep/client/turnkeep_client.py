@@ -9,7 +9,7 @@ from contextlib import aclosing
 from typing import Any, Literal, Never, Self, Unpack
 from urllib.parse import urlencode
 
-from turnkeep.client.server_link import Json, ServerLink, StreamState, error_of, path_of
+from turnkeep.client.server_link import JsonObject, ServerLink, StreamState, error_of, path_of
 from turnkeep.errors import ConfigurationError, NoAnswer, NotFound
 from turnkeep.seconds import SecondsLimit
 from turnkeep.spelling import strangers_sentence
@@ -68,7 +68,7 @@ class TurnkeepClient:
         message_id: str | None = None,
         instructions: str | None = None,
         **wishes: Unpack[Wishes],
-    ) -> Json:
+    ) -> JsonObject:
         """Take a message in durably: its receipt. Parts of content are a list.
 
         Without a `message_id` one is made, so that the repeats of this call send one message; your
@@ -77,7 +77,7 @@ class TurnkeepClient:
         content = {"message": message} if isinstance(message, str) else {"content": list(message)}
         fields = {"message_id": message_id or f"msg_{secrets.token_hex(12)}", "instructions": instructions, **wishes}
         body = {**content, **{name: value for name, value in fields.items() if value is not None}}
-        receipt: Json = await self._link.call("POST", self._path(channel, "messages"), body)
+        receipt: JsonObject = await self._link.call("POST", self._path(channel, "messages"), body)
         return receipt
 
     async def ask(
@@ -123,7 +123,7 @@ class TurnkeepClient:
         deltas: bool = False,
         everything: bool = False,
         on_state: Callable[[StreamState], object] = lambda _: None,
-    ) -> AsyncGenerator[Json, None]:
+    ) -> AsyncGenerator[JsonObject, None]:
         """The frames of a channel, without end and without holes: from now, or after a position
         (`position_of` a frame).
 
@@ -139,19 +139,19 @@ class TurnkeepClient:
             async for frame in frames:
                 yield frame
 
-    async def get_message(self, channel: str, message_id: str) -> Json:
+    async def get_message(self, channel: str, message_id: str) -> JsonObject:
         """What became of a message. Raises `NotFound`."""
         return await self._json("GET", self._path(channel, "messages", message_id))
 
-    async def edit(self, channel: str, message_id: str, message: str, *, once: str | None = None) -> Json:
+    async def edit(self, channel: str, message_id: str, message: str, *, once: str | None = None) -> JsonObject:
         """Change a message until a run has begun to answer it: then `MessageFrozen`."""
         return await self._json("PATCH", self._path(channel, "messages", message_id), {"message": message}, once)
 
-    async def withdraw(self, channel: str, message_id: str, *, once: str | None = None) -> Json:
+    async def withdraw(self, channel: str, message_id: str, *, once: str | None = None) -> JsonObject:
         """Take a message back until a run has begun to answer it: then `MessageFrozen`."""
         return await self._json("DELETE", self._path(channel, "messages", message_id), None, once)
 
-    async def list_messages(self, channel: str, *, limit: int = 200) -> Json:
+    async def list_messages(self, channel: str, *, limit: int = 200) -> JsonObject:
         """The transcript (`items`) and what waits (`open`). Raises `ThreadNotFound`."""
         return await self._json("GET", self._path(channel, "messages") + f"?limit={limit:d}")
 
@@ -174,9 +174,11 @@ class TurnkeepClient:
         """Answer again. Raises `ThreadNotFound`."""
         await self._json("POST", self._path(channel, "resume"), None, once)
 
-    async def regenerate(self, channel: str, *, once: str | None = None) -> list[Json]:
+    async def regenerate(self, channel: str, *, once: str | None = None) -> list[JsonObject]:
         """Answer the last turn again, in place of the old answer: receipts of its messages."""
-        receipts: list[Json] = (await self._json("POST", self._path(channel, "regenerate"), None, once))["receipts"]
+        receipts: list[JsonObject] = (await self._json("POST", self._path(channel, "regenerate"), None, once))[
+            "receipts"
+        ]
         return receipts
 
     async def decide(
@@ -187,38 +189,42 @@ class TurnkeepClient:
         output: str = "",
         *,
         once: str | None = None,
-    ) -> Json:
+    ) -> JsonObject:
         """Decide about a call that waits: one of `get_thread(channel)["calls"]`, or of a frame's."""
         body = {"decision": decision, "output": output, "digest": call["digest"]}
         return await self._json("POST", self._path(channel, "actions", str(call["call_id"])), body, once)
 
-    async def answer_as(self, channel: str, message: str, *, author: str, once: str | None = None) -> Json:
+    async def answer_as(self, channel: str, message: str, *, author: str, once: str | None = None) -> JsonObject:
         """Say something in the assistant's place, as a person who has taken over."""
         return await self._json("POST", self._path(channel, "answers"), {"message": message, "author": author}, once)
 
-    async def list_runs(self, channel: str) -> list[Json]:
+    async def list_runs(self, channel: str) -> list[JsonObject]:
         """The last runs, newest first. Raises `ThreadNotFound`."""
-        runs: list[Json] = (await self._json("GET", self._path(channel, "runs")))["runs"]
+        runs: list[JsonObject] = (await self._json("GET", self._path(channel, "runs")))["runs"]
         return runs
 
-    async def get_run(self, channel: str, run_id: str) -> Json:
+    async def get_run(self, channel: str, run_id: str) -> JsonObject:
         """A run, and what happened in it as long as the log holds it. Raises `NotFound`."""
         return await self._json("GET", self._path(channel, "runs", run_id))
 
     # ---------------------------------------------------------------- threads
 
-    async def get_thread(self, channel: str) -> Json:
+    async def get_thread(self, channel: str) -> JsonObject:
         """The thread behind a channel. Raises `ThreadNotFound`."""
         return await self._json("GET", self._path(channel))
 
-    async def create_thread(self, *, metadata: Mapping[str, str] | None = None) -> Json:
+    async def create_thread(self, *, metadata: Mapping[str, str] | None = None) -> JsonObject:
         """An empty thread, whose id is its channel. `OutcomeUnknown`: the answer was lost."""
-        thread: Json = await self._link.call("POST", "/api/threads", {"metadata": dict(metadata or {})}, repeats=False)
+        thread: JsonObject = await self._link.call(
+            "POST", "/api/threads", {"metadata": dict(metadata or {})}, repeats=False
+        )
         return thread
 
-    async def change_thread(self, channel: str, changes: Mapping[str, Any], *, once: str | None = None) -> Json | None:
+    async def change_thread(
+        self, channel: str, changes: Mapping[str, Any], *, once: str | None = None
+    ) -> JsonObject | None:
         """Change `metadata`, `assistant` or `options`. None for who may not read."""
-        thread: Json | None = await self._link.call("PATCH", self._path(channel), dict(changes), once=once)
+        thread: JsonObject | None = await self._link.call("PATCH", self._path(channel), dict(changes), once=once)
         return thread
 
     async def forget(self, channel: str, *, force: bool = False, once: str | None = None) -> None:
@@ -227,50 +233,50 @@ class TurnkeepClient:
 
     # ---------------------------------------------------------------- for who operates it
 
-    async def list_threads(self, *, search: str = "", limit: int = 100, after: str = "") -> Json:
+    async def list_threads(self, *, search: str = "", limit: int = 100, after: str = "") -> JsonObject:
         """Threads by their last activity; `next` is what to give as `after` for those behind."""
         query = urlencode(
             {name: value for name, value in {"q": search, "limit": limit, "after": after}.items() if value}
         )
         return await self._json("GET", f"/api/threads?{query}")
 
-    async def search(self, text: str, *, limit: int = 50) -> list[Json]:
+    async def search(self, text: str, *, limit: int = 50) -> list[JsonObject]:
         """What was said of a text, newest first."""
         query = urlencode({"q": text, "limit": limit})
-        passages: list[Json] = (await self._json("GET", f"/api/search?{query}"))["passages"]
+        passages: list[JsonObject] = (await self._json("GET", f"/api/search?{query}"))["passages"]
         return passages
 
-    async def list_recent_runs(self, *, limit: int = 100, after: str = "") -> Json:
+    async def list_recent_runs(self, *, limit: int = 100, after: str = "") -> JsonObject:
         """The runs of all threads, newest first; `next` is what to give as `after` for those behind."""
         query = urlencode({name: value for name, value in {"limit": limit, "after": after}.items() if value})
         return await self._json("GET", f"/api/runs?{query}")
 
-    async def list_sinks(self) -> list[Json]:
+    async def list_sinks(self) -> list[JsonObject]:
         """What waits for receivers outside."""
-        sinks: list[Json] = (await self._json("GET", "/api/sinks"))["sinks"]
+        sinks: list[JsonObject] = (await self._json("GET", "/api/sinks"))["sinks"]
         return sinks
 
-    async def get_queue_status(self) -> Json:
+    async def get_queue_status(self) -> JsonObject:
         """How much waits."""
         return await self._json("GET", "/api/queue")
 
-    async def list_workers(self) -> list[Json]:
+    async def list_workers(self) -> list[JsonObject]:
         """The processes that run with the server's store."""
-        processes: list[Json] = (await self._json("GET", "/api/workers"))["processes"]
+        processes: list[JsonObject] = (await self._json("GET", "/api/workers"))["processes"]
         return processes
 
-    async def get_daily_usage(self, days: int = 30) -> list[Json]:
+    async def get_daily_usage(self, days: int = 30) -> list[JsonObject]:
         """What was used on each of the last days."""
-        usage: list[Json] = (await self._json("GET", f"/api/usage?days={days:d}"))["days"]
+        usage: list[JsonObject] = (await self._json("GET", f"/api/usage?days={days:d}"))["days"]
         return usage
 
-    async def list_dead_letters(self, *, after: str = "", limit: int = 100) -> list[Json]:
+    async def list_dead_letters(self, *, after: str = "", limit: int = 100) -> list[JsonObject]:
         """Messages that no run could answer, oldest first."""
         query = urlencode({"limit": limit, **({"after": after} if after else {})})
-        letters: list[Json] = (await self._json("GET", f"/api/dead?{query}"))["dead"]
+        letters: list[JsonObject] = (await self._json("GET", f"/api/dead?{query}"))["dead"]
         return letters
 
-    async def redrive(self, dead_id: str, *, once: str | None = None) -> Json:
+    async def redrive(self, dead_id: str, *, once: str | None = None) -> JsonObject:
         """Take a dead letter in again. Raises `NotFound`."""
         return await self._json("POST", "/api/dead" + path_of(dead_id, "redrive"), None, once)
 
@@ -278,22 +284,24 @@ class TurnkeepClient:
         """Drop a dead letter. Raises `NotFound`."""
         await self._link.call("DELETE", "/api/dead" + path_of(dead_id), once=once)
 
-    async def list_assistants(self) -> Json:
+    async def list_assistants(self) -> JsonObject:
         """Who may answer, and who does where no other is chosen."""
         return await self._json("GET", "/api/assistants")
 
-    async def create_assistant(self, fields: Mapping[str, Any]) -> Json:
+    async def create_assistant(self, fields: Mapping[str, Any]) -> JsonObject:
         """An assistant of `model`, `name`, `instructions`, `tools`, … `OutcomeUnknown`:
         the answer was lost.
         """
-        assistant: Json = await self._link.call("POST", "/api/assistants", dict(fields), repeats=False)
+        assistant: JsonObject = await self._link.call("POST", "/api/assistants", dict(fields), repeats=False)
         return assistant
 
-    async def change_assistant(self, assistant_id: str, fields: Mapping[str, Any], *, once: str | None = None) -> Json:
+    async def change_assistant(
+        self, assistant_id: str, fields: Mapping[str, Any], *, once: str | None = None
+    ) -> JsonObject:
         """Change an assistant. Raises `NotFound`."""
         return await self._json("PATCH", "/api/assistants" + path_of(assistant_id), dict(fields), once)
 
-    async def use_assistant(self, assistant_id: str, *, once: str | None = None) -> Json:
+    async def use_assistant(self, assistant_id: str, *, once: str | None = None) -> JsonObject:
         """Let it answer where no other is chosen."""
         return await self._json("POST", "/api/assistants" + path_of(assistant_id, "use"), None, once)
 
@@ -304,8 +312,8 @@ class TurnkeepClient:
     def _path(self, channel: str, *rest: str) -> str:
         return "/api/channels" + path_of(channel, *rest)
 
-    async def _json(self, method: str, path: str, body: object = None, once: str | None = None) -> Json:
-        answer: Json = await self._link.call(method, path, body, once=once)
+    async def _json(self, method: str, path: str, body: object = None, once: str | None = None) -> JsonObject:
+        answer: JsonObject = await self._link.call(method, path, body, once=once)
         return answer
 
     async def _earlier_answer(self, channel: str, message_id: str) -> str | None:
@@ -326,7 +334,7 @@ def position_of(frame: Mapping[str, Any]) -> str:
     return f"{frame['epoch']}:{frame['offset']}"
 
 
-def _answer_in(frame: Json, message_id: str) -> str | None:
+def _answer_in(frame: JsonObject, message_id: str) -> str | None:
     """The answer, if this frame ends the turn of the message. Raises what the turn ended with."""
     if message_id not in frame.get("message_ids", (frame.get("message_id"),)):
         return None

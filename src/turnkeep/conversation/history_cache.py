@@ -18,7 +18,7 @@ from turnkeep.conversation.manager import SYSTEM_MARK, recall
 from turnkeep.messages import AssistantItem, CallItem, Item, OutputItem, SystemItem, UserItem
 from turnkeep.models.past import Past, PastTurn
 from turnkeep.store.contract import Threads
-from turnkeep.store.transcript_version import EMPTY, TranscriptVersion
+from turnkeep.store.transcript_version import NO_TRANSCRIPT, TranscriptVersion
 from turnkeep.store.values import Claim, History, TranscriptEntry
 
 CAPACITY = 32_000_000
@@ -62,7 +62,7 @@ class HistoryCache:
 
     async def recall(self, claim: Claim, *, tokens: int) -> Recollection:
         """The newest whole turns that fit, and the system messages of older ones."""
-        if claim.transcript == EMPTY:
+        if claim.transcript == NO_TRANSCRIPT:
             self._keep(claim.thread_id, _copy_of(claim, History((), None, complete=True), tokens))
             return Recollection(Past(), None)
         copy = self._find(claim, tokens)

@@ -32,9 +32,9 @@ read later.
 """
 PIECES_AT_ONCE = 200
 
-Reason = Literal["application", "backlog", "fault", "lobby", "peer"]
+HoldReason = Literal["application", "backlog", "fault", "lobby", "peer"]
 
-NO_REASON: frozenset[Reason] = frozenset()
+NO_REASON: frozenset[HoldReason] = frozenset()
 """One for all that hold nothing, which are nearly all: each empty set is an object of its own."""
 
 
@@ -58,15 +58,15 @@ class Valve:
     def is_held(self) -> bool:
         return bool(self._reasons)
 
-    def holds(self, reason: Reason) -> bool:
+    def holds(self, reason: HoldReason) -> bool:
         return reason in self._reasons
 
-    def hold(self, reason: Reason) -> None:
+    def hold(self, reason: HoldReason) -> None:
         if not self._reasons and not self.inner.is_closing():
             self.inner.pause_reading()
         self._reasons |= {reason}
 
-    def release(self, reason: Reason) -> None:
+    def release(self, reason: HoldReason) -> None:
         if reason in self._reasons:
             self._reasons = self._reasons - {reason} or NO_REASON
             if not self._reasons and not self.inner.is_closing():

@@ -20,7 +20,7 @@ from turnkeep.outbound.relay import Relay
 if TYPE_CHECKING:
     from turnkeep.doors.amqp.consumer import AmqpDoor
 
-KINDS = ("relay", "reply", "webhook")
+SINK_KINDS = ("relay", "reply", "webhook")
 LAST_WORDS = 5.0
 """Seconds in which receivers may take what is left at the end; the next process goes on from there."""
 
@@ -48,7 +48,7 @@ async def outside(application: Application) -> AsyncIterator[None]:
         for receiver in receivers(application)
     ]
     sinks = {forwarder.sink for forwarder in forwarders}
-    for sink in {sink_name(kind, application.name) for kind in KINDS} - sinks:
+    for sink in {sink_name(kind, application.name) for kind in SINK_KINDS} - sinks:
         await close_abandoned(application.store, sink)
     for forwarder in forwarders:
         with contextlib.suppress(StoreError):  # the forwarder tries again

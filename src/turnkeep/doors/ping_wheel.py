@@ -12,7 +12,7 @@ from turnkeep.telemetry import get_log
 
 log = get_log(__name__)
 
-TICK = 0.05
+PING_TICK = 0.05
 """Seconds whose pings go together: a thousand sockets that came in one second must not be pinged at one
 turn of the loop.
 """
@@ -37,7 +37,7 @@ class PingWheel:
 
     def add(self, socket: PingedSocket, delay: float) -> int:
         """Ping it once, after so many seconds. The tick by which `remove` finds it."""
-        tick = math.ceil((asyncio.get_running_loop().time() + delay) / TICK)
+        tick = math.ceil((asyncio.get_running_loop().time() + delay) / PING_TICK)
         self._due.setdefault(tick, set()).add(socket)
         self._call(tick)
         return tick
@@ -56,11 +56,11 @@ class PingWheel:
                 return
             self._timer.cancel()
         self._timer_tick = tick
-        self._timer = asyncio.get_running_loop().call_at(tick * TICK, self._turn)
+        self._timer = asyncio.get_running_loop().call_at(tick * PING_TICK, self._turn)
 
     def _turn(self) -> None:
         self._timer = None
-        now = asyncio.get_running_loop().time() / TICK
+        now = asyncio.get_running_loop().time() / PING_TICK
         for tick in sorted(tick for tick in self._due if tick <= now):
             for socket in self._due.pop(tick):
                 try:

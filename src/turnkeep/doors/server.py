@@ -22,8 +22,9 @@ import uvicorn
 from pydantic import SecretStr
 from starlette.applications import Starlette
 
-from turnkeep.application import Application, Role
+from turnkeep.application import Application
 from turnkeep.auth.guard import access_of
+from turnkeep.core_settings import Role
 from turnkeep.doors.app import app, status_app
 from turnkeep.doors.other_systems import outside
 from turnkeep.doors.peers import peers_of

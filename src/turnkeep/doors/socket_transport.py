@@ -27,7 +27,7 @@ from websockets.protocol import OPEN
 
 from turnkeep.doors.backlog import Backlog, Rota, Valve
 from turnkeep.doors.peers import Peers, sender_of
-from turnkeep.doors.ping_wheel import TICK, PingWheel
+from turnkeep.doors.ping_wheel import PING_TICK, PingWheel
 
 T = TypeVar("T")
 
@@ -395,7 +395,7 @@ class SocketTransport(WebSocketsSansIOProtocol):
 
     def _is_pong_late(self) -> bool:
         # A timer may come a little early: by a whole turn of the wheel it would be seen too late.
-        return self.ping_timeout is not None and self.loop.time() - self.ping_sent_at >= self.ping_timeout - TICK
+        return self.ping_timeout is not None and self.loop.time() - self.ping_sent_at >= self.ping_timeout - PING_TICK
 
     def handle_pong(self, event: Frame) -> None:
         if bytes(event.data) == self.pending_ping_payload:

@@ -30,7 +30,7 @@ MOST_AT_ONCE = 20
 HOW_TO_MAKE_ONE = 'echo "whsec_$(openssl rand -base64 32)"'
 LEAST_SECRET = 16
 """Bytes of a secret that nobody guesses."""
-PASSING = frozenset({408, 425, 429})
+PASSING_STATUSES = frozenset({408, 425, 429})
 """Refusals of a moment: they say nothing about the event."""
 
 
@@ -98,7 +98,7 @@ class Webhook:
             raise Away(_failure_text(error)) from error
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise DeliveryFailure(_failure_text(error)) from error
-        if status in PASSING:
+        if status in PASSING_STATUSES:
             raise Away(f"the receiver answered {status}")
         if not 200 <= status < 300:
             raise DeliveryFailure(f"the receiver answered {status}")

@@ -13,7 +13,7 @@ from turnkeep.settings import Settings
 from turnkeep.spelling import strangers_sentence
 from turnkeep.windows import PRESETS, Preset
 
-FIELDS: Mapping[str, tuple[str, ...]] = {
+OPTION_FIELDS: Mapping[str, tuple[str, ...]] = {
     "assistant_id": ("openai_assistant_id",),
     "base_url": ("openai_base_url",),
     "model": ("openai_model",),
@@ -48,9 +48,9 @@ def settings_of(values: Mapping[str, Any], settings: Mapping[str, Any], *, has_d
     """The settings that these options and settings are. Raises `ConfigurationError`. `has_delay`: the
     window is the fixed delay.
     """
-    options = {name: fields for name, fields in FIELDS.items() if has_delay or name != "message_delay"}
+    options = {name: fields for name, fields in OPTION_FIELDS.items() if has_delay or name != "message_delay"}
     aliases = {field: name for name, fields in options.items() for field in fields}
-    return load_options(values, settings, aliases, exclusive=[FIELDS[name][0] for name in TWO_NAMES])
+    return load_options(values, settings, aliases, exclusive=[OPTION_FIELDS[name][0] for name in TWO_NAMES])
 
 
 def check_store(store: object) -> None:

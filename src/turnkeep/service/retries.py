@@ -34,7 +34,7 @@ All others are the same the next time.
 """
 
 INITIAL_DELAY = SecondsLimit(120.0)
-MAX_DELAY = SecondsLimit(3_600.0)
+LONGEST_DELAY = SecondsLimit(3_600.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class RetryConfig:
 
     def __post_init__(self) -> None:
         INITIAL_DELAY.check("initial_delay", self.initial_delay)
-        MAX_DELAY.check("max_delay", self.max_delay)
+        LONGEST_DELAY.check("max_delay", self.max_delay)
         if self.max_retries < 0 or self.initial_delay < 0 or self.max_delay < 0 or self.backoff_factor < 1:
             raise ConfigurationError("retries need numbers of 0 or more, and a backoff_factor of 1 or more")
         if strangers := [name for name in self.retryable_errors if name.lower() not in ERRORS]:

@@ -29,7 +29,7 @@ from turnkeep.simulator.quirks import QUIRKS, Quirk
 from turnkeep.simulator.responses_api import Responses
 from turnkeep.simulator.world import World
 
-Answer = Callable[[object, Exchange, Quirk], ASGIApp]
+MakeAnswer = Callable[[object, Exchange, Quirk], ASGIApp]
 
 
 class Simulator(World):
@@ -174,7 +174,7 @@ class _Routes:
             quirk=quirk,
         )
 
-    async def _answer(self, request: Request, surface: Surface, answer: Answer) -> ASGIApp:
+    async def _answer(self, request: Request, surface: Surface, answer: MakeAnswer) -> ASGIApp:
         """Take a request into the ledger, and answer it or say there why not."""
         simulator = self._simulator
         quirk = self._quirk(request)

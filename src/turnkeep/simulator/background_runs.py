@@ -10,7 +10,7 @@ from starlette.types import Receive, Scope, Send
 
 from turnkeep.simulator.delivery import wire_of
 from turnkeep.simulator.faults import Fault, disturb
-from turnkeep.simulator.frames import FOREVER, ClientGone, Frame, FrameStream, until_disconnect
+from turnkeep.simulator.frames import FOREVER, ClientGone, FrameStream, ReplyFrame, until_disconnect
 from turnkeep.simulator.problems import Problem, bad
 from turnkeep.simulator.prompt import Json
 from turnkeep.simulator.responses_api import Responses, StoredResponse
@@ -124,7 +124,7 @@ class RunFollower:
         await stream.end()
 
 
-async def _strike(fault: Fault, stream: FrameStream, frame: Frame) -> None:
+async def _strike(fault: Fault, stream: FrameStream, frame: ReplyFrame) -> None:
     if fault.kind == "truncate":
         await stream.end()
         return

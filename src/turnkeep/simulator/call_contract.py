@@ -17,12 +17,12 @@ from turnkeep.simulator.problems import (
     unanswered_call,
     uncalled_output,
 )
-from turnkeep.simulator.prompt import CALLS, OUTPUTS
+from turnkeep.simulator.prompt import CALL_TYPES, OUTPUT_TYPES
 
-Item = Mapping[str, Any]
+ContextItem = Mapping[str, Any]
 
 
-def check_items(context: Sequence[Item], partners: Mapping[str, str]) -> None:
+def check_items(context: Sequence[ContextItem], partners: Mapping[str, str]) -> None:
     """The whole input of a Responses request; `partners` tells
     which reasoning item an item came with.
     """
@@ -31,7 +31,7 @@ def check_items(context: Sequence[Item], partners: Mapping[str, str]) -> None:
     _check_reasoning(context, partners)
 
 
-def check_messages(messages: Sequence[Item]) -> None:
+def check_messages(messages: Sequence[ContextItem]) -> None:
     """The messages of a Chat Completions request."""
     waiting: list[str] = []
     for at, message in enumerate(messages):
@@ -49,7 +49,7 @@ def check_messages(messages: Sequence[Item]) -> None:
         raise _missing_outputs(waiting)
 
 
-def _check_doubles(context: Sequence[Item]) -> None:
+def _check_doubles(context: Sequence[ContextItem]) -> None:
     counts = Counter(item["id"] for item in context if item.get("id") is not None)
     for item_id, count in counts.items():
         if count > 1:
@@ -57,13 +57,13 @@ def _check_doubles(context: Sequence[Item]) -> None:
             raise bad(message, "input")
 
 
-def _check_calls(context: Sequence[Item]) -> None:
+def _check_calls(context: Sequence[ContextItem]) -> None:
     calls: Counter[str] = Counter()
     outputs: Counter[str] = Counter()
     for item in context:
-        if item.get("type") in CALLS:
+        if item.get("type") in CALL_TYPES:
             calls[item["call_id"]] += 1
-        elif item.get("type") in OUTPUTS:
+        elif item.get("type") in OUTPUT_TYPES:
             call_id = item["call_id"]
             if not calls[call_id]:
                 raise uncalled_output(call_id)
@@ -75,7 +75,7 @@ def _check_calls(context: Sequence[Item]) -> None:
             raise unanswered_call(call_id)
 
 
-def _check_reasoning(context: Sequence[Item], partners: Mapping[str, str]) -> None:
+def _check_reasoning(context: Sequence[ContextItem], partners: Mapping[str, str]) -> None:
     present: set[str] = set()
     for at, item in enumerate(context):
         item_id = item.get("id")
@@ -89,11 +89,12 @@ def _check_reasoning(context: Sequence[Item], partners: Mapping[str, str]) -> No
             raise lonely_item(item["type"], item_id, partners[item_id])
 
 
-def _check_follower(context: Sequence[Item], at: int) -> None:
+def _check_follower(context: Sequence[ContextItem], at: int) -> None:
     rest = (item for item in context[at + 1 :] if item.get("type") != "reasoning")
     follower = next(rest, None)
     led_somewhere = follower is not None and (
-        follower.get("type") in CALLS or (follower.get("type") == "message" and follower.get("role") == "assistant")
+        follower.get("type") in CALL_TYPES
+        or (follower.get("type") == "message" and follower.get("role") == "assistant")
     )
     if not led_somewhere:
         raise lonely_reasoning(context[at].get("id") or "rs_unknown")

@@ -10,12 +10,12 @@ from typing import Any, Literal
 
 import orjson
 
-from turnkeep.simulator.frames import Frame, data
+from turnkeep.simulator.frames import ReplyFrame, data
 from turnkeep.simulator.persona import AnswerPlan, CallStep, Drawing, Refuse, Say, Search, Think, tokens_of
 from turnkeep.simulator.prompt import Json, Prompt
 from turnkeep.simulator.quirks import Quirk
 from turnkeep.simulator.response_run import Manner, annotation, pieces
-from turnkeep.simulator.seeded_ids import Ids
+from turnkeep.simulator.seeded_ids import SeededIds
 
 _FINISH = {
     "max_output_tokens": "length",
@@ -41,7 +41,9 @@ class Head:
 class ChatRun:
     """Plays a plan as chunks. `stream` can be read once, to its end or not."""
 
-    def __init__(self, head: Head, plan: AnswerPlan, prompt: Prompt, *, ids: Ids, manner: Manner, quirk: Quirk) -> None:
+    def __init__(
+        self, head: Head, plan: AnswerPlan, prompt: Prompt, *, ids: SeededIds, manner: Manner, quirk: Quirk
+    ) -> None:
         self.plan = plan
         self.outcome: Literal["completed", "incomplete", "failed"] = "completed"
         self.is_settled = False
@@ -95,35 +97,35 @@ class ChatRun:
     def unknown_frames(self) -> list[bytes]:
         return [b"event: hologram\n" + data({"object": "hologram.chunk", "choices": []}), data({"object": "ping"})]
 
-    def fail(self, code: str, message: str, *, error_event: bool, failed_event: bool) -> Iterator[Frame]:
+    def fail(self, code: str, message: str, *, error_event: bool, failed_event: bool) -> Iterator[ReplyFrame]:
         """An error within HTTP 200 is nested in its chunk; this
         protocol has one form for both kinds.
         """
         self.outcome = "failed"
         self._error = {"message": message, "type": "server_error", "param": None, "code": code}
         self.is_settled = True
-        yield Frame(data({"error": self._error}), act="last")
+        yield ReplyFrame(data({"error": self._error}), act="last")
 
-    def _frames(self) -> Iterator[Frame]:
+    def _frames(self) -> Iterator[ReplyFrame]:
         quirk = self._quirk
         if quirk.filter_chunks:
             # Azure begins with a chunk without choices and id (semantic-kernel#3650).
             empty: Json = {"id": "", "object": "", "created": 0, "model": "", "choices": []}
             empty["prompt_filter_results"] = [{"prompt_index": 0, **_filter_results()}]
-            yield Frame(data(empty), head=True)
+            yield ReplyFrame(data(empty), head=True)
         if quirk.error_in_200:
             yield from self.fail(
                 "upstream_error", "The upstream provider failed.", error_event=True, failed_event=False
             )
             return
-        yield Frame(self._chunk({"role": "assistant", "content": "", "refusal": None}), head=True)
+        yield ReplyFrame(self._chunk({"role": "assistant", "content": "", "refusal": None}), head=True)
         for part in self.plan.parts:
             if isinstance(part, Search | Drawing):  # this protocol shows only what was found
                 continue
             yield from self._call(part) if isinstance(part, CallStep) else self._text(part)
         yield from self._closing()
 
-    def _closing(self) -> Iterator[Frame]:
+    def _closing(self) -> Iterator[ReplyFrame]:
         quirk = self._quirk
         self.outcome = "completed" if self.plan.incomplete is None else "incomplete"
         frames: list[bytes] = []
@@ -140,11 +142,11 @@ class ChatRun:
             frames.append(b"data: [DONE]\n\n")
         # Settled before the last frame goes out: a generator that nobody asks again cannot say so.
         for frame in frames[:-1]:
-            yield Frame(frame)
+            yield ReplyFrame(frame)
         self.is_settled = True
-        yield Frame(frames[-1] if frames else b"", act="last")
+        yield ReplyFrame(frames[-1] if frames else b"", act="last")
 
-    def _text(self, part: Say | Refuse | Think) -> Iterator[Frame]:
+    def _text(self, part: Say | Refuse | Think) -> Iterator[ReplyFrame]:
         # Thoughts that nobody is shown are paid for all the same.
         if isinstance(part, Think) and not self._quirk.thoughts:
             self._tokens += len(tokens_of(part.text))
@@ -152,9 +154,9 @@ class ChatRun:
         field = "reasoning_content" if isinstance(part, Think) else "refusal" if isinstance(part, Refuse) else "content"
         yield from self._deltas(field, tokens_of(part.text))
         if isinstance(part, Say) and part.source is not None:
-            yield Frame(self._chunk({"annotations": [_url_citation(part.source, part.text)]}))
+            yield ReplyFrame(self._chunk({"annotations": [_url_citation(part.source, part.text)]}))
 
-    def _deltas(self, field: str, tokens: list[str]) -> Iterator[Frame]:
+    def _deltas(self, field: str, tokens: list[str]) -> Iterator[ReplyFrame]:
         """The hot part: what does not change from delta to delta is rendered once."""
         before, after = self._chunk({field: "\x00"}).split(b'"\\u0000"')
         for token in tokens:
@@ -164,9 +166,9 @@ class ChatRun:
             # no client may join chunks by it.
             if self._quirk.changing_id:
                 before, after = self._chunk({field: "\x00"}).split(b'"\\u0000"')
-            yield Frame(b"".join((before, orjson.dumps(token), after)), wait, delta=True)
+            yield ReplyFrame(b"".join((before, orjson.dumps(token), after)), wait, delta=True)
 
-    def _call(self, part: CallStep) -> Iterator[Frame]:
+    def _call(self, part: CallStep) -> Iterator[ReplyFrame]:
         call_id = part.call_id or self._call_head + self._ids.hex(16)
         call_id = call_id if self._quirk.call_ids else ""
         index = len(self._calls)
@@ -178,7 +180,7 @@ class ChatRun:
             call: Json = {"index": index, "function": {"arguments": fragment}}
             if at == 0:
                 call |= {"id": call_id, "type": "function", "function": {"name": part.name, "arguments": fragment}}
-            yield Frame(self._chunk({"tool_calls": [self._with_index(call)]}), self._wait(), delta=True)
+            yield ReplyFrame(self._chunk({"tool_calls": [self._with_index(call)]}), self._wait(), delta=True)
 
     def _arguments(self, text: str) -> Any:
         if not self._quirk.arguments_as_object:

@@ -14,7 +14,7 @@ from starlette.routing import Route
 from turnkeep.simulator.conversations import Conversations
 from turnkeep.simulator.delivery import JsonReply
 from turnkeep.simulator.exchanges import Exchange
-from turnkeep.simulator.faults import KINDS, Fault
+from turnkeep.simulator.faults import FAULT_KINDS, Fault
 from turnkeep.simulator.options import StreamPace
 from turnkeep.simulator.persona import AnswerScript
 from turnkeep.simulator.problems import Problem, bad, bad_json
@@ -48,7 +48,7 @@ class Control:
         """What this is, and what it can be told."""
         about = {"simulator": "turnkeep", "seed": self._world.seed, "pace": asdict(self._world.pace)}
         return JsonReply(
-            about | {"faults": dict(KINDS), "quirks": sorted(QUIRKS), "exchanges": len(self._world.ledger)}
+            about | {"faults": dict(FAULT_KINDS), "quirks": sorted(QUIRKS), "exchanges": len(self._world.ledger)}
         )
 
     async def ledger(self, request: Request) -> Response:

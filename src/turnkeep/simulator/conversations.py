@@ -16,7 +16,7 @@ from turnkeep.simulator import response_checks
 from turnkeep.simulator.options import Options
 from turnkeep.simulator.problems import Problem, conversation_locked, not_found
 from turnkeep.simulator.prompt import Json
-from turnkeep.simulator.seeded_ids import Ids
+from turnkeep.simulator.seeded_ids import SeededIds
 
 # What one request to the platform may carry, for a new conversation and for an old one.
 LIMIT = 20
@@ -48,7 +48,7 @@ class BoundConversation:
 class Conversations:
     """All conversations of one simulator."""
 
-    def __init__(self, ids: Ids, clock: Clock) -> None:
+    def __init__(self, ids: SeededIds, clock: Clock) -> None:
         self._ids = ids
         self._clock = clock
         self._all: dict[str, BoundConversation] = {}
@@ -137,7 +137,7 @@ class Conversations:
         return entries
 
 
-def stored_item(item: Json, ids: Ids) -> Json:
+def stored_item(item: Json, ids: SeededIds) -> Json:
     """An item as it is kept: with an id, messages also with a status."""
     kind = item.get("type", "message")
     full = dict(item)

@@ -16,13 +16,13 @@ from starlette.types import Receive, Scope, Send
 from turnkeep.simulator.exchanges import Exchange
 from turnkeep.simulator.faults import Fault, FaultyRun, disturb
 from turnkeep.simulator.frames import (
-    DROPS,
+    DROPPING_ACTS,
     FOREVER,
-    Act,
     ClientGone,
     ConnectionDrop,
-    Frame,
+    FrameAct,
     FrameStream,
+    ReplyFrame,
     Wire,
     pour,
     until_disconnect,
@@ -111,7 +111,7 @@ class RunDelivery:
         act = await pour(
             self._frames(), stream, self._world.clock, ping=self._world.options.ping, on_frame=self._record_frame
         )
-        if act in DROPS:
+        if act in DROPPING_ACTS:
             self._world.ledger.finish(self._exchange, "cut")
             await stream.drop(reset=act == "reset")
             await _wait_for_watcher()
@@ -123,7 +123,7 @@ class RunDelivery:
     async def _whole(self, send: Send, wire: Wire | None) -> None:
         # Pace, faults and outcome are those of a stream, although nobody is shown one.
         act, is_garbled = await self._play()
-        if act in DROPS:
+        if act in DROPPING_ACTS:
             await self._drop(wire, reset=act == "reset")
             return
         body = orjson.dumps(self._run.body())
@@ -134,7 +134,7 @@ class RunDelivery:
             body = body[: len(body) // 2]
         await _send(send, wire, 200, body=body, headers={"content-type": "application/json", **self._headers})
 
-    async def _play(self) -> tuple[Act, bool]:
+    async def _play(self) -> tuple[FrameAct, bool]:
         """Let a run happen without showing it; how it ended, and
         whether its body is to be broken.
         """
@@ -142,7 +142,7 @@ class RunDelivery:
         for frame in frames:
             if frame.wait > 0:
                 await self._world.clock.sleep(frame.wait)
-            if frame.act in (*DROPS, "end"):
+            if frame.act in (*DROPPING_ACTS, "end"):
                 return frame.act or "end", False
             is_garbled = self._fault is not None and self._fault.kind == "garbage"
             if not (is_garbled and frame.act == "last"):
@@ -179,18 +179,18 @@ class RunDelivery:
         wire.drop(reset=reset)
         await _wait_for_watcher()
 
-    def _frames(self) -> Iterator[Frame]:
+    def _frames(self) -> Iterator[ReplyFrame]:
         frames = disturb(self._run, self._fault)
         # OpenAI ends responses with their last event; some of its imitations add chat's [DONE].
         if self._quirk.done_after_responses and self._exchange.surface == "responses":
-            frames = itertools.chain(frames, (Frame(b"data: [DONE]\n\n"),))
+            frames = itertools.chain(frames, (ReplyFrame(b"data: [DONE]\n\n"),))
         if self._quirk.crlf:
             # SSE allows all three line ends; a reader that knows LF only
             # works until it meets such a server.
             return (frame._replace(data=frame.data.replace(b"\n", b"\r\n")) for frame in frames)
         return frames
 
-    def _record_frame(self, frame: Frame) -> None:
+    def _record_frame(self, frame: ReplyFrame) -> None:
         self._exchange.sent += frame.delta
         if frame.act == "last":
             self._world.ledger.finish(self._exchange, self._run.outcome)

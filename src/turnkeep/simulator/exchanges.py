@@ -21,11 +21,11 @@ from turnkeep.clock import Clock
 from turnkeep.simulator.prompt import Prompt
 
 Surface = Literal["responses", "chat", "messages"]
-Outcome = Literal[
+ExchangeOutcome = Literal[
     "open", "completed", "incomplete", "failed", "cancelled", "refused", "closed_by_client", "cut", "truncated", "lost"
 ]
 # `lost` is none of them: nobody has read that answer.
-ANSWER_OUTCOMES: tuple[Outcome, ...] = ("completed", "incomplete")
+ANSWER_OUTCOMES: tuple[ExchangeOutcome, ...] = ("completed", "incomplete")
 # A place after all others, so that what is still open overlaps whatever comes.
 _NEVER = float("inf")
 _LABELS = ("run", "thread", "attempt", "tenant")
@@ -59,7 +59,7 @@ class Exchange:
     calls: list[str] = field(default_factory=list)
     fault: str | None = None
     sent: int = 0
-    outcome: Outcome = "open"
+    outcome: ExchangeOutcome = "open"
     status: int | None = None
     code: str | None = None
     finished: float | None = None
@@ -158,7 +158,7 @@ class ExchangeLedger:
         self._write("arrived", exchange)
 
     def finish(
-        self, exchange: Exchange, outcome: Outcome, status: int | None = 200, *, code: str | None = None
+        self, exchange: Exchange, outcome: ExchangeOutcome, status: int | None = 200, *, code: str | None = None
     ) -> None:
         """How it ended; the first word counts."""
         # A fault's end and that of a client who leaves may come to one exchange in either order.
@@ -226,7 +226,9 @@ class ExchangeLedger:
             if count > 1
         ]
 
-    def lost_messages(self, texts: Collection[str], outcomes: Collection[Outcome] = ANSWER_OUTCOMES) -> list[str]:
+    def lost_messages(
+        self, texts: Collection[str], outcomes: Collection[ExchangeOutcome] = ANSWER_OUTCOMES
+    ) -> list[str]:
         """Which of the expected user messages no request with one of these outcomes held as new."""
         arrivals = {text for exchange in self._exchanges if exchange.outcome in outcomes for text in exchange.new}
         return [text for text in texts if text not in arrivals]

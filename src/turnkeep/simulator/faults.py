@@ -13,15 +13,15 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Protocol, Self
 
-from turnkeep.simulator.frames import FOREVER, Act, Frame
+from turnkeep.simulator.frames import FOREVER, FrameAct, ReplyFrame
 from turnkeep.simulator.markers import Marker, parse
 from turnkeep.simulator.problems import Problem, context_length_exceeded, conversation_locked, model_not_found
 from turnkeep.simulator.problems import wrong_key as wrong_key_problem
 from turnkeep.simulator.prompt import OpenMessage, Prompt
-from turnkeep.simulator.seeded_ids import Ids
+from turnkeep.simulator.seeded_ids import SeededIds
 
 # With a sentence for each: `GET /_sim/` shows them to whoever steers from another process.
-KINDS: Mapping[str, str] = {
+FAULT_KINDS: Mapping[str, str] = {
     "429": "rate limit; `code`, `retry_after`, `retry_after_ms`",
     "quota": "429 insufficient_quota",
     "500": "any status from 400 to 599 works: server error of that status",
@@ -93,8 +93,8 @@ class Fault:
         if self.kind == "reset":
             self.kind, self.how = "cut", "reset"
         self.kind = ALIASES.get(self.kind, self.kind)
-        if self.kind not in KINDS and not _is_status(self.kind):
-            raise ValueError(f"there is no fault {self.kind!r}; known: {', '.join(KINDS)}")
+        if self.kind not in FAULT_KINDS and not _is_status(self.kind):
+            raise ValueError(f"there is no fault {self.kind!r}; known: {', '.join(FAULT_KINDS)}")
         # A poisoned message does not heal: once alone, its retry would get through.
         if self.kind == "poison" and self.times == 1:
             self.times = None
@@ -125,7 +125,7 @@ class Fault:
 class Faults:
     """The faults of one simulator. A spent fault leaves the list."""
 
-    def __init__(self, dice: Ids) -> None:
+    def __init__(self, dice: SeededIds) -> None:
         self._dice = dice
         self._faults: list[Fault] = []
         self._strike_counts: OrderedDict[tuple[str, int], int] = OrderedDict()
@@ -202,23 +202,23 @@ class FaultyRun(Protocol):
     """What a fault needs of a run: its frames, and the odd ones in its dialect."""
 
     @property
-    def stream(self) -> Iterator[Frame]: ...
+    def stream(self) -> Iterator[ReplyFrame]: ...
 
     def garbage(self) -> bytes: ...
 
     def unknown_frames(self) -> list[bytes]: ...
 
-    def fail(self, code: str, message: str, *, error_event: bool, failed_event: bool) -> Iterator[Frame]: ...
+    def fail(self, code: str, message: str, *, error_event: bool, failed_event: bool) -> Iterator[ReplyFrame]: ...
 
 
-def disturb(run: FaultyRun, fault: Fault | None) -> Iterator[Frame]:
+def disturb(run: FaultyRun, fault: Fault | None) -> Iterator[ReplyFrame]:
     """The frames of a run as a faulty provider sends them. Dropping
     the iterator leaves the run as it is.
     """
     return run.stream if fault is None or fault.kind not in _STRIKES else _with_fault(run, fault)
 
 
-def _with_fault(run: FaultyRun, fault: Fault) -> Iterator[Frame]:
+def _with_fault(run: FaultyRun, fault: Fault) -> Iterator[ReplyFrame]:
     deltas = 0
     has_struck = False
     for frame in run.stream:
@@ -232,52 +232,52 @@ def _with_fault(run: FaultyRun, fault: Fault) -> Iterator[Frame]:
         yield frame
         deltas += frame.delta
     if fault.kind == "late":
-        yield from (Frame(data) for data in run.unknown_frames())
+        yield from (ReplyFrame(data) for data in run.unknown_frames())
 
 
-def _cut(_: FaultyRun, fault: Fault, frame: Frame) -> Iterator[Frame]:
-    act: Act = "reset" if fault.how == "reset" else "close"
-    yield Frame(frame.data[: len(frame.data) // 2], frame.wait, act)
+def _cut(_: FaultyRun, fault: Fault, frame: ReplyFrame) -> Iterator[ReplyFrame]:
+    act: FrameAct = "reset" if fault.how == "reset" else "close"
+    yield ReplyFrame(frame.data[: len(frame.data) // 2], frame.wait, act)
 
 
-def _truncate(_: FaultyRun, __: Fault, ___: Frame) -> Iterator[Frame]:
-    yield Frame(act="end")
+def _truncate(_: FaultyRun, __: Fault, ___: ReplyFrame) -> Iterator[ReplyFrame]:
+    yield ReplyFrame(act="end")
 
 
-def _stall(_: FaultyRun, fault: Fault, __: Frame) -> Iterator[Frame]:
-    yield Frame(wait=FOREVER if fault.seconds is None else fault.seconds, act="stall")
+def _stall(_: FaultyRun, fault: Fault, __: ReplyFrame) -> Iterator[ReplyFrame]:
+    yield ReplyFrame(wait=FOREVER if fault.seconds is None else fault.seconds, act="stall")
     if fault.seconds is None:
         # For clients without a timeout of their own, so that no test waits for ever.
-        yield Frame(act="close")
+        yield ReplyFrame(act="close")
 
 
-def _garbage(run: FaultyRun, _: Fault, __: Frame) -> Iterator[Frame]:
-    yield Frame(run.garbage())
+def _garbage(run: FaultyRun, _: Fault, __: ReplyFrame) -> Iterator[ReplyFrame]:
+    yield ReplyFrame(run.garbage())
 
 
-def _unknown_events(run: FaultyRun, _: Fault, __: Frame) -> Iterator[Frame]:
-    yield from (Frame(data) for data in run.unknown_frames())
+def _unknown_events(run: FaultyRun, _: Fault, __: ReplyFrame) -> Iterator[ReplyFrame]:
+    yield from (ReplyFrame(data) for data in run.unknown_frames())
 
 
-def _late(_: FaultyRun, __: Fault, ___: Frame) -> Iterator[Frame]:
+def _late(_: FaultyRun, __: Fault, ___: ReplyFrame) -> Iterator[ReplyFrame]:
     yield from ()
 
 
-def _error_event(run: FaultyRun, fault: Fault, _: Frame) -> Iterator[Frame]:
+def _error_event(run: FaultyRun, fault: Fault, _: ReplyFrame) -> Iterator[ReplyFrame]:
     yield from run.fail(*_words(fault), error_event=True, failed_event=False)
 
 
-def _failed_event(run: FaultyRun, fault: Fault, _: Frame) -> Iterator[Frame]:
+def _failed_event(run: FaultyRun, fault: Fault, _: ReplyFrame) -> Iterator[ReplyFrame]:
     yield from run.fail(*_words(fault), error_event=False, failed_event=True)
 
 
-def _early_error(run: FaultyRun, fault: Fault, _: Frame) -> Iterator[Frame]:
+def _early_error(run: FaultyRun, fault: Fault, _: ReplyFrame) -> Iterator[ReplyFrame]:
     # OpenAI tells quota, rates and lengths within HTTP 200 too, by an early error event, by
     # response.failed or by both (vercel/ai#16805).
     yield from run.fail(*_words(fault), error_event=True, failed_event=True)
 
 
-_STRIKES: Mapping[str, Callable[[FaultyRun, Fault, Frame], Iterator[Frame]]] = {
+_STRIKES: Mapping[str, Callable[[FaultyRun, Fault, ReplyFrame], Iterator[ReplyFrame]]] = {
     "cut": _cut,
     "truncate": _truncate,
     "stall": _stall,

@@ -1,6 +1,6 @@
 """Frames of a stream, and how they get onto the connection.
 
-A run yields `Frame`s. `pour` writes them at their pace; a frame may carry an
+A run yields `ReplyFrame`s. `pour` writes them at their pace; a frame may carry an
 act, such as to cut the connection.
 """
 
@@ -14,10 +14,10 @@ import orjson
 from starlette.types import Receive, Send
 
 from turnkeep.clock import Clock
-from turnkeep.simulator.seeded_ids import Ids
+from turnkeep.simulator.seeded_ids import SeededIds
 
-Act = Literal["last", "reset", "close", "end", "stall"]
-DROPS: tuple[Act, ...] = ("reset", "close")
+FrameAct = Literal["last", "reset", "close", "end", "stall"]
+DROPPING_ACTS: tuple[FrameAct, ...] = ("reset", "close")
 # Longer than any client waits: OpenAI's own gives up after ten minutes without a byte.
 FOREVER = 3600.0
 # A write for each would cost a call of the system and a turn of the loop; all at once would be no
@@ -27,7 +27,7 @@ LINGER = 0.05
 
 
 # A tuple: one is made for each token.
-class Frame(NamedTuple):
+class ReplyFrame(NamedTuple):
     """Some bytes of a stream: what to wait before them, and what to do with the connection at them.
 
     `last` is the terminal event; `reset` and `close` drop the connection after these bytes, `end`
@@ -36,7 +36,7 @@ class Frame(NamedTuple):
 
     data: bytes = b""
     wait: float = 0.0
-    act: Act | None = None
+    act: FrameAct | None = None
     delta: bool = False
     head: bool = False
 
@@ -75,7 +75,7 @@ class FrameStream:
     bytes, within frames and characters.
     """
 
-    def __init__(self, send: Send, wire: Wire | None, dice: Ids | None) -> None:
+    def __init__(self, send: Send, wire: Wire | None, dice: SeededIds | None) -> None:
         self._send = send
         self._wire = wire
         self._dice = dice
@@ -117,7 +117,7 @@ class FrameStream:
             await asyncio.sleep(LINGER)  # a reset throws away what the client has not read yet
         self._wire.drop(reset=reset)
 
-    async def _pieces(self, chunk: bytes, dice: Ids) -> None:
+    async def _pieces(self, chunk: bytes, dice: SeededIds) -> None:
         while chunk:
             cut = dice.between(1, max(1, min(64, len(chunk))))
             await self._chunk(chunk[:cut])
@@ -136,8 +136,13 @@ class FrameStream:
 
 
 async def pour(
-    frames: Iterator[Frame], stream: FrameStream, clock: Clock, *, ping: float | None, on_frame: Callable[[Frame], None]
-) -> Act:
+    frames: Iterator[ReplyFrame],
+    stream: FrameStream,
+    clock: Clock,
+    *,
+    ping: float | None,
+    on_frame: Callable[[ReplyFrame], None],
+) -> FrameAct:
     """Write frames at their pace; `on_frame` is told of each before its bytes go out.
 
     Returns ``last`` when the stream came to its end, else the act that cut it short.

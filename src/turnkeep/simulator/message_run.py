@@ -11,14 +11,14 @@ from typing import Any, Literal
 
 import orjson
 
-from turnkeep.simulator.frames import Frame, event
+from turnkeep.simulator.frames import ReplyFrame, event
 from turnkeep.simulator.message_checks import signature
 from turnkeep.simulator.options import StreamPace
 from turnkeep.simulator.persona import AnswerPlan, CallStep, Drawing, Refuse, Say, Search, Think, tokens_of
 from turnkeep.simulator.prompt import Json
 from turnkeep.simulator.prompt_cache import InputTokens
 from turnkeep.simulator.response_run import pieces
-from turnkeep.simulator.seeded_ids import Ids
+from turnkeep.simulator.seeded_ids import SeededIds
 
 REDACTION_TRIGGER = "ANTHROPIC_MAGIC_STRING_TRIGGER_REDACTED_THINKING"
 """A text that makes the platform seal its thoughts."""
@@ -36,7 +36,9 @@ _ERRORS = {
 class MessageRun:
     """Plays a plan as a stream of events. `stream` can be read once, to its end or not."""
 
-    def __init__(self, body: Json, plan: AnswerPlan, *, ids: Ids, pace: StreamPace, input_tokens: InputTokens) -> None:
+    def __init__(
+        self, body: Json, plan: AnswerPlan, *, ids: SeededIds, pace: StreamPace, input_tokens: InputTokens
+    ) -> None:
         self.plan = plan
         self.outcome: Literal["completed", "incomplete", "failed"] = "completed"
         self.is_settled = False
@@ -72,22 +74,22 @@ class MessageRun:
     def unknown_frames(self) -> list[bytes]:
         return [event("hologram", {"type": "hologram", "delta": "?"}), event("ping", {"type": "ping"})]
 
-    def fail(self, code: str, message: str, *, error_event: bool, failed_event: bool) -> Iterator[Frame]:
+    def fail(self, code: str, message: str, *, error_event: bool, failed_event: bool) -> Iterator[ReplyFrame]:
         """This protocol has one form for both kinds of failure."""
         self.outcome = "failed"
         kind = _ERRORS.get(code, code)
         self._error = {"type": "error", "error": {"type": kind, "message": message}}
         self.is_settled = True
-        yield Frame(event("error", self._error), act="last")
+        yield ReplyFrame(event("error", self._error), act="last")
 
-    def _frames(self) -> Iterator[Frame]:
-        yield Frame(event("message_start", {"type": "message_start", "message": {**self.message}}), head=True)
+    def _frames(self) -> Iterator[ReplyFrame]:
+        yield ReplyFrame(event("message_start", {"type": "message_start", "message": {**self.message}}), head=True)
         for part in self.plan.parts:
             if not isinstance(part, Drawing):  # this protocol has none
                 yield from self._part(part)
         yield from self._closing()
 
-    def _part(self, part: Think | Search | Say | Refuse | CallStep) -> Iterator[Frame]:
+    def _part(self, part: Think | Search | Say | Refuse | CallStep) -> Iterator[ReplyFrame]:
         if isinstance(part, Think):
             return self._think(part)
         if isinstance(part, CallStep):
@@ -96,7 +98,7 @@ class MessageRun:
             return self._search(part)
         return self._say(part)
 
-    def _closing(self) -> Iterator[Frame]:
+    def _closing(self) -> Iterator[ReplyFrame]:
         incomplete = self.plan.incomplete
         has_refusal = any(isinstance(part, Refuse) for part in self.plan.parts)
         reason = "tool_use" if self.plan.calls else "refusal" if has_refusal else "end_turn"
@@ -111,11 +113,11 @@ class MessageRun:
         self.message |= delta
         self.message["usage"] = self._usage()
         usage = {name: value for name, value in self.message["usage"].items() if name != "service_tier"}
-        yield Frame(event("message_delta", {"type": "message_delta", "delta": delta, "usage": usage}))
+        yield ReplyFrame(event("message_delta", {"type": "message_delta", "delta": delta, "usage": usage}))
         self.is_settled = True
-        yield Frame(event("message_stop", {"type": "message_stop"}), act="last")
+        yield ReplyFrame(event("message_stop", {"type": "message_stop"}), act="last")
 
-    def _say(self, part: Say | Refuse) -> Iterator[Frame]:
+    def _say(self, part: Say | Refuse) -> Iterator[ReplyFrame]:
         block: Json = {"type": "text", "text": ""}
         source = part.source if isinstance(part, Say) else None
         if source is not None:
@@ -128,7 +130,7 @@ class MessageRun:
             yield self._delta({"type": "citations_delta", "citation": _citation(source)})
         yield self._close(final)
 
-    def _call(self, part: CallStep) -> Iterator[Frame]:
+    def _call(self, part: CallStep) -> Iterator[ReplyFrame]:
         call_id = part.call_id or self._call_head + self._ids.hex(16)
         block: Json = {"type": "tool_use", "id": call_id, "name": part.name, "input": {}}
         yield from self._open(block)
@@ -136,7 +138,7 @@ class MessageRun:
         # Whole messages hold an object in any case; arguments that are none are met in the deltas.
         yield self._close({**block, "input": _decode(part.arguments)})
 
-    def _search(self, part: Search) -> Iterator[Frame]:
+    def _search(self, part: Search) -> Iterator[ReplyFrame]:
         self._searches += 1
         search_id = self._ids.new("srvtoolu_", 24)
         query_block: Json = {"type": "server_tool_use", "id": search_id, "name": "web_search", "input": {}}
@@ -155,7 +157,7 @@ class MessageRun:
         yield from self._open(result_block)
         yield self._close(result_block)
 
-    def _think(self, part: Think) -> Iterator[Frame]:
+    def _think(self, part: Think) -> Iterator[ReplyFrame]:
         tokens = tokens_of(part.text)
         self._thinking_tokens += len(tokens)
         if not self._thinks:
@@ -175,31 +177,31 @@ class MessageRun:
     def _index(self) -> int:
         return len(self.message["content"])
 
-    def _open(self, block: Json) -> Iterator[Frame]:
+    def _open(self, block: Json) -> Iterator[ReplyFrame]:
         start = {"type": "content_block_start", "index": self._index, "content_block": block}
-        yield Frame(event("content_block_start", start), self._wait())
+        yield ReplyFrame(event("content_block_start", start), self._wait())
         if self._index == 0:
             # They may come anywhere in a stream, so one comes where a reader expects a delta.
-            yield Frame(event("ping", {"type": "ping"}))
+            yield ReplyFrame(event("ping", {"type": "ping"}))
 
-    def _close(self, block: Json) -> Frame:
+    def _close(self, block: Json) -> ReplyFrame:
         stop = {"type": "content_block_stop", "index": self._index}
         self.message["content"].append(block)
-        return Frame(event("content_block_stop", stop))
+        return ReplyFrame(event("content_block_stop", stop))
 
-    def _delta(self, delta: Mapping[str, Any]) -> Frame:
-        return Frame(
+    def _delta(self, delta: Mapping[str, Any]) -> ReplyFrame:
+        return ReplyFrame(
             event("content_block_delta", {"type": "content_block_delta", "index": self._index, "delta": delta})
         )
 
-    def _deltas(self, kind: str, name: str, tokens: list[str]) -> Iterator[Frame]:
+    def _deltas(self, kind: str, name: str, tokens: list[str]) -> Iterator[ReplyFrame]:
         """The hot part: what does not change from delta to delta is rendered once."""
         delta = {"type": "content_block_delta", "index": self._index, "delta": {"type": kind, name: "\x00"}}
         before, after = event("content_block_delta", delta).split(b'"\\u0000"')
         pause = self._pace.token if self.plan.token is None else self.plan.token
         for at, token in enumerate(tokens):
             self._tokens += 1
-            yield Frame(b"".join((before, orjson.dumps(token), after)), pause if at else 0.0, delta=True)
+            yield ReplyFrame(b"".join((before, orjson.dumps(token), after)), pause if at else 0.0, delta=True)
 
     def _wait(self) -> float:
         if not self._first:

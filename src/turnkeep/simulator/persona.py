@@ -20,8 +20,8 @@ from turnkeep.simulator import chooser, worst
 from turnkeep.simulator.markers import Marker, parse
 from turnkeep.simulator.prompt import OpenMessage, Prompt
 
-Reason = Literal["max_output_tokens", "max_messages", "content_filter", "steered", "pause_turn"]
-REASONS: tuple[Reason, ...] = ("max_output_tokens", "max_messages", "content_filter", "steered")
+StopReason = Literal["max_output_tokens", "max_messages", "content_filter", "steered", "pause_turn"]
+REASONS: tuple[StopReason, ...] = ("max_output_tokens", "max_messages", "content_filter", "steered")
 QUOTE = 300
 OUTPUT = 1000
 
@@ -94,7 +94,7 @@ class CallStep:
     call_id: str | None = None
 
 
-Part = Think | Search | Drawing | Say | Refuse | CallStep
+AnswerPart = Think | Search | Drawing | Say | Refuse | CallStep
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +103,8 @@ class AnswerPlan:
     short; pace in seconds, where steered.
     """
 
-    parts: tuple[Part, ...]
-    incomplete: Reason | None = None
+    parts: tuple[AnswerPart, ...]
+    incomplete: StopReason | None = None
     first: float | None = None
     token: float | None = None
 
@@ -162,8 +162,10 @@ class Persona:
             return AnswerPlan(parts, "pause_turn")
         return _cut_short(parts, markers, prompt.max_tokens)
 
-    def _parts(self, prompt: Prompt, messages: Sequence[OpenMessage], markers: Sequence[Marker]) -> tuple[Part, ...]:
-        thoughts: list[Part] = []
+    def _parts(
+        self, prompt: Prompt, messages: Sequence[OpenMessage], markers: Sequence[Marker]
+    ) -> tuple[AnswerPart, ...]:
+        thoughts: list[AnswerPart] = []
         if prompt.thinks or _first(markers, "reason") is not None:
             thinking = _first(markers, "reason")
             thoughts.append(
@@ -184,7 +186,7 @@ class Persona:
 
     def _search_parts(
         self, prompt: Prompt, messages: Sequence[OpenMessage], markers: Sequence[Marker], *, search: Search
-    ) -> tuple[Part, ...]:
+    ) -> tuple[AnswerPart, ...]:
         """A search and what is said with it; two answers with ``[[pause]]``,
         where the protocol has such a thing.
         """
@@ -293,7 +295,7 @@ def _worst_calls(prompt: Prompt, wish: str, rounds: int) -> list[CallStep]:
     return [CallStep(name, arguments, call_id) for name, arguments, call_id in worst.calls(names, kind)]
 
 
-def _cut_short(parts: tuple[Part, ...], markers: Sequence[Marker], max_tokens: int | None) -> AnswerPlan:
+def _cut_short(parts: tuple[AnswerPart, ...], markers: Sequence[Marker], max_tokens: int | None) -> AnswerPlan:
     """Apply what stops an answer short, and the steered pace."""
     reason = _stop(markers)
     limit = max_tokens
@@ -309,7 +311,7 @@ def _cut_short(parts: tuple[Part, ...], markers: Sequence[Marker], max_tokens: i
     return AnswerPlan(parts, reason, _milliseconds(markers, "ttft"), _milliseconds(markers, "pace"))
 
 
-def _stop(markers: Sequence[Marker]) -> Reason | None:
+def _stop(markers: Sequence[Marker]) -> StopReason | None:
     if _first(markers, "length") is not None:
         return "max_output_tokens"
     if _first(markers, "filter") is not None:

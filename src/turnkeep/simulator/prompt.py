@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 Json = dict[str, Any]
 EntryKind = Literal["user", "assistant", "system", "reasoning", "call", "output", "other"]
-CALLS = ("function_call", "custom_tool_call")
-OUTPUTS = ("function_call_output", "custom_tool_call_output")
+CALL_TYPES = ("function_call", "custom_tool_call")
+OUTPUT_TYPES = ("function_call_output", "custom_tool_call_output")
 ROLES: Mapping[str, EntryKind] = {"user": "user", "assistant": "assistant", "system": "system", "developer": "system"}
 
 
@@ -165,8 +165,8 @@ def _entry(item: Mapping[str, Any]) -> PromptEntry:
     kind = item.get("type", "message")
     if kind == "message":
         return PromptEntry(ROLES.get(item.get("role", ""), "other"), content_text(item.get("content")))
-    if kind in CALLS:
+    if kind in CALL_TYPES:
         return PromptEntry("call", str(item.get("arguments", item.get("input", ""))), item["call_id"], item["name"])
-    if kind in OUTPUTS:
+    if kind in OUTPUT_TYPES:
         return PromptEntry("output", content_text(item.get("output")), item["call_id"])
     return PromptEntry("reasoning" if kind == "reasoning" else "other")

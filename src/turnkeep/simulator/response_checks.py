@@ -46,7 +46,7 @@ ROLES = ("assistant", "system", "developer", "user")
 CHAT_ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 # The platform's own bounds, which its refusals name; nothing here is ours to choose.
 METADATA_PAIRS, METADATA_KEY, METADATA_VALUE = 16, 64, 512
-LEAST_OUTPUT = 16
+LEAST_OUTPUT_TOKENS = 16
 EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 
 _STRING: tuple[tuple[type, ...], str] = ((str,), "a string")
@@ -94,10 +94,10 @@ def response_body(body: object, *, strict_models: bool) -> Json:
             "mutually_exclusive_parameters",
         )
     limit = request.get("max_output_tokens")
-    if limit is not None and limit < LEAST_OUTPUT:
+    if limit is not None and limit < LEAST_OUTPUT_TOKENS:
         raise bad(
             "Invalid 'max_output_tokens': integer below minimum value. "
-            f"Expected a value >= {LEAST_OUTPUT}, but got {limit} instead.",
+            f"Expected a value >= {LEAST_OUTPUT_TOKENS}, but got {limit} instead.",
             "max_output_tokens",
             "integer_below_min_value",
         )

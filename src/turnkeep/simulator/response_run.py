@@ -10,14 +10,14 @@ from typing import Any, Literal
 
 import orjson
 
-from turnkeep.simulator.frames import Frame, event
+from turnkeep.simulator.frames import ReplyFrame, event
 from turnkeep.simulator.options import StreamPace
 from turnkeep.simulator.persona import (
     PICTURE,
+    AnswerPart,
     AnswerPlan,
     CallStep,
     Drawing,
-    Part,
     Refuse,
     Say,
     Search,
@@ -25,7 +25,7 @@ from turnkeep.simulator.persona import (
     tokens_of,
 )
 from turnkeep.simulator.prompt import Json, Prompt
-from turnkeep.simulator.seeded_ids import Ids
+from turnkeep.simulator.seeded_ids import SeededIds
 
 _PADDING = "aZ3kQ9wX7mB1vN5t"
 ENCRYPTED_PREFIX = "gAAAAAB"
@@ -56,7 +56,7 @@ class ResponseRun:
         plan: AnswerPlan,
         prompt: Prompt,
         *,
-        ids: Ids,
+        ids: SeededIds,
         manner: Manner,
         settle: Callable[[Json], None],
     ) -> None:
@@ -91,7 +91,7 @@ class ResponseRun:
         late = {"rate_limits": [{"name": "requests", "remaining": 1}]}
         return [self._event("response.rate_limits.updated", **late), self._event("response.hologram.delta", delta="?")]
 
-    def fail(self, code: str, message: str, *, error_event: bool, failed_event: bool) -> Iterator[Frame]:
+    def fail(self, code: str, message: str, *, error_event: bool, failed_event: bool) -> Iterator[ReplyFrame]:
         self.outcome = "failed"
         self.response.update(status="failed", error={"code": code, "message": message})
         # Two forms of one failure, which come alone or together; the
@@ -101,9 +101,9 @@ class ResponseRun:
             frames.append(self._event("response.failed", response=self.response))
         self._settle(self.response)
         for at, data in enumerate(frames, 1):
-            yield Frame(data, act="last" if at == len(frames) else None)
+            yield ReplyFrame(data, act="last" if at == len(frames) else None)
 
-    def _frames(self) -> Iterator[Frame]:
+    def _frames(self) -> Iterator[ReplyFrame]:
         yield self._lifecycle("response.created")
         if self.response["status"] == "queued":
             yield self._lifecycle("response.queued")
@@ -115,7 +115,7 @@ class ResponseRun:
             yield from self._part(part, cut=self.plan.incomplete is not None and at == len(self.plan.parts) - 1)
         yield self._terminal()
 
-    def _part(self, part: Part, *, cut: bool) -> Iterator[Frame]:
+    def _part(self, part: AnswerPart, *, cut: bool) -> Iterator[ReplyFrame]:
         if isinstance(part, Think):
             return self._think(part)
         if isinstance(part, CallStep):
@@ -126,10 +126,10 @@ class ResponseRun:
             return self._draw(part)
         return self._message(part, cut=cut)
 
-    def _lifecycle(self, kind: str) -> Frame:
-        return Frame(self._event(kind, response=self.response), head=True)
+    def _lifecycle(self, kind: str) -> ReplyFrame:
+        return ReplyFrame(self._event(kind, response=self.response), head=True)
 
-    def _terminal(self) -> Frame:
+    def _terminal(self) -> ReplyFrame:
         reason = self.plan.incomplete
         self.outcome = "completed" if reason is None else "incomplete"
         self.response["status"] = self.outcome
@@ -137,29 +137,29 @@ class ResponseRun:
         if reason is not None:
             self.response["incomplete_details"] = {"reason": reason}
         self._settle(self.response)
-        return Frame(self._event(f"response.{self.outcome}", response=self.response), act="last")
+        return ReplyFrame(self._event(f"response.{self.outcome}", response=self.response), act="last")
 
-    def _message(self, part: Say | Refuse, *, cut: bool) -> Iterator[Frame]:
+    def _message(self, part: Say | Refuse, *, cut: bool) -> Iterator[ReplyFrame]:
         place = {"item_id": self._ids.new("msg_"), "output_index": len(self.response["output"]), "content_index": 0}
         item: Json = {"id": place["item_id"], "type": "message", "status": "in_progress", "role": "assistant"}
         if isinstance(part, Say) and part.phase is not None:
             item["phase"] = part.phase
         field, kind = ("text", "output_text") if isinstance(part, Say) else ("refusal", "refusal")
         yield self._open_item({**item, "content": []})
-        yield Frame(self._event("response.content_part.added", **place, part=_content(part, "")))
+        yield ReplyFrame(self._event("response.content_part.added", **place, part=_content(part, "")))
         yield from self._deltas(f"response.{kind}.delta", place, tokens_of(part.text), counter="output")
         source = part.source if isinstance(part, Say) else None
         notes = [] if source is None else [annotation(source, part.text)]
         for at, note in enumerate(notes):
             kind_of = "response.output_text.annotation.added"
-            yield Frame(self._event(kind_of, **place, annotation_index=at, annotation=note))
+            yield ReplyFrame(self._event(kind_of, **place, annotation_index=at, annotation=note))
         final: Json = {**place, field: part.text}
-        yield Frame(self._event(f"response.{kind}.done", **final, **({"logprobs": []} if field == "text" else {})))
+        yield ReplyFrame(self._event(f"response.{kind}.done", **final, **({"logprobs": []} if field == "text" else {})))
         content = _content(part, part.text) | ({"annotations": notes} if notes else {})
-        yield Frame(self._event("response.content_part.done", **place, part=content))
+        yield ReplyFrame(self._event("response.content_part.done", **place, part=content))
         yield self._close_item({**item, "status": "incomplete" if cut else "completed", "content": [content]})
 
-    def _call(self, part: CallStep, *, cut: bool) -> Iterator[Frame]:
+    def _call(self, part: CallStep, *, cut: bool) -> Iterator[ReplyFrame]:
         place = {"item_id": self._ids.new("fc_"), "output_index": len(self.response["output"])}
         call_id = part.call_id or self._call_head + self._ids.hex(16)
         item: Json = {"id": place["item_id"], "type": "function_call", "status": "in_progress", "arguments": ""}
@@ -168,28 +168,28 @@ class ResponseRun:
         yield from self._deltas(
             "response.function_call_arguments.delta", place, pieces(part.arguments), counter="output"
         )
-        yield Frame(self._event("response.function_call_arguments.done", **place, arguments=part.arguments))
+        yield ReplyFrame(self._event("response.function_call_arguments.done", **place, arguments=part.arguments))
         yield self._close_item({**item, "status": "incomplete" if cut else "completed", "arguments": part.arguments})
 
-    def _search(self, part: Search) -> Iterator[Frame]:
+    def _search(self, part: Search) -> Iterator[ReplyFrame]:
         place = {"item_id": self._ids.new("ws_"), "output_index": len(self.response["output"])}
         item: Json = {"id": place["item_id"], "type": "web_search_call", "status": "in_progress"}
         item["action"] = {"type": "search", "query": part.query, "queries": [part.query]}
         yield self._open_item(item)
         for state in ("in_progress", "searching", "completed"):
-            yield Frame(self._event(f"response.web_search_call.{state}", **place))
+            yield ReplyFrame(self._event(f"response.web_search_call.{state}", **place))
         yield self._close_item({**item, "status": "completed"})
 
-    def _draw(self, part: Drawing) -> Iterator[Frame]:
+    def _draw(self, part: Drawing) -> Iterator[ReplyFrame]:
         place = {"item_id": self._ids.new("ig_"), "output_index": len(self.response["output"])}
         item: Json = {"id": place["item_id"], "type": "image_generation_call", "status": "in_progress"}
         yield self._open_item(item)
         for state in ("in_progress", "generating", "completed"):
-            yield Frame(self._event(f"response.image_generation_call.{state}", **place))
+            yield ReplyFrame(self._event(f"response.image_generation_call.{state}", **place))
         picture = {"result": PICTURE, "output_format": "png", "revised_prompt": part.subject}
         yield self._close_item({**item, "status": "completed", **picture})
 
-    def _think(self, part: Think) -> Iterator[Frame]:
+    def _think(self, part: Think) -> Iterator[ReplyFrame]:
         item_id = self._ids.new("rs_")
         index = len(self.response["output"])
         item: Json = {"id": item_id, "type": "reasoning", "summary": []}
@@ -202,30 +202,30 @@ class ResponseRun:
         yield self._close_item({**item, "encrypted_content": encrypted_thoughts(item_id)})
         self._reasoning_id = item_id
 
-    def _summary(self, text: str, place: Mapping[str, Any]) -> Iterator[Frame]:
+    def _summary(self, text: str, place: Mapping[str, Any]) -> Iterator[ReplyFrame]:
         kind = "response.reasoning_summary"
         empty, full = {"type": "summary_text", "text": ""}, {"type": "summary_text", "text": text}
-        yield Frame(self._event(f"{kind}_part.added", **place, part=empty))
+        yield ReplyFrame(self._event(f"{kind}_part.added", **place, part=empty))
         yield from self._deltas(f"{kind}_text.delta", place, tokens_of(text), counter=None)
-        yield Frame(self._event(f"{kind}_text.done", **place, text=text))
-        yield Frame(self._event(f"{kind}_part.done", **place, part=full))
+        yield ReplyFrame(self._event(f"{kind}_text.done", **place, text=text))
+        yield ReplyFrame(self._event(f"{kind}_part.done", **place, part=full))
 
-    def _open_item(self, item: Json) -> Frame:
+    def _open_item(self, item: Json) -> ReplyFrame:
         wait = self._wait_first()
         data = self._event("response.output_item.added", output_index=len(self.response["output"]), item=item)
-        return Frame(data, wait)
+        return ReplyFrame(data, wait)
 
-    def _close_item(self, item: Json) -> Frame:
+    def _close_item(self, item: Json) -> ReplyFrame:
         index = len(self.response["output"])
         self.response["output"].append(item)
         # From here on neither may come back without the other.
         if self._reasoning_id is not None:
             self.partners[item["id"]] = self._reasoning_id
-        return Frame(self._event("response.output_item.done", output_index=index, item=item))
+        return ReplyFrame(self._event("response.output_item.done", output_index=index, item=item))
 
     def _deltas(
         self, kind: str, place: Mapping[str, Any], tokens: list[str], *, counter: str | None
-    ) -> Iterator[Frame]:
+    ) -> Iterator[ReplyFrame]:
         """The hot part: what does not change from delta to delta is rendered once."""
         head = b"event: %b\ndata: " % kind.encode()
         constant = orjson.dumps({"type": kind, **place})[:-1]
@@ -239,7 +239,7 @@ class ResponseRun:
             if counter is not None:
                 self._tokens[counter] += 1
             data = b"".join((head, constant, b',"delta":', text, tail, padding, number))
-            yield Frame(data, pause if at else 0.0, delta=True)
+            yield ReplyFrame(data, pause if at else 0.0, delta=True)
 
     def _wait_first(self) -> float:
         if not self._first:

@@ -12,7 +12,7 @@ from turnkeep.simulator import call_contract, faults, response_checks
 from turnkeep.simulator.conversations import Conversations, stored_item
 from turnkeep.simulator.exchanges import Exchange
 from turnkeep.simulator.faults import Fault
-from turnkeep.simulator.frames import Frame
+from turnkeep.simulator.frames import ReplyFrame
 from turnkeep.simulator.model_list import window
 from turnkeep.simulator.persona import AnswerPlan
 from turnkeep.simulator.problems import (
@@ -69,7 +69,7 @@ class StoredResponse:
     exchange: Exchange
     conversation: str | None = None
     streamable: bool = False
-    frames: list[Frame] = field(default_factory=list)
+    frames: list[ReplyFrame] = field(default_factory=list)
     change: asyncio.Event = field(default_factory=asyncio.Event)
     task: asyncio.Task[None] | None = None
 

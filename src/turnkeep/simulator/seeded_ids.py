@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 
 
-class Ids:
+class SeededIds:
     """Mints identifiers and throws dice; two instances with one seed agree."""
 
     def __init__(self, seed: int) -> None:

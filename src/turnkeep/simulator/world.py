@@ -14,7 +14,7 @@ from turnkeep.simulator.options import Options, StreamPace
 from turnkeep.simulator.persona import AnswerScript, Persona
 from turnkeep.simulator.problems import Problem
 from turnkeep.simulator.prompt_cache import PromptCache
-from turnkeep.simulator.seeded_ids import Ids
+from turnkeep.simulator.seeded_ids import SeededIds
 
 
 class Door(Protocol):
@@ -41,11 +41,11 @@ class World:
         self.clock: Clock = clock or SystemClock()
         self.options = options or Options()
         self.pace = pace or StreamPace()
-        self.ids = Ids(seed)
+        self.ids = SeededIds(seed)
         # A source for each purpose: a fault more or a cut more must
         # change no id of a later response.
-        self.dice = Ids(seed + 1)
-        self.faults = Faults(Ids(seed + 2))
+        self.dice = SeededIds(seed + 1)
+        self.faults = Faults(SeededIds(seed + 2))
         self.persona = Persona(seed, script or AnswerScript())
         self.prompt_cache = PromptCache(self.clock)
         self.ledger = ExchangeLedger(self.clock, limit=self.options.ledger_limit, file=self.options.ledger_file)

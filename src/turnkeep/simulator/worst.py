@@ -10,7 +10,7 @@ import orjson
 
 MEGABYTE = 1_000_000
 MANY = 50
-KINDS = ("unknown", "huge", "many", "duplicate", "invalid", "hostile", "shape")
+WORST_KINDS = ("unknown", "huge", "many", "duplicate", "invalid", "hostile", "shape")
 
 WorstCall = tuple[str, str, str | None]
 
@@ -22,9 +22,9 @@ def calls(names: Sequence[str], kind: str) -> list[WorstCall]:
     name = names[0] if names else "anything"
     if kind == "many":
         return [(name, "{}", None)] * MANY
-    if kind in KINDS:
+    if kind in WORST_KINDS:
         return _one(name, kind)
-    bad = [call for each in KINDS if each != "many" for call in _one(name, each)]
+    bad = [call for each in WORST_KINDS if each != "many" for call in _one(name, each)]
     return bad + [(name, "{}", None)] * (MANY - len(bad))
 
 

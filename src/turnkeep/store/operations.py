@@ -21,7 +21,7 @@ from turnkeep.messages import Address
 RESULT_LIFETIME = 86_400.0
 """Seconds that the result of a named operation is kept."""
 
-MOST = 65_536
+MOST_RESULTS = 65_536
 """Results kept at once in a store that is not divided; beyond that the older half goes."""
 
 

@@ -10,7 +10,7 @@ from turnkeep.store.values import TranscriptEntry
 
 MOST_ENTRIES = 100_000
 """Entries of transcripts that one search looks at, the newest first."""
-MOST_THREADS = 1_000
+MOST_SEARCHED_THREADS = 1_000
 """Threads that one search looks into where entries have no order across threads."""
 AROUND = 80
 """Characters on each side of what is looked for."""

@@ -18,5 +18,5 @@ class TranscriptVersion(NamedTuple):
     changed_at: float = 0.0
 
 
-EMPTY = TranscriptVersion()
+NO_TRANSCRIPT = TranscriptVersion()
 """Of a thread to which nothing was added yet."""

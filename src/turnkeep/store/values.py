@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 from turnkeep.events import Event, TurnFault
 from turnkeep.lean_init import lean_init
 from turnkeep.messages import Address, BusyPolicy, Item, Message
-from turnkeep.store.transcript_version import EMPTY, TranscriptVersion
+from turnkeep.store.transcript_version import NO_TRANSCRIPT, TranscriptVersion
 from turnkeep.usage import Usage
 
 # A whole number without a minor part: an older program reads nothing that a newer one wrote.
@@ -208,7 +208,7 @@ class Claim:
     assistant: str | None = None
     claimed_at: float = 0.0
     due_at: float = 0.0
-    transcript: TranscriptVersion = EMPTY
+    transcript: TranscriptVersion = NO_TRANSCRIPT
     items: int = 0
 
     @property

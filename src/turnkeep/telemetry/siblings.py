@@ -24,7 +24,7 @@ from turnkeep.telemetry.snapshots import Snapshot
 log = get_log(__name__)
 
 LONGEST_LINE = 16 * 1024 * 1024
-PATIENCE = 2.0
+SIBLING_PATIENCE = 2.0
 """Seconds that the others have to say what they have measured."""
 
 
@@ -49,7 +49,7 @@ class Siblings:
             listening.cancel()
             self._send({"end": self._meter.snapshot().to_json()})
             with suppress(OSError, TimeoutError):
-                async with asyncio.timeout(PATIENCE):
+                async with asyncio.timeout(SIBLING_PATIENCE):
                     await self._writer.drain()
             self._writer.close()
 
@@ -64,7 +64,7 @@ class Siblings:
         self._asking[number] = answer
         self._send({"ask": number, "snapshot": self._meter.snapshot().to_json()})
         try:
-            async with asyncio.timeout(2 * PATIENCE):
+            async with asyncio.timeout(2 * SIBLING_PATIENCE):
                 return await answer
         except TimeoutError:
             log.warning("siblings_not_measured", reason="the process that started this one did not answer")

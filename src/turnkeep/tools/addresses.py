@@ -14,7 +14,7 @@ from typing import Any
 
 from turnkeep.errors import ConfigurationError
 
-Address = IPv4Address | IPv6Address
+IpAddress = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 SocketFactory = Callable[[Any], socket.socket]
 
@@ -74,7 +74,7 @@ def may_reach(host: str, networks: Sequence[Network], *, public: bool = True) ->
     return public and all(_is_public(form) for form in forms)
 
 
-def _forms(address: Address) -> list[Address]:
+def _forms(address: IpAddress) -> list[IpAddress]:
     """The address and those written inside it; of a mapped or translated one only the inner."""
     if isinstance(address, IPv4Address):
         return [address]
@@ -86,7 +86,7 @@ def _forms(address: Address) -> list[Address]:
     return [address, *([address.sixtofour] if address.sixtofour else []), *(address.teredo or ())]
 
 
-def _is_public(address: Address) -> bool:
+def _is_public(address: IpAddress) -> bool:
     if isinstance(address, IPv4Address):
         return not any(address in network for network in _NOT_PUBLIC_4)
     # ISATAP (RFC 5214) hides an IPv4 address behind any prefix, a public one too; the mask makes

@@ -32,7 +32,7 @@ LONGEST_CHOICE = 500
 LONGEST_REASON = 300
 """Characters that a sentence takes over: names, choices and reasons are a stranger's words."""
 
-Node = Mapping[str, Any]
+SchemaNode = Mapping[str, Any]
 
 
 class ArgumentSchema:
@@ -41,7 +41,7 @@ class ArgumentSchema:
     References must be local: nothing is fetched, neither from the network nor from files.
     """
 
-    def __init__(self, schema: Node) -> None:
+    def __init__(self, schema: SchemaNode) -> None:
         self._defaults = _defaults(schema)
         try:
             # ECMA 262 patterns, as JSON Schema says: Python's `re` raises for `\p{L}`, and did so
@@ -83,7 +83,7 @@ class ArgumentSchema:
             yield "arguments: a text holds characters that are not valid Unicode"
 
 
-def _defaults(schema: Node) -> dict[str, Any]:
+def _defaults(schema: SchemaNode) -> dict[str, Any]:
     properties = schema.get("properties")
     if not isinstance(properties, Mapping):
         return {}

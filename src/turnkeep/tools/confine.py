@@ -30,7 +30,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing would double the time to start
     from typing import Any, NoReturn
 
-FAILED = 125
+CONFINE_FAILED = 125
 
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -81,8 +81,8 @@ ALLOW, KILL, REFUSE = 0x7FFF0000, 0x80000000, 0x00050000
 EPERM, EACCES, ENOSYS = 1, 13, 38
 NUMBER, ARCHITECTURE = 0, 4
 
-Line = tuple[int, int, int, int]
-ALLOW_LINE: Line = (RETURN, 0, 0, ALLOW)
+FilterLine = tuple[int, int, int, int]
+ALLOW_LINE: FilterLine = (RETURN, 0, 0, ALLOW)
 
 
 def main(plan: dict[str, Any]) -> NoReturn:  # pragma: no cover - untraced
@@ -140,7 +140,7 @@ def supervise(plan: dict[str, Any], rules: bytes) -> int:  # pragma: no cover - 
     parent = os.getppid()
     signal.signal(signal.SIGTERM, end)
     check(libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0), "death signal")
-    code = FAILED
+    code = CONFINE_FAILED
     try:
         if os.getppid() != parent:
             raise EndRequest
@@ -172,7 +172,7 @@ def become(plan: dict[str, Any], rules: bytes) -> NoReturn:  # pragma: no cover 
     except BaseException as error:
         tell(error)
     finally:
-        os._exit(FAILED)
+        os._exit(CONFINE_FAILED)
 
 
 def wait_for(child: int) -> int:  # pragma: no cover - untraced
@@ -241,7 +241,7 @@ def system_call_filter(*, programs: bool) -> bytes:
         raise OSError(f"no system call filter for {machine}")
     architecture, column = ARCHITECTURES[machine]
     # the architecture first: a 32-bit program's numbers mean other calls (seccomp(2), "arch")
-    lines: list[Line] = [(LOAD, 0, 0, ARCHITECTURE), (JUMP_EQUAL, 1, 0, architecture), (RETURN, 0, 0, KILL)]
+    lines: list[FilterLine] = [(LOAD, 0, 0, ARCHITECTURE), (JUMP_EQUAL, 1, 0, architecture), (RETURN, 0, 0, KILL)]
     lines += [(LOAD, 0, 0, NUMBER)]
     if machine == "x86_64":
         lines += [(JUMP_AT_LEAST, 0, 1, 0x40000000), (RETURN, 0, 0, REFUSE | ENOSYS)]  # the x32 twins
@@ -252,7 +252,7 @@ def system_call_filter(*, programs: bool) -> bytes:
     for call in MODES.values():
         lines += only_if(call[column], refuse_bits(call[2], BEYOND_0777, EPERM))
     for *opening, flags in OPENING.values():
-        creating: list[Line] = [(LOAD, 0, 0, argument(flags)), (JUMP_ANY_BIT, 1, 0, CREATES), ALLOW_LINE]
+        creating: list[FilterLine] = [(LOAD, 0, 0, argument(flags)), (JUMP_ANY_BIT, 1, 0, CREATES), ALLOW_LINE]
         lines += only_if(opening[column], [*creating, *refuse_bits(flags + 1, BEYOND_0777, EPERM)])
     if not programs:
         for fork in FORKS.values():
@@ -264,23 +264,23 @@ def system_call_filter(*, programs: bool) -> bytes:
     )
     # CVE-2017-5226: both type into the terminal that we were started from, where our user's shell
     # reads it when the program has ended
-    typing: list[Line] = [(LOAD, 0, 0, argument(1)), (JUMP_EQUAL, 1, 0, TIOCSTI), (JUMP_EQUAL, 0, 1, TIOCLINUX)]
+    typing: list[FilterLine] = [(LOAD, 0, 0, argument(1)), (JUMP_EQUAL, 1, 0, TIOCSTI), (JUMP_EQUAL, 0, 1, TIOCLINUX)]
     lines += only_if(IOCTL[column], [*typing, (RETURN, 0, 0, REFUSE | EACCES), ALLOW_LINE])
     return b"".join(struct.pack("=HBBI", *line) for line in [*lines, ALLOW_LINE])
 
 
-def refuse_call(number: int | None, code: int) -> list[Line]:
+def refuse_call(number: int | None, code: int) -> list[FilterLine]:
     return [] if number is None else [(JUMP_EQUAL, 0, 1, number), (RETURN, 0, 0, REFUSE | code)]
 
 
-def only_if(number: int | None, lines: list[Line]) -> list[Line]:
+def only_if(number: int | None, lines: list[FilterLine]) -> list[FilterLine]:
     """These lines for one call. They have to end it: the number is no longer loaded after them."""
     return [] if number is None else [(JUMP_EQUAL, 0, len(lines), number), *lines]
 
 
-def cloning(*, programs: bool) -> list[Line]:
+def cloning(*, programs: bool) -> list[FilterLine]:
     """What may be made by clone: nothing in new namespaces; without `programs` threads only."""
-    lines: list[Line] = [
+    lines: list[FilterLine] = [
         (LOAD, 0, 0, argument(0)),
         (JUMP_ANY_BIT, 0, 1, NEW_NAMESPACES), (RETURN, 0, 0, REFUSE | EACCES),
     ]  # fmt: skip
@@ -290,9 +290,9 @@ def cloning(*, programs: bool) -> list[Line]:
     return [*lines, ALLOW_LINE]
 
 
-def refuse_bits(place: int, bits: int, code: int) -> list[Line]:
+def refuse_bits(place: int, bits: int, code: int) -> list[FilterLine]:
     """Refuse an argument that has one of these bits."""
-    test: list[Line] = [(LOAD, 0, 0, argument(place)), (JUMP_ANY_BIT, 0, 1, bits)]
+    test: list[FilterLine] = [(LOAD, 0, 0, argument(place)), (JUMP_ANY_BIT, 0, 1, bits)]
     return [*test, (RETURN, 0, 0, REFUSE | code), ALLOW_LINE]
 
 
@@ -314,4 +314,4 @@ if __name__ == "__main__":  # pragma: no cover - untraced
         main(json.loads(sys.argv[1]))
     except OSError as error:
         tell(error)
-        sys.exit(FAILED)
+        sys.exit(CONFINE_FAILED)

@@ -21,20 +21,19 @@ from turnkeep.errors import ToolFailed
 from turnkeep.tools import thread_pool
 from turnkeep.tools.program import ProgramResult
 from turnkeep.tools.sandbox import Sandbox, SandboxedProgram
-from turnkeep.tools.tool import Tool, ToolContext, tool
+from turnkeep.tools.tool import OUTPUT_CAP, Tool, ToolContext, tool
 from turnkeep.tools.workspace import Workspace
 from turnkeep.tools.workspaces import Workspaces
 
 TIMEOUT = 30.0
-OUTPUT_CAP = 64 * 1024
 LONGEST_WORD = 80
 """Characters of a refused word that come back in the refusal."""
 
-Verb = Literal[
+GitVerb = Literal[
     "init", "status", "add", "commit", "diff", "log", "show", "branch", "switch", "restore", "tag", "blame",
     "ls-files", "rev-parse", "rm", "mv",
 ]  # fmt: skip
-VERBS: tuple[str, ...] = get_args(Verb)
+GIT_VERBS: tuple[str, ...] = get_args(GitVerb)
 
 # Lists of what is allowed, not of what is not: some of git's options run programs (`--ext-diff`,
 # `--upload-pack`, `grep -O`), and every release brings new ones.
@@ -143,7 +142,7 @@ def git_tool(
 
     @tool(effect="effect", timeout=TIMEOUT + 10.0, output_cap=OUTPUT_CAP + 1024)
     async def git_operation(
-        operation: Verb,
+        operation: GitVerb,
         context: ToolContext,
         arguments: Annotated[list[str] | None, Field(description="Options, then revisions or branch names.")] = None,
         paths: Annotated[list[str] | None, Field(description="Relative to the workspace; '.' is everything.")] = None,

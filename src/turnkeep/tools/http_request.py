@@ -18,7 +18,7 @@ from yarl import URL
 
 from turnkeep.errors import ConfigurationError, ToolFailed
 from turnkeep.tools.addresses import AddressRefused, Network, checked_sockets
-from turnkeep.tools.tool import Run, ToolContext
+from turnkeep.tools.tool import RunTool, ToolContext
 
 ANSWER_CAP = 1024 * 1024
 TIMEOUT = 10.0
@@ -70,7 +70,7 @@ def endpoint_checked(endpoint: ToolEndpoint, hosts: Sequence[str]) -> ToolEndpoi
     return endpoint
 
 
-def request_tool(endpoint: ToolEndpoint) -> Run:
+def request_tool(endpoint: ToolEndpoint) -> RunTool:
     """What the tool does with arguments that fit its parameters."""
 
     async def run(arguments: Mapping[str, Any], context: ToolContext) -> str:

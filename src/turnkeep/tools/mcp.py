@@ -25,7 +25,7 @@ from turnkeep.clock import Clock
 from turnkeep.errors import ConfigurationError, ToolFailed
 from turnkeep.messages import Showing
 from turnkeep.tools.pins import Pins
-from turnkeep.tools.tool import Effect, Run, Tool, ToolContext, as_text
+from turnkeep.tools.tool import Effect, RunTool, Tool, ToolContext, as_text
 
 MOST_TOOLS = 128
 LONGEST_DESCRIPTION = 4096
@@ -176,7 +176,7 @@ class McpServer:
             show=self.settings.show,
         )
 
-    def _run(self, name: str, effect: Effect) -> Run:
+    def _run(self, name: str, effect: Effect) -> RunTool:
         async def run(arguments: Mapping[str, Any], context: ToolContext) -> str:
             client = await self._ready()
             meta = {"idempotency_key": context.idempotency_key} if effect == "idempotent" else None

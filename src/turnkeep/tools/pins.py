@@ -20,7 +20,7 @@ from turnkeep.messages import DEFAULT_TENANT
 from turnkeep.store.contract import Registry
 from turnkeep.tools.tool import Tool
 
-PREFIX = "tool:"
+PIN_PREFIX = "tool:"
 MOST_ATTEMPTS = 5
 PATIENCE = 30.0
 """Seconds that a store may take to open, before a server is tried again."""
@@ -69,7 +69,7 @@ class Pins:
             return [one for one in tools if await self._is_accepted(one)]
 
     async def _is_accepted(self, tool: Tool) -> bool:
-        digest, name = digest_of(tool), f"{PREFIX}{tool.name}"
+        digest, name = digest_of(tool), f"{PIN_PREFIX}{tool.name}"
         # all processes that start together write the same pin at once
         for _ in range(MOST_ATTEMPTS):
             document = await self._require_registry().get("setting", DEFAULT_TENANT, name)
@@ -93,14 +93,14 @@ class Pins:
         """All that were ever seen, by name."""
         documents = await self._require_registry().list("setting", DEFAULT_TENANT)
         return [
-            Pin(one.name.removeprefix(PREFIX), *(str(one.body.get(name, "")) for name in _FIELDS))
+            Pin(one.name.removeprefix(PIN_PREFIX), *(str(one.body.get(name, "")) for name in _FIELDS))
             for one in documents
-            if one.name.startswith(PREFIX)
+            if one.name.startswith(PIN_PREFIX)
         ]
 
     async def accept(self, name: str) -> Pin:
         """Take a tool as it offers itself now. Raises `NotFound`."""
-        document = await self._require_registry().get("setting", DEFAULT_TENANT, f"{PREFIX}{name}")
+        document = await self._require_registry().get("setting", DEFAULT_TENANT, f"{PIN_PREFIX}{name}")
         if document is None:
             raise NotFound(f"no server has offered a tool {name!r}, list them with `turnkeep tools list`")
         body = {**document.body, "accepted": document.body["offered"]}

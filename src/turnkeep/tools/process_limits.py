@@ -20,12 +20,12 @@ from typing import Literal
 
 from turnkeep.clock import SystemClock
 
-MOST_PROCESSES = 64
+MOST_TOOL_PROCESSES = 64
 MEMORY = 2 * 1024**3
 GROUP_LIFETIME = 600.0
 """Seconds after which an empty group belongs to nobody."""
 
-Kind = Literal["cgroup", "user limit"]
+LimitKind = Literal["cgroup", "user limit"]
 Controller = Literal["pids", "memory"]
 
 _MEMORY_FILES = ("memory.max", "memory.limit_in_bytes")
@@ -82,11 +82,11 @@ class Group:
 class ProcessLimit:
     """How processes and memory are counted here: below these cgroups, else processes by user."""
 
-    kind: Kind
+    kind: LimitKind
     pids: Path | None = None
     memory: Path | None = None
 
-    def group(self, most: int = MOST_PROCESSES) -> Group | None:
+    def group(self, most: int = MOST_TOOL_PROCESSES) -> Group | None:
         """A group for one program; whoever asked removes it.
 
         None where no cgroup counts anything.

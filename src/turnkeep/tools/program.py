@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-Stop = Callable[[asyncio.subprocess.Process], None]
+StopProgram = Callable[[asyncio.subprocess.Process], None]
 Watch = Callable[[], Awaitable[str]]
 """Returns, when a program has to end, why."""
 
@@ -55,7 +55,7 @@ async def run(
     timeout: float,
     output_cap: int,
     descriptors: Sequence[int] = (),
-    stop: Stop = kill_group,
+    stop: StopProgram = kill_group,
     watch: Watch | None = None,
 ) -> ProgramResult:
     """Run a program with nothing to read from; output and errors are one text.
@@ -104,7 +104,12 @@ async def _drain(process: asyncio.subprocess.Process, output: HeadAndTail) -> No
 
 
 async def _start(
-    words: Sequence[str], *, environment: Mapping[str, str], directory: str, descriptors: Sequence[int], stop: Stop
+    words: Sequence[str],
+    *,
+    environment: Mapping[str, str],
+    directory: str,
+    descriptors: Sequence[int],
+    stop: StopProgram,
 ) -> asyncio.subprocess.Process:
     """Start a program. A caller that is cancelled meanwhile still ends it with all it has begun.
 

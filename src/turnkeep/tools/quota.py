@@ -18,7 +18,7 @@ from turnkeep.errors import ToolFailed
 from turnkeep.tools import thread_pool
 
 BYTES = 2_000_000_000
-FREE = 1_000_000_000
+FREE_BYTES = 1_000_000_000
 FREE_FILES = 10_000
 """Of the disk's file entries, where it has a fixed number of them."""
 
@@ -45,7 +45,7 @@ class DiskQuota:
 
     root: Path
     bytes: int = BYTES
-    free: int = FREE
+    free: int = FREE_BYTES
     _size: int = field(default=0, init=False)
     _counted_at: float = field(default=float("-inf"), init=False)
 

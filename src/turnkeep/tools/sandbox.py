@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from turnkeep.tools import thread_pool
-from turnkeep.tools.process_limits import MOST_PROCESSES, Group, Kind, ProcessLimit, process_limit
+from turnkeep.tools.process_limits import MOST_TOOL_PROCESSES, Group, LimitKind, ProcessLimit, process_limit
 from turnkeep.tools.program import ProgramResult, Watch, kill_group, run
 from turnkeep.tools.workspace import openat2_works
 
@@ -66,7 +66,7 @@ class SandboxReport:
     openat2: bool
     requested_mechanism: Mechanism
     reason_refused: str | None
-    process_limit: Kind | None
+    process_limit: LimitKind | None
     total_memory: bool = False
     """Whether the memory of all processes together is limited."""
     root: bool = False
@@ -212,7 +212,7 @@ class Sandbox:
             "program": list(program.words),
             "environment": environment,
             "directory": str(program.workspace),
-            "processes": MOST_PROCESSES if is_user_limit else None,
+            "processes": MOST_TOOL_PROCESSES if is_user_limit else None,
         }
 
 
@@ -285,7 +285,7 @@ def _try(mechanism: Mechanism, limit: ProcessLimit | None) -> str | None:
         group = limit.group() if limit else None
         try:
             is_user_limit = mechanism == "bubblewrap" and limit is not None and limit.kind == "user limit"
-            first = f"ulimit -u {MOST_PROCESSES} && " if is_user_limit else ""
+            first = f"ulimit -u {MOST_TOOL_PROCESSES} && " if is_user_limit else ""
             # `&&`, so that bash forks: a limit that lets nothing start is found out here
             words = ["/bin/bash", "-c", f"{first}/bin/true && /bin/true"]
             trial = SandboxedProgram(words=words, workspace=Path(directory), timeout=20, output_cap=0, environment={})

@@ -9,16 +9,15 @@ from pydantic import Field
 
 from turnkeep.errors import ConfigurationError, ToolFailed
 from turnkeep.tools import thread_pool
-from turnkeep.tools.process_limits import MOST_PROCESSES
+from turnkeep.tools.process_limits import MOST_TOOL_PROCESSES
 from turnkeep.tools.sandbox import Sandbox, SandboxedProgram, can_shield
-from turnkeep.tools.tool import Tool, ToolContext, tool
+from turnkeep.tools.tool import OUTPUT_CAP, Tool, ToolContext, tool
 from turnkeep.tools.workspaces import Workspaces
 
 TIMEOUT = 30.0
-OUTPUT_CAP = 64 * 1024
 LONGEST_COMMAND = 16 * 1024
 
-_FIRST = f'ulimit -u {MOST_PROCESSES} 2>/dev/null; exec /bin/bash --noprofile --norc -c "$1"'
+_FIRST = f'ulimit -u {MOST_TOOL_PROCESSES} 2>/dev/null; exec /bin/bash --noprofile --norc -c "$1"'
 """Under bubblewrap the limit counts in its own user namespace; root is held by a cgroup."""
 
 

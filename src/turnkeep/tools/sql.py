@@ -21,7 +21,7 @@ from typing import Any
 
 from turnkeep.errors import ConfigurationError, ToolFailed, ToolTimedOut
 from turnkeep.tools import thread_pool
-from turnkeep.tools.tool import Run, ToolContext, as_text
+from turnkeep.tools.tool import RunTool, ToolContext, as_text
 
 ROWS = 200
 TIMEOUT = 10.0
@@ -224,7 +224,7 @@ def procedure_statement(database: Database, procedure: str, places: Mapping[str,
     return query_statement(without)
 
 
-def query_tool(query: Query) -> Run:
+def query_tool(query: Query) -> RunTool:
     """What the tool does with arguments that fit its parameters."""
 
     async def run(arguments: Mapping[str, Any], _: ToolContext) -> str:

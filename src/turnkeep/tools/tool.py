@@ -66,7 +66,7 @@ class ToolContext:
     cancellation: asyncio.Event = field(default_factory=asyncio.Event)
 
 
-Run = Callable[[Mapping[str, Any], ToolContext], Awaitable[str]]
+RunTool = Callable[[Mapping[str, Any], ToolContext], Awaitable[str]]
 Approval = bool | Callable[[Mapping[str, Any]], bool]
 
 
@@ -94,7 +94,7 @@ class Tool:
     name: str
     description: str
     parameters: Mapping[str, Any]
-    run: Run | None = None
+    run: RunTool | None = None
     effect: Effect = "effect"
     timeout: float = TIMEOUT
     output_cap: int = OUTPUT_CAP
@@ -205,7 +205,7 @@ def _from_function(
     )
 
 
-def _runner(function: Callable[..., Any], context_name: str | None) -> Run:
+def _runner(function: Callable[..., Any], context_name: str | None) -> RunTool:
     async def run(arguments: Mapping[str, Any], context: ToolContext) -> str:
         keywords = {**arguments, context_name: context} if context_name else dict(arguments)
         return as_text(await invoke(function, **keywords))
@@ -286,7 +286,7 @@ def check_parameters(function: Callable[..., Any], what: str, form: str, *argume
         return
 
 
-def _handler(handler: Callable[[dict[str, Any]], Any]) -> Run:
+def _handler(handler: Callable[[dict[str, Any]], Any]) -> RunTool:
     async def run(arguments: Mapping[str, Any], _: ToolContext) -> str:
         return as_text(await invoke(handler, dict(arguments)))
 

@@ -37,7 +37,7 @@ from turnkeep.tools.addresses import networks_of
 from turnkeep.tools.mcp import McpServer, McpSettings, ToolsListener
 from turnkeep.tools.pins import Pins
 from turnkeep.tools.schema import strict_form
-from turnkeep.tools.tool import Effect, Run, Tool
+from turnkeep.tools.tool import Effect, RunTool, Tool
 from turnkeep.tools.toolbox import Toolbox
 
 LONGEST_TIMEOUT = 300.0
@@ -350,7 +350,7 @@ def _demand_same(places: set[str], form: _ToolForm, *, used_elsewhere: set[str])
         raise ConfigurationError(f"{', '.join(sorted(without_place))}: a parameter that is used nowhere")
 
 
-def _tool(form: _ToolForm, run: Run, effect: Effect) -> Tool:
+def _tool(form: _ToolForm, run: RunTool, effect: Effect) -> Tool:
     schema = {
         "type": "object",
         "properties": {name: parameter.schema_form() for name, parameter in form.parameters.items()},

@@ -16,7 +16,7 @@ from turnkeep.tools.tool import Spec, Tool, check_function, check_parameters, fr
 
 Registrable = Tool | Mapping[str, Any] | Callable[..., Any]
 
-ALL = "*"
+WILDCARD = "*"
 """As a tenant: every other one; as a tool: every tool, and the catch-all."""
 
 
@@ -68,7 +68,7 @@ class Toolbox:
     def allowed_names(self, tenant: str) -> Collection[str]:
         """The names that a tenant other than the default one may use of the shared tools."""
         # nothing unless it is said: tools were written for the data of the default tenant
-        return self._tenants.get(tenant, self._tenants.get(ALL, ()))
+        return self._tenants.get(tenant, self._tenants.get(WILDCARD, ()))
 
     def share(self, tenants: Mapping[str, Collection[str]]) -> None:
         """Say anew which of the shared tools other tenants may use."""
@@ -128,7 +128,9 @@ class TenantTools(Toolbox):
 
     def _by_name(self) -> Mapping[str, Tool]:
         allowed_names = self._toolbox.allowed_names(self._tenant)
-        shared_tools = {one.name: one for one in self._toolbox if ALL in allowed_names or one.name in allowed_names}
+        shared_tools = {
+            one.name: one for one in self._toolbox if WILDCARD in allowed_names or one.name in allowed_names
+        }
         own = self._toolbox._own.get(self._tenant)
         # its own come last: they hide shared ones of the same name
         return {**shared_tools, **(own._by_name() if own else {})}
@@ -136,7 +138,7 @@ class TenantTools(Toolbox):
     @property
     def catches_all(self) -> CatchAll | None:
         """It answers for any name, so it is for those who may use every tool."""
-        return self._toolbox.catches_all if ALL in self._toolbox.allowed_names(self._tenant) else None
+        return self._toolbox.catches_all if WILDCARD in self._toolbox.allowed_names(self._tenant) else None
 
 
 def _as_tool(item: Registrable) -> Tool:

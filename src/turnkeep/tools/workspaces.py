@@ -15,7 +15,7 @@ from pathlib import Path
 
 from turnkeep.errors import ConfigurationError, ToolDenied
 from turnkeep.messages import DEFAULT_TENANT
-from turnkeep.tools.quota import BYTES, FREE, DiskQuota
+from turnkeep.tools.quota import BYTES, FREE_BYTES, DiskQuota
 from turnkeep.tools.workspace import Workspace
 
 MOST_REMEMBERED = 1000
@@ -30,7 +30,7 @@ class Workspaces:
     `quota` is what each may hold, `free` what stays free on its disk, in bytes.
     """
 
-    def __init__(self, root: Path, tenants: Path | None = None, *, quota: int = BYTES, free: int = FREE) -> None:
+    def __init__(self, root: Path, tenants: Path | None = None, *, quota: int = BYTES, free: int = FREE_BYTES) -> None:
         self._quota, self._free = quota, free
         self._by_tenant = {DEFAULT_TENANT: self._workspace(root)}
         self._tenants = None if tenants is None else self._workspace(tenants).root

@@ -69,7 +69,7 @@ PATIENCE = Backoff(delay=0.05, cap=2.0)
 TYPES = ("", "application/json", "text/json", "text/plain", "application/octet-stream")
 ENCODINGS = ("", "utf-8", "utf8", "identity", "binary", "8bit", "us-ascii")
 
-Outcome = Receipt | TurnkeepError
+Acceptance = Receipt | TurnkeepError
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,12 +249,12 @@ class AmqpDoor:
             )
         return message
 
-    async def _outcomes(self, inputs: Sequence[Message | TurnkeepError]) -> list[Outcome]:
+    async def _outcomes(self, inputs: Sequence[Message | TurnkeepError]) -> list[Acceptance]:
         """One per delivery, in their order; a receipt says that it is in the store."""
         receipts = iter(await self._accept([one for one in inputs if isinstance(one, Message)]))
         return [next(receipts) if isinstance(one, Message) else one for one in inputs]
 
-    async def _accept(self, messages: Sequence[Message]) -> list[Outcome]:
+    async def _accept(self, messages: Sequence[Message]) -> list[Acceptance]:
         """One outcome per message. What one of them does to the store does
         not concern its neighbours.
         """
@@ -269,7 +269,7 @@ class AmqpDoor:
         # its neighbours for ever.
         return [outcome for message in messages for outcome in await self._accept([message])]
 
-    async def _patiently(self, messages: Sequence[Message]) -> list[Outcome]:
+    async def _patiently(self, messages: Sequence[Message]) -> list[Acceptance]:
         """Again and again while the store is away or full. Raises `_GivenBack` when
         that takes too long.
         """
@@ -285,11 +285,11 @@ class AmqpDoor:
                     raise _GivenBack(f"the store took no messages for {self._hold:.0f} s: {error}") from error
             await asyncio.sleep(PATIENCE.after(failures))
 
-    async def _accept_now(self, messages: Sequence[Message]) -> list[Outcome]:
+    async def _accept_now(self, messages: Sequence[Message]) -> list[Acceptance]:
         """A channel that names a thread must exist already; all others are created where their
         tenant has room.
         """
-        outcomes: list[Outcome] = []
+        outcomes: list[Acceptance] = []
         most = self._application.settings.amqp_max_inbox
         may_create = {message.address: await self._limits.creates(message.address) for message in messages}
         # Neighbours together and never sorted: within a channel the order of delivery is the order

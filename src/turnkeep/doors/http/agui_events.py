@@ -19,7 +19,7 @@ from turnkeep.events import CallDetail, Event, FileDetail, ResultDetail, TurnFau
 from turnkeep.messages import Citation
 from turnkeep.usage import Usage
 
-VERSION = "1.0"
+AGUI_VERSION = "1.0"
 AgUiMessage = dict[str, Any]
 
 
@@ -210,7 +210,7 @@ class RunEncoder(TurnEncoder):
 
     def _tell_start(self) -> None:
         run_id = self.outer_run_id(self._run_id)
-        self._emit("RUN_STARTED", threadId=self._thread_id, runId=run_id, protocolVersion=VERSION)
+        self._emit("RUN_STARTED", threadId=self._thread_id, runId=run_id, protocolVersion=AGUI_VERSION)
 
     def _leave_out_own(self) -> bool:
         """Of the messages of the client those that it made of this turn; whether there are some."""

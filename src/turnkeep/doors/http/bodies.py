@@ -37,14 +37,14 @@ from turnkeep.windows import Preset
 JsonSchema = dict[str, Any]
 
 Text = Annotated[str, Field(min_length=1)]
-Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME)]
+ShortName = Annotated[str, Field(min_length=1, max_length=MAX_NAME)]
 ModelName = Annotated[str, Field(min_length=1, max_length=MAX_MODEL)]
 Window = Annotated[float, Field(ge=0, le=MAX_WINDOW)]
 MaxWait = Annotated[float, Field(ge=0, le=MAX_WAIT)]
-Moment = Annotated[float, Field(ge=0, le=MAX_MOMENT)]
+UnixTime = Annotated[float, Field(ge=0, le=MAX_MOMENT)]
 MetadataName = Annotated[str, Field(max_length=MAX_METADATA_NAME)]
 MetadataText = Annotated[str, Field(max_length=MAX_METADATA_TEXT)]
-Metadata = Annotated[dict[MetadataName, MetadataText], Field(max_length=MAX_METADATA)]
+MessageMetadata = Annotated[dict[MetadataName, MetadataText], Field(max_length=MAX_METADATA)]
 MetadataChange = Annotated[dict[MetadataName, MetadataText | None], Field(max_length=MAX_METADATA)]
 Entries = Annotated[dict[str, Any], Field(max_length=MAX_ENTRIES)]
 
@@ -69,7 +69,7 @@ class MessagePart(BaseModel):
     type: Literal["text", "image", "file"]
 
 
-Content = str | Annotated[list[MessagePart], Field(min_length=1, max_length=MAX_PARTS)]
+MessageContent = str | Annotated[list[MessagePart], Field(min_length=1, max_length=MAX_PARTS)]
 
 
 class AnswerFormat(BaseModel):
@@ -86,33 +86,33 @@ class ProviderTool(BaseModel):
 
 class NewMessage(Body):
     message: Text = Field(default="", description="The text; or give `content`.")
-    content: Content = ""
-    message_id: Name | None = None
+    content: MessageContent = ""
+    message_id: ShortName | None = None
     instructions: Annotated[str, Field(min_length=1, max_length=MAX_INSTRUCTIONS)] | None = None
     model: ModelName | None = None
     effort: Effort | None = None
     format: AnswerFormat | None = None
     parameters: Entries | None = None
-    metadata: Metadata | None = None
+    metadata: MessageMetadata | None = None
     on_busy: BusyPolicy | None = None
     window: Window | None = None
     max_wait: MaxWait | None = None
-    not_before: Moment | None = None
+    not_before: UnixTime | None = None
     flush: bool = False
 
 
 class Edit(Body):
     message: Text = ""
-    content: Content = ""
+    content: MessageContent = ""
 
 
 class NewAnswer(StrictBody):
     message: Text
-    author: Name | None = None
+    author: ShortName | None = None
 
 
 class Disconnect(StrictBody):
-    before: Moment | None = None
+    before: UnixTime | None = None
 
 
 class Cancel(Body):

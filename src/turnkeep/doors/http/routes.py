@@ -10,10 +10,10 @@ from turnkeep.doors.http.event_stream import stream_events
 from turnkeep.doors.http.openai.openai_routes import OPENAI_ENDPOINTS
 from turnkeep.doors.http.openapi import show_openapi
 
-CHANNEL = "/api/channels/{channel}"
-MESSAGE = CHANNEL + "/messages/{message_id}"
-DEAD = "/api/dead/{dead_id}"
-ASSISTANT = "/api/assistants/{assistant_id}"
+CHANNEL_PATH = "/api/channels/{channel}"
+MESSAGE_PATH = CHANNEL_PATH + "/messages/{message_id}"
+DEAD_PATH = "/api/dead/{dead_id}"
+ASSISTANT_PATH = "/api/assistants/{assistant_id}"
 
 EVENT_QUERY = {
     "after": "Position to go on from, as in the id of an event; the header Last-Event-ID goes before it.",
@@ -36,44 +36,44 @@ METRICS_ENDPOINT = HttpEndpoint(
 """A worker shows it too."""
 
 CHANNEL_ENDPOINTS = (
-    HttpEndpoint("GET", CHANNEL + "/events", stream_events, "read", "Stream what happens, as server-sent events.",
+    HttpEndpoint("GET", CHANNEL_PATH + "/events", stream_events, "read", "Stream what happens, as server-sent events.",
              {200: None}, query=EVENT_QUERY, media="text/event-stream"),
-    HttpEndpoint("POST", CHANNEL + "/messages", channels.send, "send",
+    HttpEndpoint("POST", CHANNEL_PATH + "/messages", channels.send, "send",
              "Take a message in durably. 200 is the original receipt of a repeated one.",
              {202: "Receipt", 200: "Receipt"}, body="NewMessage", is_metered=False),
-    HttpEndpoint("GET", CHANNEL + "/messages", channels.list_messages, "read",
+    HttpEndpoint("GET", CHANNEL_PATH + "/messages", channels.list_messages, "read",
              "The transcript, what waits and why, and what has died.", {200: "Transcript"}, query={**LIMIT, **BEFORE}),
-    HttpEndpoint("POST", CHANNEL + "/answers", channels.answer, "manage",
+    HttpEndpoint("POST", CHANNEL_PATH + "/answers", channels.answer, "manage",
              "Let a person answer in the assistant's place: the messages that wait are answered by it, as one turn.",
              {201: "Answer"}, body="NewAnswer"),
-    HttpEndpoint("POST", CHANNEL + "/dead/{dead_id}/redrive", channels.redrive_dead, "send",
+    HttpEndpoint("POST", CHANNEL_PATH + "/dead/{dead_id}/redrive", channels.redrive_dead, "send",
              "Try a message again that has died: one's own, or any with the scope manage.", {202: "Receipt"}),
-    HttpEndpoint("DELETE", CHANNEL + "/dead/{dead_id}", channels.discard_dead, "send",
+    HttpEndpoint("DELETE", CHANNEL_PATH + "/dead/{dead_id}", channels.discard_dead, "send",
              "Forget a message that has died: one's own, or any with the scope manage.", {204: None}),
-    HttpEndpoint("GET", MESSAGE, channels.show_message, "read", "What became of a message.", {200: "Message"}),
-    HttpEndpoint("PATCH", MESSAGE, channels.edit_message, "send",
+    HttpEndpoint("GET", MESSAGE_PATH, channels.show_message, "read", "What became of a message.", {200: "Message"}),
+    HttpEndpoint("PATCH", MESSAGE_PATH, channels.edit_message, "send",
              "Change a message until a run has begun to answer it.", {200: "Message"}, body="Edit"),
-    HttpEndpoint("DELETE", MESSAGE, channels.withdraw_message, "send",
+    HttpEndpoint("DELETE", MESSAGE_PATH, channels.withdraw_message, "send",
              "Withdraw a message until a run has begun to answer it.", {200: "Message"}),
-    HttpEndpoint("POST", CHANNEL + "/cancel", channels.cancel, "send",
+    HttpEndpoint("POST", CHANNEL_PATH + "/cancel", channels.cancel, "send",
              "Stop the run in progress; what was shown stays.",
              {200: "Cancelled"}, body="Cancel", body_may_be_empty=True),
-    HttpEndpoint("POST", CHANNEL + "/flush", channels.flush, "send", "Answer what waits now.", {200: "Flushed"}),
-    HttpEndpoint("POST", CHANNEL + "/pause", channels.pause, "send", "Let nobody answer until resumed.",
+    HttpEndpoint("POST", CHANNEL_PATH + "/flush", channels.flush, "send", "Answer what waits now.", {200: "Flushed"}),
+    HttpEndpoint("POST", CHANNEL_PATH + "/pause", channels.pause, "send", "Let nobody answer until resumed.",
              {200: "Paused"}),
-    HttpEndpoint("POST", CHANNEL + "/resume", channels.resume, "send", "Answer again.", {200: "Paused"}),
-    HttpEndpoint("POST", CHANNEL + "/regenerate", channels.regenerate, "send",
+    HttpEndpoint("POST", CHANNEL_PATH + "/resume", channels.resume, "send", "Answer again.", {200: "Paused"}),
+    HttpEndpoint("POST", CHANNEL_PATH + "/regenerate", channels.regenerate, "send",
              "Answer the last turn again, in place of the old answer.", {202: "Receipts"}),
-    HttpEndpoint("POST", CHANNEL + "/actions/{call_id}", channels.act, "approve", "Decide about a call that waits.",
-             {200: "HeldCall"}, body="Decision"),
-    HttpEndpoint("GET", CHANNEL + "/runs", channels.list_runs, "read", "The last runs.", {200: "Runs"}),
-    HttpEndpoint("GET", CHANNEL + "/runs/{run_id}", channels.show_run_life, "read",
+    HttpEndpoint("POST", CHANNEL_PATH + "/actions/{call_id}", channels.act, "approve",
+             "Decide about a call that waits.", {200: "HeldCall"}, body="Decision"),
+    HttpEndpoint("GET", CHANNEL_PATH + "/runs", channels.list_runs, "read", "The last runs.", {200: "Runs"}),
+    HttpEndpoint("GET", CHANNEL_PATH + "/runs/{run_id}", channels.show_run_life, "read",
              "A run, and what happened in it as long as the log holds it.", {200: "RunLife"}),
-    HttpEndpoint("GET", CHANNEL, channels.show_channel, "read", "The thread behind a channel.", {200: "Thread"}),
-    HttpEndpoint("PATCH", CHANNEL, channels.change_channel, "send",
+    HttpEndpoint("GET", CHANNEL_PATH, channels.show_channel, "read", "The thread behind a channel.", {200: "Thread"}),
+    HttpEndpoint("PATCH", CHANNEL_PATH, channels.change_channel, "send",
              "Change metadata, or with the scope manage who answers and how long it waits. 204 for who may not read.",
              {200: "Thread", 204: None}, body="ThreadChange"),
-    HttpEndpoint("DELETE", CHANNEL, channels.forget_channel, "manage", "Forget a thread and everything in it.",
+    HttpEndpoint("DELETE", CHANNEL_PATH, channels.forget_channel, "manage", "Forget a thread and everything in it.",
              {204: None}, query={"force": "`true`: also while it is not idle."}),
 )  # fmt: skip
 
@@ -99,19 +99,19 @@ TENANT_ENDPOINTS = (
              media="text/event-stream"),
     HttpEndpoint("GET", "/api/dead", tenancy.list_dead, "admin", "Dead letters, by id.", {200: "DeadLetters"},
              query={**LIMIT, "after": "The id of the last one seen."}),
-    HttpEndpoint("GET", DEAD, tenancy.show_dead, "admin", "A dead letter.", {200: "DeadLetter"}),
-    HttpEndpoint("POST", DEAD + "/redrive", tenancy.redrive, "admin", "Take it in again, at the end of its inbox.",
+    HttpEndpoint("GET", DEAD_PATH, tenancy.show_dead, "admin", "A dead letter.", {200: "DeadLetter"}),
+    HttpEndpoint("POST", DEAD_PATH + "/redrive", tenancy.redrive, "admin", "Take it in again, at the end of its inbox.",
              {202: "Receipt"}),
-    HttpEndpoint("DELETE", DEAD, tenancy.discard, "admin", "Forget a dead letter.", {204: None}),
+    HttpEndpoint("DELETE", DEAD_PATH, tenancy.discard, "admin", "Forget a dead letter.", {204: None}),
     HttpEndpoint("GET", "/api/assistants", tenancy.list_assistants, "read", "Who may answer.", {200: "Assistants"}),
     HttpEndpoint("POST", "/api/assistants", tenancy.create_assistant, "admin", "Make an assistant.", {201: "Assistant"},
              body="AssistantFields", body_may_be_empty=True),
-    HttpEndpoint("GET", ASSISTANT, tenancy.show_assistant, "read", "An assistant.", {200: "Assistant"}),
-    HttpEndpoint("PATCH", ASSISTANT, tenancy.change_assistant, "admin", "Change an assistant.", {200: "Assistant"},
+    HttpEndpoint("GET", ASSISTANT_PATH, tenancy.show_assistant, "read", "An assistant.", {200: "Assistant"}),
+    HttpEndpoint("PATCH", ASSISTANT_PATH, tenancy.change_assistant, "admin", "Change an assistant.", {200: "Assistant"},
              body="AssistantChange"),
-    HttpEndpoint("DELETE", ASSISTANT, tenancy.delete_assistant, "admin", "Delete an assistant.", {204: None}),
-    HttpEndpoint("POST", ASSISTANT + "/use", tenancy.use_assistant, "admin", "Let it answer where no other is chosen.",
-             {200: "Assistant"}),
+    HttpEndpoint("DELETE", ASSISTANT_PATH, tenancy.delete_assistant, "admin", "Delete an assistant.", {204: None}),
+    HttpEndpoint("POST", ASSISTANT_PATH + "/use", tenancy.use_assistant, "admin",
+             "Let it answer where no other is chosen.", {200: "Assistant"}),
     HttpEndpoint("GET", "/api/threads", tenancy.list_threads, "admin",
              "Threads by their last activity, newest first.", {200: "Threads"}, query=THREAD_QUERY),
     METRICS_ENDPOINT,

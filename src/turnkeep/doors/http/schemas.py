@@ -5,11 +5,9 @@ models of `bodies`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from turnkeep.doors.http.bodies import BODIES, AssistantFields, NewThreadOptions, schema_of
-
-Schema = dict[str, Any]
+from turnkeep.tools.schema import Schema
 
 TEXT: Schema = {"type": "string"}
 NUMBER: Schema = {"type": "number"}

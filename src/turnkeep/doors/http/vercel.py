@@ -25,7 +25,7 @@ from turnkeep.doors.http.sent_events import END_FRAME, SentEvents, response_reso
 from turnkeep.doors.http.turn_encoder import is_result_of
 from turnkeep.doors.http.turn_feed import TurnFeed, chunks, follow, one_chunk
 from turnkeep.doors.http.ui_messages import ui_messages
-from turnkeep.doors.http.vercel_chunks import HEADERS, ChunkEncoder, Level, aside, chunk
+from turnkeep.doors.http.vercel_chunks import STREAM_HEADERS, ChunkEncoder, Level, aside, chunk
 from turnkeep.errors import Conflict, InvalidMessage, MessageConflict, NotFound, ThreadBusy, TurnkeepError
 from turnkeep.events import Event
 from turnkeep.inputs import MAX_NAME, checked_channel, optional_text
@@ -160,11 +160,11 @@ class ChatTurn:
 
     def stream(self, first: bytes = b"", *, after_calls: Sequence[str] = ()) -> Response:
         encoder = ChunkEncoder(self.level, after_calls=after_calls, holds_back=self.holds_back)
-        return SentEvents(chunks(self.call, self.feed, encoder, first), self.resources.aclose, HEADERS)
+        return SentEvents(chunks(self.call, self.feed, encoder, first), self.resources.aclose, STREAM_HEADERS)
 
     def _once(self, data: bytes) -> Response:
         """All that there is to say is known."""
-        return SentEvents(one_chunk(data), self.resources.aclose, HEADERS)
+        return SentEvents(one_chunk(data), self.resources.aclose, STREAM_HEADERS)
 
     # ------------------------------------------------------------ new messages
 

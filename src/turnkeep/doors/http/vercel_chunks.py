@@ -19,7 +19,7 @@ from turnkeep.events import CallDetail, Event, FileDetail, ResultDetail, StepDet
 from turnkeep.messages import Citation
 
 Level = Literal[5, 6, 7]
-HEADERS = {"X-Vercel-AI-UI-Message-Stream": "v1"}
+STREAM_HEADERS = {"X-Vercel-AI-UI-Message-Stream": "v1"}
 FINISH_REASONS = {"completed": "stop", "incomplete": "length"}
 
 

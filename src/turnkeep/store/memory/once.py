@@ -10,7 +10,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 from turnkeep.errors import ThreadNotFound
 from turnkeep.messages import Address
 from turnkeep.store.memory.state import MemoryState, OperationResult
-from turnkeep.store.operations import MOST, RESULT_LIFETIME, operation_id
+from turnkeep.store.operations import MOST_RESULTS, RESULT_LIFETIME, operation_id
 
 P = ParamSpec("P")
 S = TypeVar("S", bound=MemoryState)
@@ -50,7 +50,7 @@ def once_only(act: Operation[S, P, T]) -> Operation[S, P, T]:
 
 def _forget(operations: dict[str, OperationResult], now: float) -> None:
     """Drop what nobody repeats any more, and the older half of too many."""
-    if len(operations) > MOST:
+    if len(operations) > MOST_RESULTS:
         live = [name for name, entry in operations.items() if entry.until > now]
-        for name in set(operations) - set(live[-MOST // 2 :]):
+        for name in set(operations) - set(live[-MOST_RESULTS // 2 :]):
             del operations[name]

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 from turnkeep.errors import ThreadQuarantined
 from turnkeep.messages import Address
-from turnkeep.store.passages import MOST_THREADS, Passage, TextSearch, passage_in
+from turnkeep.store.passages import MOST_SEARCHED_THREADS, Passage, TextSearch, passage_in
 from turnkeep.store.records import ages
 from turnkeep.store.redis.activity_index import ActivityIndex, batched_by_stretch
 from turnkeep.store.redis.codec import exact, flag, read_thread, read_turn
@@ -137,7 +137,7 @@ class RedisAllThreads(RedisPart):
 
     async def find_passages(self, query: TextSearch) -> list[Passage]:
         """In the newest threads; their lists are read as they lie, for the script would move expiries."""
-        records = await self.search(ThreadSearch(query.tenant, query.queue, limit=MOST_THREADS))
+        records = await self.search(ThreadSearch(query.tenant, query.queue, limit=MOST_SEARCHED_THREADS))
         passages: list[Passage] = []
         for start in range(0, len(records), PAGE):
             parts = await gather([self._passages_of(record, query) for record in records[start : start + PAGE]])

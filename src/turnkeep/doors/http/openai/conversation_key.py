@@ -14,7 +14,7 @@ from turnkeep.inputs import checked_channel
 from turnkeep.messages import Address
 from turnkeep.store.values import ThreadRecord
 
-HEADERS = ("x-conversation-id", "x-openwebui-chat-id")
+CONVERSATION_HEADERS = ("x-conversation-id", "x-openwebui-chat-id")
 _OUR_MESSAGE = re.compile(r"msg_[0-9a-f]{24}")
 
 TASK_HEADER = "x-task"
@@ -92,7 +92,7 @@ def _channel(call: HttpCall, body: Mapping[str, Any]) -> object:
     metadata = body.get("metadata")
     if isinstance(metadata, Mapping) and metadata.get("channel") is not None:
         return metadata["channel"]
-    for header in HEADERS:
+    for header in CONVERSATION_HEADERS:
         if value := call.request.headers.get(header):
             return value
     if call.application.settings.openai_conversations == "any":

@@ -26,9 +26,9 @@ RESPONSE = "/v1/responses/{response_id}"
 PROFILE = "/v1/assistants/{assistant_id}"
 CONVERSATION = "/v1/conversations/{conversation_id}"
 CONVERSATION_ITEM = CONVERSATION + "/items/{item_id}"
-THREAD = "/v1/threads/{thread_id}"
-THREAD_MESSAGE = THREAD + "/messages/{message_id}"
-RUN = THREAD + "/runs/{run_id}"
+THREAD_PATH = "/v1/threads/{thread_id}"
+THREAD_MESSAGE_PATH = THREAD_PATH + "/messages/{message_id}"
+RUN_PATH = THREAD_PATH + "/runs/{run_id}"
 
 
 def _endpoint(
@@ -90,28 +90,29 @@ THREAD_ENDPOINTS = (
     # Before threads by their id: the word would be taken for one.
     _endpoint("POST", "/v1/threads/runs", run_endpoints.begin_thread_and_run, "send",
               "Make a thread and answer it.", is_metered=False),
-    _endpoint("GET", THREAD, thread_endpoints.show_thread_form, None, "A thread."),
-    _endpoint("POST", THREAD, thread_endpoints.change_thread, None, "Change the metadata of a thread."),
-    _endpoint("DELETE", THREAD, thread_endpoints.delete_thread, None, "Forget a thread and everything in it."),
-    _endpoint("POST", THREAD + "/messages", thread_endpoints.add_message, None,
+    _endpoint("GET", THREAD_PATH, thread_endpoints.show_thread_form, None, "A thread."),
+    _endpoint("POST", THREAD_PATH, thread_endpoints.change_thread, None, "Change the metadata of a thread."),
+    _endpoint("DELETE", THREAD_PATH, thread_endpoints.delete_thread, None, "Forget a thread and everything in it."),
+    _endpoint("POST", THREAD_PATH + "/messages", thread_endpoints.add_message, None,
               "Write a message, which waits for a run.", is_metered=False),
-    _endpoint("GET", THREAD + "/messages", thread_endpoints.list_thread_messages, None, "What was said.",
+    _endpoint("GET", THREAD_PATH + "/messages", thread_endpoints.list_thread_messages, None, "What was said.",
               query={**LIST_QUERY, "run_id": "Of the turn of this run alone."}),
-    _endpoint("GET", THREAD_MESSAGE, thread_endpoints.show_thread_message, None, "A message."),
-    _endpoint("POST", THREAD_MESSAGE, thread_endpoints.refuse_message_change, None, "Not offered."),
-    _endpoint("DELETE", THREAD_MESSAGE, thread_endpoints.refuse_message_deletion, None, "Not offered."),
+    _endpoint("GET", THREAD_MESSAGE_PATH, thread_endpoints.show_thread_message, None, "A message."),
+    _endpoint("POST", THREAD_MESSAGE_PATH, thread_endpoints.refuse_message_change, None, "Not offered."),
+    _endpoint("DELETE", THREAD_MESSAGE_PATH, thread_endpoints.refuse_message_deletion, None, "Not offered."),
 )  # fmt: skip
 RUN_ENDPOINTS = (
-    _endpoint("POST", THREAD + "/runs", run_endpoints.begin_run, None, "Answer what was said.", is_metered=False),
-    _endpoint("GET", THREAD + "/runs", run_endpoints.list_thread_runs, None, "Runs that were asked for here.",
+    _endpoint("POST", THREAD_PATH + "/runs", run_endpoints.begin_run, None, "Answer what was said.", is_metered=False),
+    _endpoint("GET", THREAD_PATH + "/runs", run_endpoints.list_thread_runs, None, "Runs that were asked for here.",
               query=LIST_QUERY),
-    _endpoint("GET", RUN, run_endpoints.show_run, None, "A run, as it is now."),
-    _endpoint("POST", RUN, run_endpoints.refuse_run_change, None, "Not offered."),
-    _endpoint("POST", RUN + "/submit_tool_outputs", run_endpoints.submit_outputs, None,
+    _endpoint("GET", RUN_PATH, run_endpoints.show_run, None, "A run, as it is now."),
+    _endpoint("POST", RUN_PATH, run_endpoints.refuse_run_change, None, "Not offered."),
+    _endpoint("POST", RUN_PATH + "/submit_tool_outputs", run_endpoints.submit_outputs, None,
               "Give what the caller's functions gave."),
-    _endpoint("POST", RUN + "/cancel", run_endpoints.cancel_run, None, "Stop a run; what was said stays."),
-    _endpoint("GET", RUN + "/steps", run_endpoints.list_run_steps, None, "What was done in a run.", query=LIST_QUERY),
-    _endpoint("GET", RUN + "/steps/{step_id}", run_endpoints.show_run_step, None, "A step of a run."),
+    _endpoint("POST", RUN_PATH + "/cancel", run_endpoints.cancel_run, None, "Stop a run; what was said stays."),
+    _endpoint("GET", RUN_PATH + "/steps", run_endpoints.list_run_steps, None, "What was done in a run.",
+              query=LIST_QUERY),
+    _endpoint("GET", RUN_PATH + "/steps/{step_id}", run_endpoints.show_run_step, None, "A step of a run."),
 )  # fmt: skip
 
 OPENAI_ENDPOINTS = (

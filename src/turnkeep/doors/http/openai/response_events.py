@@ -30,7 +30,11 @@ from turnkeep.store.values import HeldCall
 
 RANGE = 1 << 32
 """Numbers of one item of the answer; clients of JavaScript count to 2^53."""
-FINAL = {"completed": "response.completed", "incomplete": "response.incomplete", "cancelled": "response.completed"}
+FINAL_EVENTS = {
+    "completed": "response.completed",
+    "incomplete": "response.incomplete",
+    "cancelled": "response.completed",
+}
 
 
 class ResponseEvents:
@@ -205,7 +209,7 @@ class ResponseEvents:
         events = [*self._end_thought(), *self._end_item("completed" if status == "completed" else "incomplete")]
         self._begin_range()
         data = response(self._head, status, self._output, end=end, completed_at=self._clock.now())
-        return [*events, self._event(FINAL[status], response=data)]
+        return [*events, self._event(FINAL_EVENTS[status], response=data)]
 
     @property
     def _item_id(self) -> str:

@@ -20,7 +20,7 @@ from turnkeep.doors.http.openai.part_frames import frames_of
 from turnkeep.doors.http.openai.run_events import RunEvents
 from turnkeep.doors.http.openai.run_objects import TERMINAL, RunState, run_state, steps_of
 from turnkeep.doors.http.openai.sdk_retries import find_run
-from turnkeep.doors.http.openai.thread_objects import RUN, thread_form
+from turnkeep.doors.http.openai.thread_objects import RUN_PREFIX, thread_form
 from turnkeep.doors.http.openai.turn_reader import TurnPart, TurnReader
 from turnkeep.doors.http.sent_events import SentEvents, named_frame, response_resources
 from turnkeep.errors import InvalidMessage, MessageFrozen, NotFound, NotOffered
@@ -75,7 +75,7 @@ async def _begin(call: HttpCall, record: ThreadRecord, body: Mapping[str, Any], 
 async def _accept(call: HttpCall, record: ThreadRecord, wishes: Mapping[str, Any]) -> str:
     """A run is a message without words; its id is its own."""
     key = call.once
-    run_id = f"{RUN}{secrets.token_hex(12)}" if key is None else id_from(key).replace("msg_", RUN)
+    run_id = f"{RUN_PREFIX}{secrets.token_hex(12)}" if key is None else id_from(key).replace("msg_", RUN_PREFIX)
     message = message_of(call, record.address, content="run", message_id=run_id, wishes={**wishes, "flush": True})
     wordless = message.but(content=(), window=0.0, max_wait=0.0, on_busy="collect")
     await authority.accept(call.application, call.limits, call.principal, wordless)
@@ -148,7 +148,7 @@ async def list_thread_runs(call: HttpCall) -> Response:
     ids += [one.message_id for one in await store.open_messages(record.address)]
     # A run that nobody could answer is in no transcript, and is remembered as long as other runs are.
     ids += [one for run in reversed(await store.runs(record.address)) for one in run.message_ids]
-    run_ids = dict.fromkeys(one for one in ids if one and one.startswith(RUN))
+    run_ids = dict.fromkeys(one for one in ids if one and one.startswith(RUN_PREFIX))
     states = [await run_state(call, record, run_id, history) for run_id in run_ids]
     return list_response(call, [state.form() for state in states])
 

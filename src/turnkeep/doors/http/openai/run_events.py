@@ -25,7 +25,7 @@ from turnkeep.doors.http.openai.turn_reader import (
 )
 from turnkeep.runs.journal import SEPARATOR
 
-Frame = tuple[str, dict[str, Any]]
+RunFrame = tuple[str, dict[str, Any]]
 FAILURES = {"withdrawn": "cancelled"}
 
 
@@ -34,7 +34,9 @@ class RunEvents:
     has shown.
     """
 
-    def __init__(self, state: RunState, *, first: Iterable[Frame] = (), base: int = 0, continues: bool = False) -> None:
+    def __init__(
+        self, state: RunState, *, first: Iterable[RunFrame] = (), base: int = 0, continues: bool = False
+    ) -> None:
         self._state = state
         self._first = first
         self._base = base
@@ -49,7 +51,7 @@ class RunEvents:
         self._is_new_step = True
         self.is_over = False
 
-    def begin(self) -> Iterable[Frame]:
+    def begin(self) -> Iterable[RunFrame]:
         queue = self._state.form("queued")
         return [
             *self._first,
@@ -57,7 +59,7 @@ class RunEvents:
             ("thread.run.queued", queue),
         ]
 
-    def encode(self, part: TurnPart) -> Iterable[Frame]:
+    def encode(self, part: TurnPart) -> Iterable[RunFrame]:
         match part:
             case Beginning():
                 return self._begin_attempt(part)
@@ -75,7 +77,7 @@ class RunEvents:
                 return self._fail(part)
         return ()
 
-    def _begin_attempt(self, part: Beginning) -> list[Frame]:
+    def _begin_attempt(self, part: Beginning) -> list[RunFrame]:
         self._anchor = part.covers
         self._is_new_step = True
         frames = self._show(self._current.become("")) if self._message_id else []
@@ -84,26 +86,26 @@ class RunEvents:
         self._has_begun = True
         return [("thread.run.in_progress", self._state.form("in_progress"))]
 
-    def _begin_step(self) -> list[Frame]:
+    def _begin_step(self) -> list[RunFrame]:
         """What was said before belongs to an earlier step, unless this is the same one once more."""
         frames = [] if self._is_new_step else self._end_message("completed")
         self._is_new_step = False
         return frames
 
-    def _grow(self, text: str) -> list[Frame]:
+    def _grow(self, text: str) -> list[RunFrame]:
         self._is_new_step = False
         if self._texts and not self._current.text and self._message_id is None:
             text = text.removeprefix(SEPARATOR)
         return self._show(self._current.grow(text)) if text else []
 
-    def _replace(self, whole: str) -> list[Frame]:
+    def _replace(self, whole: str) -> list[RunFrame]:
         """All that finished steps have said: what a further attempt begins with."""
         before = SEPARATOR.join(self._texts)
         rest = whole[len(before) :].removeprefix(SEPARATOR) if whole.startswith(before) else whole
         self._is_new_step = not rest
         return self._show(self._current.become(rest))
 
-    def _show(self, text: str | None) -> list[Frame]:
+    def _show(self, text: str | None) -> list[RunFrame]:
         if text is None:
             return [*self._end_message("incomplete"), *self._show(self._current.begin_anew())]
         if not text:
@@ -113,7 +115,7 @@ class RunEvents:
         delta = {"id": self._message_id, "object": "thread.message.delta", "delta": {"content": content}}
         return [*frames, ("thread.message.delta", delta)]
 
-    def _begin_message(self) -> list[Frame]:
+    def _begin_message(self) -> list[RunFrame]:
         place = self._base + sum(len(text) + len(SEPARATOR) for text in self._texts)
         self._message_id = said_id(self._anchor, 0, place)
         step = objects.step_of_message(self._state, self._message_id, status="in_progress")
@@ -125,7 +127,7 @@ class RunEvents:
             ("thread.message.in_progress", message),
         ]
 
-    def _end_message(self, status: str) -> list[Frame]:
+    def _end_message(self, status: str) -> list[RunFrame]:
         if self._message_id is None:
             return []
         text, step_status = self._current.text, "completed" if status == "completed" else "cancelled"
@@ -146,7 +148,7 @@ class RunEvents:
         form = answer_form(state.thread.thread_id, self._message_id or "", text, at, status=status)
         return form | {"run_id": state.run_id, "assistant_id": state.assistant.assistant_id}
 
-    def _want_outputs(self, part: OutputsWanted) -> list[Frame]:
+    def _want_outputs(self, part: OutputsWanted) -> list[RunFrame]:
         self.is_over = True
         step = objects.step_of_calls(self._state, part.calls, {}, status="in_progress")
         deltas = [{"index": place, **objects.call_form(one, shows_output=True)} for place, one in enumerate(part.calls)]
@@ -160,7 +162,7 @@ class RunEvents:
             ("thread.run.requires_action", self._state.form("requires_action") | {"required_action": action}),
         ]
 
-    def _end(self, end: TurnEnd) -> list[Frame]:
+    def _end(self, end: TurnEnd) -> list[RunFrame]:
         self.is_over = True
         status = end.outcome if end.outcome in ("incomplete", "cancelled") else "completed"
         before = SEPARATOR.join(self._texts)
@@ -170,7 +172,7 @@ class RunEvents:
         run = self._state.form(status) | {"usage": objects.usage_form(end.usage)}
         return [*frames, (f"thread.run.{status}", run)]
 
-    def _fail(self, part: TurnFailure) -> list[Frame]:
+    def _fail(self, part: TurnFailure) -> list[RunFrame]:
         self.is_over = True
         status = FAILURES.get(part.fault.code, "failed")
         error = {"code": "server_error", "message": part.fault.message} if status == "failed" else None

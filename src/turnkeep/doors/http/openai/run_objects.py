@@ -10,7 +10,7 @@ from turnkeep.assistants import Assistant
 from turnkeep.doors.http.endpoint import HttpCall
 from turnkeep.doors.http.openai.assistant_profiles import function_form
 from turnkeep.doors.http.openai.openai_input import id_from, seen_calls
-from turnkeep.doors.http.openai.thread_objects import RUN, said_id
+from turnkeep.doors.http.openai.thread_objects import RUN_PREFIX, said_id
 from turnkeep.doors.http.openai.turn_reader import texts_of
 from turnkeep.doors.http.openai.turn_segments import client_names
 from turnkeep.errors import NotFound
@@ -65,7 +65,7 @@ class RunState:
 async def run_state(call: HttpCall, thread: ThreadRecord, run_id: str, history: History | None = None) -> RunState:
     """Raises `NotFound`. `history`: where it was read already."""
     store = call.application.store
-    record = await store.message(thread.address, run_id) if run_id.startswith(RUN) else None
+    record = await store.message(thread.address, run_id) if run_id.startswith(RUN_PREFIX) else None
     if record is None:
         raise NotFound(f"No run found with id '{run_id[:80]}'.")
     wish: Message | UserItem | None = record.message

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 from turnkeep.doors.http.endpoint import HttpCall
-from turnkeep.doors.http.openai.thread_objects import RUN
+from turnkeep.doors.http.openai.thread_objects import RUN_PREFIX
 from turnkeep.messages import Address, Content, UserItem
 
 RETRY_HEADER = "x-stainless-retry-count"
@@ -32,7 +32,7 @@ async def find_run(call: HttpCall, address: Address) -> str | None:
     """The run that was begun last, if this is a retry and nothing was said since."""
     if is_retry(call):
         async for message_id, _ in _newest_first(call, address):
-            return message_id if message_id.startswith(RUN) else None
+            return message_id if message_id.startswith(RUN_PREFIX) else None
     return None
 
 

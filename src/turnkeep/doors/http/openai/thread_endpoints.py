@@ -21,7 +21,7 @@ from turnkeep.doors.http.openai.assistant_profiles import check_resources
 from turnkeep.doors.http.openai.conversation_key import thread_of
 from turnkeep.doors.http.openai.cursor_list import list_response
 from turnkeep.doors.http.openai.sdk_retries import find_written
-from turnkeep.doors.http.openai.thread_objects import RUN, messages_of_thread, thread_form
+from turnkeep.doors.http.openai.thread_objects import RUN_PREFIX, messages_of_thread, thread_form
 from turnkeep.errors import InvalidMessage, NotAllowed, NotFound, NotOffered, ThreadBusy
 from turnkeep.inputs import read_metadata
 from turnkeep.messages import Address, AssistantItem, Item, Message, UserItem
@@ -194,7 +194,7 @@ async def append(call: HttpCall, address: Address, item: Item, *, once: str | No
 def active_run(open_messages: list[MessageRecord]) -> str | None:
     """The run of a caller that is not at its end, or else the one that is in progress."""
     for record in open_messages:
-        if record.message_id.startswith(RUN):
+        if record.message_id.startswith(RUN_PREFIX):
             return record.message_id
     running = [record for record in open_messages if record.status == "running"]
     return running[0].run_id or running[0].message_id if running else None

@@ -16,7 +16,7 @@ from turnkeep.doors.http.openai.turn_reader import texts_of
 from turnkeep.messages import AssistantItem, Content, Part, UserItem
 from turnkeep.store.values import ThreadRecord, TranscriptEntry
 
-RUN = "run_"
+RUN_PREFIX = "run_"
 """What the ids of runs of this API begin with. Such a run is a message without words: it asks for an
 answer to what was said before, and what becomes of it is what becomes of that message.
 """
@@ -57,7 +57,7 @@ def messages_of_turn(thread_id: str, entries: Sequence[TranscriptEntry]) -> list
     """What was said in a turn: users first, in their order, then each step of the answer."""
     users = [entry.item for entry in entries if isinstance(entry.item, UserItem)]
     ids = [item.message_id or "" for item in users]
-    run_ids = tuple(one for one in ids if one.startswith(RUN))
+    run_ids = tuple(one for one in ids if one.startswith(RUN_PREFIX))
     messages = []
     for entry in entries:
         item = entry.item
