@@ -1,7 +1,8 @@
 """Places in a run at which its process can be made to die, so that tests reach every gap between
 two steps.
 
-Unarmed, which is always but in a test of crashes, `reach` costs one look at an empty dictionary.
+Unarmed, which is always but in a test of crashes, a point costs one look at an empty dictionary:
+`if armed: reach("final")`.
 """
 
 from __future__ import annotations
@@ -18,15 +19,15 @@ between a call's mark and its act; between its act and its result; before the co
 
 POINTS: tuple[Point, ...] = get_args(Point)
 
-_chances: dict[str, float] = {}
+armed: dict[str, float] = {}
+"""How likely each point is to kill; one object for as long as the process lives."""
 _chance = random.Random()  # noqa: S311 - decides when a test dies
 _act: Callable[[str], None]
 
 
 def reach(point: Point) -> None:
     """Die here, as likely as this point was armed."""
-    # The dictionary first: it is empty in every process but those of a crash test.
-    if _chances and _chance.random() < _chances.get(point, 0.0):
+    if armed and _chance.random() < armed.get(point, 0.0):
         _act(point)
 
 
@@ -39,8 +40,8 @@ def die(point: str) -> None:
 def arm(points: Mapping[str, float], *, act: Callable[[str], None] = die, seed: int | None = None) -> None:
     """Give points their probabilities in place of all earlier ones; none disarms."""
     global _act  # noqa: PLW0603 - one process has one set of failpoints
-    _chances.clear()
-    _chances.update(points)
+    armed.clear()
+    armed.update(points)
     _act = act
     # Of its own generator: a test that is seeded must not depend on who else draws numbers.
     _chance.seed(seed)

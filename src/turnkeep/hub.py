@@ -347,7 +347,7 @@ class Hub:
                     subscription.take(address, events)
             except Exception:
                 self._drop(channel, subscription)
-        if events[-1].kind == "completed":
+        if events[-1].kind == "completed" and self.meter is not SILENT:
             self.meter.observe("log_lag_seconds", max(0.0, self._clock.now() - events[-1].at))
 
     def _read_on(self, channel: _Fanout) -> None:

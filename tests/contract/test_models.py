@@ -65,16 +65,21 @@ async def test_an_answer_begins_once_then_gives_text_and_items_and_finishes_last
 
 
 @PROTOCOLS
-async def test_the_beginning_carries_the_names_and_limits_that_the_provider_gave(kind: str) -> None:
+@pytest.mark.parametrize(("left", "wait"), [("99", None), ("0", 7.5)], ids=["something is left", "nothing is left"])
+async def test_the_beginning_carries_the_names_that_the_provider_gave_and_its_wait(
+    kind: str, left: str, wait: float | None
+) -> None:
+    limits: dict[str, Any] = {"X_RateLimit_Remaining_Tokens": left, "X_RateLimit_Reset_Tokens": "7.5s"}
+
     async def answer(visit: Visit) -> None:
-        visit.whole(recorded(GOOD[kind]), X_Request_Id="req_7", X_RateLimit_Remaining_Tokens="99")
+        visit.whole(recorded(GOOD[kind]), X_Request_Id="req_7", **limits)
 
     async with canned(answer) as server:
         parts = await ask(opened(server, kind))
     began = parts[0]
     assert isinstance(began, Began)
     assert began.request_id == "req_7"
-    assert began.rate == {"x-ratelimit-remaining-tokens": "99"}
+    assert began.wait == wait
     names = {
         "responses": "resp_68f1c0de7b1c8191a6d0b1f2c3d4e5f60a1b2c3d4e5f6071",
         "chat": "chatcmpl-CqZ0kTq4uS1mX",

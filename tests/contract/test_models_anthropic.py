@@ -12,7 +12,7 @@ from anthropic import AsyncAnthropic
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.contract.asking import ask, finish_of, items_of, recorded, sent_by, text_of, told_by
+from tests.contract.asking import ask, finish_of, items_of, opened, recorded, sent_by, text_of, told_by
 from tests.contract.canned import Visit, canned
 from turnkeep.errors import AnswerMalformed, ModelRateLimited
 from turnkeep.messages import (
@@ -31,11 +31,11 @@ from turnkeep.messages import (
     text_content,
 )
 from turnkeep.models import Provider, open_model
-from turnkeep.models.anthropic import AnthropicModel, rate_of
+from turnkeep.models.anthropic import AnthropicModel
 from turnkeep.models.anthropic_request import messages, parameters, request_body, without
 from turnkeep.models.capabilities import capabilities_of
 from turnkeep.models.fit import fit
-from turnkeep.models.model import ModelRequest, ReasoningDelta, ToolSpec
+from turnkeep.models.model import Began, ModelRequest, ReasoningDelta, ToolSpec
 from turnkeep.models.past import pair
 from turnkeep.simulator.message_checks import message_body
 from turnkeep.usage import Usage
@@ -261,19 +261,22 @@ async def test_a_call_without_a_name_is_a_failure() -> None:
         await told_by(recorded("anthropic-thinking-tools").replace(b'"name":"get_weather",', b""), "anthropic")
 
 
-def test_limits_are_told_in_the_names_of_openai() -> None:
-    headers = {
-        "date": "Sun, 29 Nov 2026 10:00:00 GMT",
+async def test_a_limit_that_is_used_up_is_waited_for_until_its_moment() -> None:
+    headers: dict[str, Any] = {
+        "Date": "Sun, 29 Nov 2026 10:00:00 GMT",
         "anthropic-ratelimit-requests-limit": "50",
         "anthropic-ratelimit-requests-remaining": "0",
         "anthropic-ratelimit-requests-reset": "2026-11-29T10:00:12Z",
         "anthropic-ratelimit-tokens-reset": "soon",
     }
-    assert rate_of(headers) == {
-        "x-ratelimit-limit-requests": "50",
-        "x-ratelimit-remaining-requests": "0",
-        "x-ratelimit-reset-requests": "12.000s",
-    }
+
+    async def answer(visit: Visit) -> None:
+        visit.whole(recorded("anthropic-text"), **headers)
+
+    async with canned(answer) as server:
+        began = (await ask(opened(server, "anthropic")))[0]
+    assert isinstance(began, Began)
+    assert began.wait == 12.0
 
 
 # ---------------------------------------------------------------- the request

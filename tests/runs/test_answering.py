@@ -260,7 +260,7 @@ async def test_what_a_refusal_has_taught_spares_the_next_turns_the_detour() -> N
 
     lengths = [sum(isinstance(i, AssistantItem) for i in request.items) for request in stage.model.requests]
     assert lengths == [60, 7, 7 + 1]
-    assert stage.house.contexts.learned_size(MODEL) == 9_000
+    assert stage.house.contexts.learned_sizes.get(MODEL) == 9_000
 
 
 async def test_of_what_the_table_says_and_a_refusal_taught_the_smaller_counts() -> None:
@@ -271,7 +271,7 @@ async def test_of_what_the_table_says_and_a_refusal_taught_the_smaller_counts() 
     await add_turns(stage, 10, 1000)
 
     await stage.play("m1")
-    stage.house.contexts._learned_sizes[KNOWN] = 900_000
+    stage.house.contexts.learned_sizes[KNOWN] = 900_000
     await stage.play("m2")
 
     lengths = [sum(isinstance(i, AssistantItem) for i in request.items) for request in model.requests]

@@ -11,17 +11,8 @@ import pytest
 from tests.runs.moved_time import BEGIN
 from tests.runs.stage import HERE, NotingMeter, Stage
 from turnkeep.events import TurnFault
-from turnkeep.runs.activity import RunFigures
-from turnkeep.runs.outcomes import (
-    VERDICT_LABELS,
-    Dropping,
-    HoldVerdict,
-    Releasing,
-    Verdict,
-    figures_of,
-    measure_claim,
-    measure_run,
-)
+from turnkeep.runs.activity import RunFigures, figures_of, measure_claim, measure_run
+from turnkeep.runs.outcomes import VERDICT_LABELS, Dropping, HoldVerdict, Releasing, Verdict
 from turnkeep.store.values import Commit, Failure
 from turnkeep.usage import Usage
 

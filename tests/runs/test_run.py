@@ -952,8 +952,7 @@ async def test_a_run_asks_leave_for_each_request_and_waits_for_the_pace() -> Non
 
 
 async def test_limits_that_an_answer_states_make_everybody_wait() -> None:
-    rate = {"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "12s"}
-    stage = Stage([Began(None, rate=rate), *says("answer")[1:]], purse=lambda store: Budgets(store, PriceBook()))
+    stage = Stage([Began(None, wait=12.0), *says("answer")[1:]], purse=lambda store: Budgets(store, PriceBook()))
 
     await stage.play()
 

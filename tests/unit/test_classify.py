@@ -361,6 +361,14 @@ def test_no_wait_is_so_strange_that_it_cannot_be_read(text: str, body: Any) -> N
         ({"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "6m0s"}, BRIEF_WAIT),
         ({"x-ratelimit-remaining-requests": "3", "x-ratelimit-reset-requests": "6m0s"}, None),
         ({"x-ratelimit-remaining-requests": "0"}, 1.0),
+        (
+            {
+                "x-ratelimit-remaining-tokens": "0",
+                "x-ratelimit-reset-tokens": "45s",
+                "x-ratelimit-reset-requests": "1h",
+            },
+            45.0,
+        ),
         ({"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "9999h"}, BRIEF_WAIT),
         (
             {

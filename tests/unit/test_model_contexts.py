@@ -129,21 +129,21 @@ async def test_a_server_that_is_away_tells_nothing() -> None:
 
 def test_a_refusal_teaches_the_size_it_names_else_what_was_refused() -> None:
     sizes = ContextSizes()
-    assert sizes.learned_size("m") is None
+    assert sizes.learned_sizes.get("m") is None
     sizes.learn("m", window=None, tokens=40_000)
-    assert sizes.learned_size("m") == 30_000
+    assert sizes.learned_sizes.get("m") == 30_000
     sizes.learn("m", window=8192, tokens=9000)
-    assert sizes.learned_size("m") == 8192
+    assert sizes.learned_sizes.get("m") == 8192
     sizes.learn("m", window=16_000, tokens=9000)
-    assert sizes.learned_size("m") == 8192
-    assert sizes.learned_size("other") is None
+    assert sizes.learned_sizes.get("m") == 8192
+    assert sizes.learned_sizes.get("other") is None
 
 
 @pytest.mark.parametrize("window", [0, 1, -5, 10**12])
 def test_no_refusal_takes_a_model_its_memory(window: int) -> None:
     sizes = ContextSizes()
     sizes.learn("m", window=window, tokens=0)
-    assert sizes.learned_size("m") == LEAST_CONTEXT
+    assert sizes.learned_sizes.get("m") == LEAST_CONTEXT
 
 
 @pytest.mark.parametrize(

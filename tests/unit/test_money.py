@@ -305,14 +305,8 @@ async def test_where_nothing_remains_all_wait_for_the_reset(
 ) -> None:
     one = purse(store, prices)
     tab = one.run_budget(await claim(store))
-    await tab.take_rate_limits({"x-ratelimit-remaining-requests": "1", "x-ratelimit-reset-requests": "6m0s"}, ENDPOINT)
     await tab.before_request(REQUEST, 10, ENDPOINT)
-    told = {
-        "x-ratelimit-remaining-tokens": "0",
-        "x-ratelimit-reset-tokens": "45s",
-        "x-ratelimit-reset-requests": "1h",
-    }
-    await tab.take_rate_limits(told, ENDPOINT)
+    await tab.slow_down(45.0, ENDPOINT)
     with pytest.raises(PaceReached) as waits:
         await tab.before_request(REQUEST, 10, ENDPOINT)
     assert waits.value.retry_after == 45.0

@@ -109,12 +109,12 @@ def test_what_was_learned_of_one_model_is_not_believed_of_another_and_memory_has
     lessons = Lessons(Capabilities())
     lessons.keep("a", Lesson({"takes_images": False}))
     lessons.keep("a", Lesson({"drops": {"top_p"}}))
-    assert lessons.of("a") == Capabilities(takes_images=False, drops=frozenset({"top_p"}))
-    assert lessons.of("b") == Capabilities()
+    assert lessons.capabilities.get("a", lessons.start) == Capabilities(takes_images=False, drops=frozenset({"top_p"}))
+    assert lessons.capabilities.get("b", lessons.start) == Capabilities()
     for n in range(MODELS_REMEMBERED):
         lessons.keep(str(n), Lesson({"takes_files": False}))
     assert len(lessons.capabilities) == MODELS_REMEMBERED
-    assert lessons.of("a") == Capabilities()
+    assert lessons.capabilities.get("a", lessons.start) == Capabilities()
 
 
 def test_a_phase_that_another_server_gave_is_left_out_where_it_is_unknown() -> None:

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
-from email.utils import parsedate_to_datetime
 from functools import partial
 from typing import Any
 
@@ -219,8 +217,7 @@ class AnthropicReader:
         if not self._has_begun:
             self._has_begun = True
             self._model = label(message.get("model"))
-            rate = {**self._reply.rate, **rate_of(self._reply.headers)}
-            yield Began(label(message.get("id")), self._reply.request_id, rate)
+            yield Began(label(message.get("id")), self._reply.request_id, self._reply.wait)
         for index, block in enumerate(entries(message.get("content"))):
             yield from self._start(index, mapping(block))
         self._stop(message, message.get("usage"))
@@ -393,23 +390,3 @@ def _tier(usage: Mapping[str, Any]) -> str | None:
         return "fast"
     tier = usage.get("service_tier")
     return tier if isinstance(tier, str) else None
-
-
-def rate_of(headers: Mapping[str, str]) -> dict[str, str]:
-    """The limits as the server states them, in OpenAI's names and durations."""
-    rate: dict[str, str] = {}
-    for what in ("requests", "tokens"):
-        for mark in ("limit", "remaining"):
-            if (value := headers.get(f"anthropic-ratelimit-{what}-{mark}")) is not None:
-                rate[f"x-ratelimit-{mark}-{what}"] = value
-        if (seconds := _until(headers.get(f"anthropic-ratelimit-{what}-reset"), headers.get("date"))) is not None:
-            rate[f"x-ratelimit-reset-{what}"] = f"{seconds:.3f}s"
-    return rate
-
-
-def _until(moment: str | None, now: str | None) -> float | None:
-    """Seconds until a moment, by the server's own clock."""
-    try:
-        return max(0.0, (datetime.fromisoformat(moment or "") - parsedate_to_datetime(now or "")).total_seconds())
-    except (ValueError, TypeError):
-        return None

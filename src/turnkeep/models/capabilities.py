@@ -107,10 +107,6 @@ class Capabilities:
         """Whether reasoning parameters may be sent: not to a model that is known to do without."""
         return self.server not in ("openai", "azure") or not is_plain(model)
 
-    def returns_reasoning(self, model: str) -> bool:
-        """Whether sealed reasoning may be asked for; refused for models that do not reason."""
-        return self.takes_encrypted_reasoning and reasons(model)
-
 
 FAMILIES_REMEMBERED = 256
 """Names whose family is remembered: people may write any."""
@@ -257,7 +253,8 @@ class ContextSizes:
         """Without an endpoint nobody is asked; what refusals teach is remembered all the same."""
         self._endpoint = None if endpoint is None or endpoint.is_simulated else endpoint
         self._server_sizes: dict[str, int | None] = {}
-        self._learned_sizes: dict[str, int] = {}
+        self.learned_sizes: dict[str, int] = {}
+        """What refusals have taught, by model."""
         self._asking = asyncio.Lock()
 
     async def ask_server(self, model: str) -> int | None:
@@ -273,19 +270,15 @@ class ContextSizes:
                 self._server_sizes[model] = await _ask(self._endpoint, model)
         return self._server_sizes[model]
 
-    def learned_size(self, model: str) -> int | None:
-        """What refusals of this model's server have taught."""
-        return self._learned_sizes.get(model)
-
     def learn(self, model: str, *, window: int | None, tokens: int) -> None:
         """A request of so many tokens (our count) was too long; `window` where the refusal named
         the size.
         """
         # Where no size is named, three quarters of what was too long: a few refusals reach it.
         size = window if window is not None and LEAST_CONTEXT <= window <= MOST_CONTEXT else tokens * 3 // 4
-        if len(self._learned_sizes) < SIZES_REMEMBERED or model in self._learned_sizes:
+        if len(self.learned_sizes) < SIZES_REMEMBERED or model in self.learned_sizes:
             # Down only: what was too long once stays too long.
-            self._learned_sizes[model] = max(LEAST_CONTEXT, min(size, self._learned_sizes.get(model, size)))
+            self.learned_sizes[model] = max(LEAST_CONTEXT, min(size, self.learned_sizes.get(model, size)))
 
 
 async def _ask(endpoint: Provider, model: str) -> int | None:
@@ -383,14 +376,11 @@ class Lessons:
     start: Capabilities
     capabilities: OrderedDict[str, Capabilities] = field(default_factory=OrderedDict)
 
-    def of(self, model: str) -> Capabilities:
-        return self.capabilities.get(model, self.start)
-
     def keep(self, model: str, lesson: Lesson) -> None:
         """Remember it; the model that was learned of longest ago is forgotten when
         there are too many.
         """
-        self.capabilities[model] = lesson.apply(self.of(model))
+        self.capabilities[model] = lesson.apply(self.capabilities.get(model, self.start))
         self.capabilities.move_to_end(model)
         if len(self.capabilities) > MODELS_REMEMBERED:
             self.capabilities.popitem(last=False)

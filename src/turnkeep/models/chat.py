@@ -188,7 +188,7 @@ class ChatReader:
     def _begin(self, chunk: Mapping[str, Any]) -> Began:
         self._has_begun = True
         self._model = label(chunk.get("model"))
-        return Began(label(chunk.get("id")), self._reply.request_id, self._reply.rate)
+        return Began(label(chunk.get("id")), self._reply.request_id, self._reply.wait)
 
     def _choice(self, choice: Mapping[str, Any]) -> Iterator[StreamPart]:
         if choice.get("error"):

@@ -148,7 +148,7 @@ class Asker:
             yield part
 
     async def _open(self, model: str, put: Put) -> _Opening:
-        caps = self._lessons.of(model)
+        caps = self._lessons.capabilities.get(model, self._lessons.start)
         asking, lessons = put(caps), list[Lesson]()
         while True:
             try:

@@ -38,6 +38,7 @@ from turnkeep.models.classify import classify, scrub
 from turnkeep.models.http_session import open_session
 from turnkeep.models.provider import Provider
 from turnkeep.models.reading import is_json, json_bytes, request_id
+from turnkeep.models.waits import NOTHING_LEFT, wait_for_spent
 
 Frame = tuple[bytes, bytes]
 """One event: its name (empty when it has none) and its data."""
@@ -260,12 +261,11 @@ class Reply:
         return request_id(self.headers)
 
     @property
-    def rate(self) -> dict[str, str]:
-        """The limits as the provider states them, and its clock, which they are read against."""
-        limits = {name: value for name, value in self.headers.items() if "ratelimit" in name}
-        if limits and (date := self.headers.get("date")):
-            limits["date"] = date
-        return limits
+    def wait(self) -> float | None:
+        """Seconds until there is something again of what this answer says is used up."""
+        # nearly every answer leaves something: then nothing is read of its limits
+        is_spent = any(value in NOTHING_LEFT for name, value in self.headers.items() if "remaining" in name)
+        return wait_for_spent(self.headers) if is_spent else None
 
     def failure(self, error: object) -> ModelError:
         """What an error inside the stream means."""

@@ -72,8 +72,8 @@ class Began:
 
     response_id: str | None
     request_id: str | None = None
-    rate: Mapping[str, str] = field(default_factory=dict)
-    """The `x-ratelimit-*` headers as sent."""
+    wait: float | None = None
+    """Seconds for which nothing more may be asked: the provider says that a limit is used up."""
 
 
 @dataclass(frozen=True, slots=True)

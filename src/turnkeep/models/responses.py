@@ -27,7 +27,7 @@ from turnkeep.messages import (
     UserItem,
 )
 from turnkeep.models.background import BackgroundResponse
-from turnkeep.models.capabilities import Capabilities, Lessons, capabilities_of
+from turnkeep.models.capabilities import Capabilities, Lessons, capabilities_of, reasons
 from turnkeep.models.exchange import Asker, Asking, label_headers
 from turnkeep.models.fit import PastForms, ToolNames, fit
 from turnkeep.models.hosted_tools import for_responses, hosted_item, results_of
@@ -63,6 +63,9 @@ from turnkeep.models.reading import (
 )
 from turnkeep.usage import Usage
 
+SEALED = "reasoning.encrypted_content"
+"""As `include`: what a thought goes back as."""
+
 
 class ResponsesModel:
     """A `Model` over `POST /responses`."""
@@ -93,7 +96,7 @@ class ResponsesModel:
         result = fit(excerpt.request if excerpt else request, caps, self._site)
         body = request_body(result.request, caps)
         headers = {} if caps.takes_metadata else label_headers(request)
-        wants_seal = caps.returns_reasoning(request.model)
+        wants_seal = SEALED in body.get("include", ())
         reader = partial(
             ResponsesReader, items=request.items, wants_seal=wants_seal, site=self._site, names=result.names
         )
@@ -226,7 +229,7 @@ class ResponsesReader:
 
     def _begin(self, response: Mapping[str, Any]) -> Began:
         self._has_begun = True
-        return Began(label(response.get("id")), self.reply.request_id, self.reply.rate)
+        return Began(label(response.get("id")), self.reply.request_id, self.reply.wait)
 
     def _other(self, event: Mapping[str, Any]) -> Iterator[StreamPart]:
         kind = event["type"]
@@ -375,7 +378,8 @@ def request_body(request: ModelRequest, caps: Capabilities) -> dict[str, Any]:
     if request.instructions:
         body["instructions"] = request.instructions
     # Nothing is stored there, so a thought comes back, and goes back, only as a sealed whole.
-    include = ["reasoning.encrypted_content"] if caps.returns_reasoning(request.model) else []
+    # Refused for models that do not reason.
+    include = [SEALED] if caps.takes_encrypted_reasoning and reasons(request.model) else []
     tools = [_tool(tool) for tool in request.tools]
     if request.hosted_tools:
         tools += for_responses(request.hosted_tools)

@@ -37,7 +37,7 @@ _MOMENT_IN_WORDS = re.compile(
     r"(\d{4}-\d\d-\d\d)(?:t| at |\s+)(\d\d:\d\d(?::\d\d(?:\.\d+)?)?)\s?(z|utc|gmt|[+-]\d\d:?\d\d)?"
 )
 _AMOUNT = re.compile(r"(\d+(?:\.\d+)?)\s*([a-zµ]+)")
-_NOTHING_LEFT = ("0", "0.0", "-1")
+NOTHING_LEFT = ("0", "0.0", "-1")
 # A larger number of seconds is a moment, not a duration: 31 years against 2001.
 _EPOCH = 1_000_000_000.0
 
@@ -72,7 +72,7 @@ def wait_for_spent(headers: Mapping[str, str]) -> float | None:
     resets = {
         name: moment_or_seconds(headers.get(name.replace("remaining", "reset")), headers)
         for name, value in headers.items()
-        if "ratelimit" in name and "remaining" in name and value.strip() in _NOTHING_LEFT
+        if "ratelimit" in name and "remaining" in name and value in NOTHING_LEFT
     }
     return min(max(wait or 1.0 for wait in resets.values()), BRIEF_WAIT) if resets else None
 
@@ -91,7 +91,7 @@ def reset_of_limits(headers: Mapping[str, str]) -> float | None:
 
 def _is_spent(reset: str, headers: Mapping[str, str]) -> bool:
     """Whether the twin of a header with a reset says that nothing is left."""
-    return headers.get(reset.replace("reset", "remaining"), "").strip() in _NOTHING_LEFT
+    return headers.get(reset.replace("reset", "remaining"), "").strip() in NOTHING_LEFT
 
 
 def moment_or_seconds(text: object, headers: Mapping[str, str]) -> float | None:

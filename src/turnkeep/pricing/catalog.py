@@ -25,6 +25,8 @@ from turnkeep.pricing.price_file import PricingFile, read_price_file, sentence
 Rule = Literal["yes", "no", "effort_none"]
 
 _DATE_SUFFIX = re.compile(r"-\d{4}-\d{2}-\d{2}$")
+_NAMES_REMEMBERED = 1_024
+
 _CLOSE = 0.85
 
 
@@ -82,6 +84,9 @@ class Catalog:
         self._prefixes: Mapping[str, str] = data["encodings"]["prefixes"]
         self._models = {name: _facts(name, entry) for name, entry in data["models"].items()}
         self._aliases = {alias: facts for facts in self._models.values() for alias in facts.aliases}
+        # for every request, of a few names; bounded, for people may write any
+        self.model = functools.lru_cache(_NAMES_REMEMBERED)(self._find)
+        """The facts of a model by its name, an alias, a dated snapshot, a fine-tune or ``vendor/name``."""
 
     @classmethod
     def load(cls, override: Path | None = None) -> Self:
@@ -99,10 +104,7 @@ class Catalog:
     def names(self) -> tuple[str, ...]:
         return tuple(self._models)
 
-    def model(self, name: str) -> ModelFacts | None:
-        """The facts of a model by its name, an alias, a dated snapshot,
-        a fine-tune or ``vendor/name``.
-        """
+    def _find(self, name: str) -> ModelFacts | None:
         for form in _forms(name):
             if facts := self._models.get(form) or self._aliases.get(form):
                 return facts

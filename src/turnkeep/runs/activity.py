@@ -1,4 +1,5 @@
 """What the runs of a tenant did in each minute of an hour and each hour of a day: counts, tokens, money, waits.
+What a meter is told of a run is the same, and said here too.
 
 Every process adds up its own figures and writes them down every few seconds, into small records
 that all share. They are for people who look at charts: a process that is killed takes its last
@@ -16,14 +17,16 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, assert_never
 
 from turnkeep.clock import Clock
 from turnkeep.errors import Conflict, StoreError
+from turnkeep.events import TurnFault
 from turnkeep.lean_init import lean_init
+from turnkeep.runs.outcomes import VERDICT_LABELS, Dropping, HoldVerdict, Releasing, Verdict
 from turnkeep.store.contract import Registry
-from turnkeep.store.values import Document
-from turnkeep.telemetry import get_log
+from turnkeep.store.values import Claim, Commit, Document, FailOutcome, Failure
+from turnkeep.telemetry import Meter, get_log
 from turnkeep.usage import Usage
 
 log = get_log(__name__)
@@ -64,6 +67,79 @@ class RunFigures:
     usage: Usage = Usage()
     code: str = ""
     waits: Mapping[str, float | None] | None = None
+
+
+def measure_claim(meter: Meter, claim: Claim) -> None:
+    """How long the batch of a claim has waited, and how big it is."""
+    meter.observe("run_attempt", claim.attempt)
+    if waits := _waits(claim):
+        meter.observe("batch_messages", len(claim.messages))
+        meter.observe("window_seconds", waits["window"])
+        meter.observe("queue_wait_seconds", waits["queue"])
+
+
+def _waits(claim: Claim) -> dict[str, float]:
+    """Seconds that a batch was in its window, and then in the queue; empty but at its first claim."""
+    # a further attempt has waited for its retry, not in the queue
+    if claim.attempt > 1 or not claim.messages:
+        return {}
+    return {
+        "window": max(0.0, claim.due_at - claim.messages[0].arrival),
+        "queue": max(0.0, claim.claimed_at - claim.due_at),
+    }
+
+
+def measure_run(
+    meter: Meter,
+    claim: Claim,
+    verdict: Verdict,
+    fail_outcome: FailOutcome | None,
+    *,
+    begun_at: float,
+    first_shown_at: float | None,
+) -> None:
+    """How a run ended, and what the store made of a failure; times are those of the loop."""
+    meter.count("runs", verdict=VERDICT_LABELS[type(verdict)])
+    meter.observe("run_seconds", asyncio.get_running_loop().time() - begun_at)
+    if first_shown_at is not None:
+        meter.observe("first_token_seconds", first_shown_at - begun_at)
+    match verdict:
+        case Dropping():
+            meter.count("lease_losses")
+        case Releasing(reason=TurnFault() as reason):
+            meter.count("waits", reason=reason.code)
+        case Failure():
+            meter.count("errors", code=verdict.fault.code)
+            if fail_outcome == "dead":
+                meter.count("dead_letters", len(claim.messages), code=verdict.fault.code)
+            elif fail_outcome is not None:
+                meter.count("retries", code=verdict.fault.code)
+
+
+def figures_of(
+    claim: Claim, verdict: Verdict, fail_outcome: FailOutcome | None, *, first: float | None, run_seconds: float
+) -> RunFigures:
+    """The same, for the charts that people look at."""
+    tenant, waits = claim.address.tenant, dict[str, float | None](_waits(claim))
+    match verdict:
+        case Commit():
+            waits["first"] = first
+            if claim.messages:
+                waits["whole"] = max(0.0, claim.claimed_at - claim.messages[0].arrival) + run_seconds
+            count = len(claim.messages)
+            return RunFigures(tenant, verdict.outcome, messages=count, usage=verdict.usage, waits=waits)
+        case Failure():
+            # a retry has its usage told by the run that ends the batch
+            usage = Usage() if fail_outcome == "retry" else verdict.usage
+            return RunFigures(tenant, fail_outcome or "lost", usage=usage, code=verdict.fault.code, waits=waits)
+        case Releasing():
+            code = verdict.reason.code if verdict.reason else ""
+            return RunFigures(tenant, "waiting", code=code, waits=waits)
+        case HoldVerdict():
+            return RunFigures(tenant, "held", waits=waits)
+        case Dropping():
+            return RunFigures(tenant, "lost")
+    assert_never(verdict)
 
 
 class Activity:

@@ -28,7 +28,7 @@ from turnkeep.errors import (
     UnansweredCall,
 )
 from turnkeep.events import Event
-from turnkeep.failpoints import reach
+from turnkeep.failpoints import armed, reach
 from turnkeep.messages import AssistantItem, CallItem, HostedItem, Item, ReasoningItem, UserItem, text_content
 from turnkeep.models.model import (
     Began,
@@ -52,8 +52,7 @@ from turnkeep.runs.journal import SEPARATOR, Journal, OpenResponse, Step
 from turnkeep.runs.tool_calls import CallRules, Calls
 from turnkeep.runs.trace_attributes import request_attributes, response_attributes
 from turnkeep.store.values import Claim, HeldCall
-from turnkeep.telemetry import get_log
-from turnkeep.telemetry.traces import span
+from turnkeep.telemetry import SILENT, get_log, traces
 from turnkeep.usage import Usage
 
 log = get_log(__name__)
@@ -162,7 +161,8 @@ class Answering:
             step = await self._ask(self.prompt.request())
         except UnansweredCall:
             step = await self._ask(self.prompt.request(is_repair=True))
-        reach("called")
+        if armed:
+            reach("called")
         step = self.disclosure.public(step)
         # the commit of a final answer holds what its record would, and the answer is told by it: written
         # twice, its reader waits for both; not where a message that steers makes another step of it
@@ -212,25 +212,33 @@ class Answering:
             await self.budget.before_request(request, tokens, self.prompt.model.endpoint)
         partial = PartialStep(before, repeats=len(self.announcer.text_so_far) - len(before) if running else 0)
         begun_at = asyncio.get_running_loop().time()
-        with span(f"chat {request.model}", lambda: request_attributes(request), kind="client") as current:
-            try:
-                async with aclosing(self._stream(request, partial)) as stream:
-                    async for part in stream:
-                        if isinstance(part, Began):
-                            await self._on_begin(part, partial, request)
-                        self._show(part, partial)
-            except (ContextTooLong, UnansweredCall):
-                self.announcer.text_so_far = before
-                raise
-            try:
-                step = self._finish_step(request, partial)
-            except ModelError:
-                if self.journal.open_response:
-                    await self.journal.write_response(None)  # it has ended, and gives nothing else the next time
-                raise
-            current.set(lambda: response_attributes(step, partial.began))
-        self._measure(request.model, step.usage, asyncio.get_running_loop().time() - begun_at)
+        if traces.tracer is None:
+            step = await self._receive(request, partial)
+        else:
+            with traces.span(f"chat {request.model}", lambda: request_attributes(request), kind="client") as current:
+                step = await self._receive(request, partial)
+                current.set(lambda: response_attributes(step, partial.began))
+        if self.resources.meter is not SILENT:
+            self._measure(request.model, step.usage, asyncio.get_running_loop().time() - begun_at)
         return step
+
+    async def _receive(self, request: ModelRequest, partial: PartialStep) -> Step:
+        """What the model answers, shown while it comes."""
+        try:
+            async with aclosing(self._stream(request, partial)) as stream:
+                async for part in stream:
+                    if isinstance(part, Began):
+                        await self._on_begin(part, partial, request)
+                    self._show(part, partial)
+        except (ContextTooLong, UnansweredCall):
+            self.announcer.text_so_far = partial.before
+            raise
+        try:
+            return self._finish_step(request, partial)
+        except ModelError:
+            if self.journal.open_response:
+                await self.journal.write_response(None)  # it has ended, and gives nothing else the next time
+            raise
 
     def _stream(self, request: ModelRequest, partial: PartialStep) -> AsyncGenerator[StreamPart, None]:
         show = self._show_text
@@ -242,10 +250,11 @@ class Answering:
         """
         if request.background and request.response_id is None and began.response_id:
             await self.journal.write_response(OpenResponse(began.response_id, request.model))
-        if self.budget is not None:
-            await self.budget.take_rate_limits(began.rate, self.prompt.model.endpoint)
+        if began.wait is not None and self.budget is not None:
+            await self.budget.slow_down(began.wait, self.prompt.model.endpoint)
         partial.began = began
-        reach("asked")
+        if armed:
+            reach("asked")
 
     def _measure(self, model: str, usage: Usage, seconds: float) -> None:
         meter = self.resources.meter
@@ -270,7 +279,8 @@ class Answering:
         partial.text += text
         if new_text:
             self.announcer.text(new_text)
-        reach("midstream")
+        if armed:
+            reach("midstream")
 
     def _show(self, part: StreamPart, partial: PartialStep) -> None:
         if isinstance(part, ReasoningDelta):
@@ -383,11 +393,9 @@ class ModelPrompt:
         """What the table says, else the server; a refusal that taught otherwise
         is believed before both.
         """
-        facts, learned_size = (
-            self.resources.catalog.model(self.model_name),
-            self.resources.contexts.learned_size(self.model_name),
-        )
-        stated_size = (facts.context if facts else None) or await self.resources.contexts.ask_server(self.model_name)
+        name, contexts = self.model_name, self.resources.contexts
+        facts, learned_size = self.resources.catalog.model(name), contexts.learned_sizes.get(name)
+        stated_size = (facts.context if facts else None) or await contexts.ask_server(name)
         return min(learned_size or stated_size or 0, stated_size or learned_size or 0) or None
 
     def request(self, *, is_repair: bool = False) -> ModelRequest:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -95,6 +95,6 @@ class Spending(Protocol):
         """Raises when the request, of so many input tokens, has to wait or is refused."""
         ...
 
-    async def take_rate_limits(self, rate: Mapping[str, str], endpoint: str) -> None:
-        """Take in the limits that a provider states at the beginning of its answer."""
+    async def slow_down(self, wait: float, endpoint: str) -> None:
+        """Nobody may ask there for so many seconds, says the provider at the beginning of its answer."""
         ...

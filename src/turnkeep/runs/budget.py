@@ -27,7 +27,6 @@ from turnkeep.errors import (
 )
 from turnkeep.messages import USER, Address
 from turnkeep.models.model import ModelRequest, output_limit
-from turnkeep.models.waits import wait_for_spent
 from turnkeep.pricing.prices import PriceBook
 from turnkeep.settings import Settings
 from turnkeep.store.contract import Store
@@ -263,12 +262,9 @@ class RunBudget:
         if wait > 0.0:
             raise PaceReached(f"the pace of {endpoint} is reached, {wait:.1f} s to wait", retry_after=wait)
 
-    async def take_rate_limits(self, rate: Mapping[str, str], endpoint: str) -> None:
-        """Take in the limits that an answer states: where nothing remains, all workers
-        wait for the reset.
-        """
-        if rate and (wait := wait_for_spent(rate)) is not None:
-            await self._budgets.store.slow_down(endpoint, wait)
+    async def slow_down(self, wait: float, endpoint: str) -> None:
+        """Let all workers wait for what a provider has nothing left of."""
+        await self._budgets.store.slow_down(endpoint, wait)
 
     async def settle(self, usage: Usage) -> None:
         """The run is over: replace its reservation by what it cost.

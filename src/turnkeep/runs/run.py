@@ -15,6 +15,7 @@ probes whether it is back.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -36,26 +37,18 @@ from turnkeep.errors import (
     Waiting,
 )
 from turnkeep.events import Answer, Event, TurnFault
-from turnkeep.failpoints import reach
+from turnkeep.failpoints import armed, reach
 from turnkeep.messages import AssistantItem, Item
 from turnkeep.models.waits import BRIEF_WAIT
 from turnkeep.pricing.tokenizer import tokenizer_for
+from turnkeep.runs.activity import figures_of, measure_claim, measure_run
 from turnkeep.runs.announcer import Announcer, Disclosure
 from turnkeep.runs.answer import Answering, ModelPrompt
 from turnkeep.runs.answer_contract import FinalAnswer, NeedsDecision
 from turnkeep.runs.halt import close_call, stop_response, without_text
 from turnkeep.runs.journal import Journal, retry_until_answered
 from turnkeep.runs.lease import DrainRequest, Lease, StopRequest
-from turnkeep.runs.outcomes import (
-    VERDICT_LABELS,
-    Dropping,
-    HoldVerdict,
-    Releasing,
-    Verdict,
-    figures_of,
-    measure_claim,
-    measure_run,
-)
+from turnkeep.runs.outcomes import VERDICT_LABELS, Dropping, HoldVerdict, Releasing, Verdict
 from turnkeep.runs.run_context import RunContext
 from turnkeep.runs.tool_calls import EFFECT_UNKNOWN
 from turnkeep.runs.trace_attributes import run_attributes
@@ -71,8 +64,7 @@ from turnkeep.store.values import (
     Stop,
     TranscriptEntry,
 )
-from turnkeep.telemetry import get_log
-from turnkeep.telemetry.traces import span
+from turnkeep.telemetry import SILENT, get_log, traces
 from turnkeep.usage import Usage
 
 log = get_log(__name__)
@@ -112,8 +104,10 @@ class Run:
         back when the lease is over.
         """
         begun_at = asyncio.get_running_loop().time()
-        measure_claim(self.context.meter, self.claim)
-        reach("claimed")
+        if self.context.meter is not SILENT:
+            measure_claim(self.context.meter, self.claim)
+        if armed:
+            reach("claimed")
         try:
             verdict = await self._verdict()
             await self._settle(verdict)
@@ -206,18 +200,24 @@ class Run:
         running = self.journal.open_response
         self.model_name = running.model if running else await self.circuits.choose_model(self._candidates())
         self.answering = self._answering()
-        deadline = asyncio.timeout(context.rules.deadline)
+        if traces.tracer is None:
+            result = await self._answer_in_time(self.answering)
+        else:
+            with traces.span(f"invoke_agent {self.assistant.name}", lambda: run_attributes(claim, self.assistant)):
+                result = await self._answer_in_time(self.answering)
+        await self.circuits.close_after_probe()
+        return result
+
+    async def _answer_in_time(self, answering: Answering) -> FinalAnswer | NeedsDecision:
+        deadline = asyncio.timeout(self.context.rules.deadline)
         try:
-            with span(f"invoke_agent {self.assistant.name}", lambda: run_attributes(claim, self.assistant)):
-                async with deadline:
-                    result = await self.answering.answer()
+            async with deadline:
+                return await answering.answer()
         except TimeoutError:
             # a TimeoutError of somebody else is no deadline of ours
             if deadline.expired():
-                raise RunTimedOut(f"the run took longer than {context.rules.deadline} s") from None
+                raise RunTimedOut(f"the run took longer than {self.context.rules.deadline} s") from None
             raise
-        await self.circuits.close_after_probe()
-        return result
 
     async def _look_around(self, assistant_id: str | None) -> None:
         """Read what is not remembered of assistants and circuits, at the same time: nothing of it is
@@ -372,13 +372,15 @@ class Run:
                 await self.journal.flush()
             match verdict:
                 case Commit():
-                    reach("final")
+                    if armed:
+                        reach("final")
                     remainder = await self._end_whole(
                         lambda count: store.commit(claim, replace(verdict, published_count=count)),
                         verdict.published_count,
                     )
                     self.context.histories.extend(claim, verdict.entries, remainder.transcript)
-                    reach("committed")
+                    if armed:
+                        reach("committed")
                 case Failure():
                     self.failure = await retry_until_answered(lambda: store.fail(claim, verdict))
                 case HoldVerdict():
@@ -408,16 +410,19 @@ class Run:
             published_count = self.announcer.published_count
 
     def _report(self, verdict: Verdict, begun_at: float) -> None:
-        claim, label = self.claim, VERDICT_LABELS[type(verdict)]
-        log.info("run_settled", run_id=claim.run_id, attempt=claim.attempt, verdict=label, messages=len(claim.messages))
-        first_shown_at = self.answering.first_shown_at if self.answering else None
-        measure_run(self.context.meter, claim, verdict, self.failure, begun_at=begun_at, first_shown_at=first_shown_at)
-        if self.context.activity is not None:
-            now = asyncio.get_running_loop().time()
-            first = None if first_shown_at is None else first_shown_at - begun_at
-            figures = figures_of(claim, verdict, self.failure, first=first, run_seconds=now - begun_at)
+        claim, context = self.claim, self.context
+        if log.is_heard(logging.INFO):
+            label, count = VERDICT_LABELS[type(verdict)], len(claim.messages)
+            log.info("run_settled", run_id=claim.run_id, attempt=claim.attempt, verdict=label, messages=count)
+        shown_at = self.answering.first_shown_at if self.answering else None
+        if context.meter is not SILENT:
+            measure_run(context.meter, claim, verdict, self.failure, begun_at=begun_at, first_shown_at=shown_at)
+        if context.activity is not None:
+            first = None if shown_at is None else shown_at - begun_at
+            seconds = asyncio.get_running_loop().time() - begun_at
+            figures = figures_of(claim, verdict, self.failure, first=first, run_seconds=seconds)
             assistant = self.assistant.name or self.assistant.assistant_id
-            self.context.activity.note(replace(figures, model=self.model_name, assistant=assistant))
+            context.activity.note(replace(figures, model=self.model_name, assistant=assistant))
 
 
 def _weightiest(errors: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -69,10 +69,12 @@ class ModuleLog:
     stderr and the rest nowhere.
     """
 
-    __slots__ = ("_logger",)
+    __slots__ = ("_logger", "is_heard")
 
     def __init__(self, name: str) -> None:
         self._logger = logging.getLogger(name)
+        self.is_heard = self._logger.isEnabledFor
+        """Whether somebody reads lines of a level: asked first where a line is made for every message."""
 
     def debug(self, event: str, /, **values: Any) -> None:
         self._tell(logging.DEBUG, event, values)

@@ -1,8 +1,8 @@
 """Traces of runs, steps and tool calls, in the words of OpenTelemetry's
 conventions for generative AI.
 
-Off until `configure_tracing` names where they go: then a span costs one comparison. Attributes hold
-names, ids and numbers, never what was said.
+Off until `configure_tracing` names where they go: where something is done for every message,
+`tracer` is looked at first. Attributes hold names, ids and numbers, never what was said.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ Kind = Literal["internal", "client"]
 Attributes = Callable[[], Mapping[str, Any]]
 """Told when somebody traces: made for nobody, they cost a run more than all else about its spans."""
 
-_tracer: Tracer | None = None
+tracer: Tracer | None = None
+"""Where spans go; None: nobody traces. `use_tracer` sets it."""
 
 
 class Span:
@@ -41,11 +42,11 @@ class Span:
         self._span: OtelSpan | None = None
 
     def __enter__(self) -> Self:
-        if _tracer is not None:
+        if tracer is not None:
             from opentelemetry.trace import SpanKind
 
             kind = SpanKind.CLIENT if self._kind == "client" else SpanKind.INTERNAL
-            self._context = _tracer.start_as_current_span(
+            self._context = tracer.start_as_current_span(
                 self._name,
                 kind=kind,
                 attributes=_present(self._attributes),
@@ -104,7 +105,7 @@ _NOTHING = _Nothing("", "internal", dict)
 
 def span(name: str, attributes: Attributes, *, kind: Kind = "internal") -> Span:
     """A span around what happens in its block."""
-    return _NOTHING if _tracer is None else Span(name, kind, attributes)
+    return _NOTHING if tracer is None else Span(name, kind, attributes)
 
 
 def configure_tracing(endpoint: str, *, service: str = "turnkeep") -> Callable[[], None]:
@@ -134,10 +135,10 @@ def configure_tracing(endpoint: str, *, service: str = "turnkeep") -> Callable[[
     return end
 
 
-def use_tracer(tracer: Tracer | None) -> None:
+def use_tracer(other: Tracer | None) -> None:
     """Trace with this tracer from now on, or not at all."""
-    global _tracer  # noqa: PLW0603 - one process has one place where its traces go
-    _tracer = tracer
+    global tracer  # noqa: PLW0603 - one process has one place where its traces go
+    tracer = other
 
 
 def _present(attributes: Attributes) -> dict[str, Any]:
