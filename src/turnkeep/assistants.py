@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from turnkeep.errors import Conflict, NotFound
-from turnkeep.lean_init import lean_init
 from turnkeep.store.contract import Registry
 from turnkeep.store.record_cache import RecordCache
 from turnkeep.store.values import Document
@@ -34,7 +33,6 @@ FIELDS = (
 DEFAULT_INSTRUCTIONS = "Reply to all messages logically."
 
 
-@lean_init
 @dataclass(frozen=True, slots=True)
 class Assistant:
     """A profile. `fallbacks` are asked when `model` cannot answer.
@@ -58,27 +56,26 @@ class Assistant:
     metadata: Mapping[str, str] = field(default_factory=dict)
     version: int = 0
     created_at: float = 0.0
+    tool_names: tuple[str, ...] | None = field(init=False, repr=False, compare=False)
+    """The tools of the queue that it may use, None: all."""
+    hosted_tools: tuple[Mapping[str, Any], ...] = field(init=False, repr=False, compare=False)
+    """The tools that run at the provider, in its words: `show` is ours."""
+    client_tools: tuple[Mapping[str, Any], ...] = field(init=False, repr=False, compare=False)
+    """The functions that the caller runs: a call of one waits for its output."""
 
-    @property
-    def tool_names(self) -> tuple[str, ...] | None:
-        """The tools of the queue that it may use, None: all."""
-        if self.tools is None or ALL in self.tools:
-            return None
-        return tuple(tool for tool in self.tools if isinstance(tool, str))
-
-    @property
-    def hosted_tools(self) -> tuple[Mapping[str, Any], ...]:
-        """The tools that run at the provider, in its words: `show` is ours."""
-        return tuple({k: v for k, v in tool.items() if k != "show"} for tool in self._tool_objects(of_caller=False))
-
-    @property
-    def client_tools(self) -> tuple[Mapping[str, Any], ...]:
-        """The functions that the caller runs: a call of one waits for its output."""
+    def __post_init__(self) -> None:
+        # Sorted here, once for a profile: every request of every run asks for each kind.
+        takes_all = self.tools is None or ALL in self.tools
+        names = None if takes_all else tuple(tool for tool in self.tools or () if isinstance(tool, str))
+        object.__setattr__(self, "tool_names", names)
+        at_provider = ({k: v for k, v in tool.items() if k != "show"} for tool in self._tool_objects(of_caller=False))
+        object.__setattr__(self, "hosted_tools", tuple(at_provider))
         # Chat Completions and the Assistants API nest what Responses has flat.
-        return tuple(
+        functions = (
             tool["function"] if isinstance(tool.get("function"), Mapping) else tool
             for tool in self._tool_objects(of_caller=True)
         )
+        object.__setattr__(self, "client_tools", tuple(functions))
 
     def _tool_objects(self, *, of_caller: bool) -> list[Mapping[str, Any]]:
         objects = [tool for tool in self.tools or () if not isinstance(tool, str)]
@@ -99,6 +96,8 @@ class Assistant:
 
     def to_json(self) -> dict[str, Any]:
         data = asdict(self)
+        for name in ("tool_names", "hosted_tools", "client_tools"):
+            del data[name]
         data["id"] = data.pop("assistant_id")
         data["tools"] = None if self.tools is None else list(self.tools)
         data["fallbacks"] = list(self.fallbacks)
@@ -119,18 +118,21 @@ class Assistants:
 
     def __init__(self, registry: Registry, *, model: str, instructions: str = DEFAULT_INSTRUCTIONS) -> None:
         self.registry = registry
-        self._model = model
-        self._instructions = instructions
-        self._choices: RecordCache[Assistant] = RecordCache(registry)
-
-    def blank(self) -> Assistant:
+        self.blank = Assistant("", model, instructions=instructions)
         """The profile that answers where none was ever created; not stored."""
-        return Assistant("", self._model, instructions=self._instructions)
+        choices = RecordCache(registry, self._choose)
+        # the cache's own, without a step between: every run asks
+        self.answering = choices.get
+        """Who answers a tenant's thread with this assistant chosen, if it still exists, else the default, else
+        the blank one. Remembered for a second, or until a change is heard of.
+        """
+        self.knows_answering = choices.has
+        """Whether `answering` would ask nobody."""
 
     async def create(
         self, tenant: str, values: Mapping[str, Any], *, now: float, assistant_id: str | None = None
     ) -> Assistant:
-        assistant = replace(self.blank(), assistant_id=assistant_id or f"asst_{secrets.token_hex(12)}", created_at=now)
+        assistant = replace(self.blank, assistant_id=assistant_id or f"asst_{secrets.token_hex(12)}", created_at=now)
         return await self._write(tenant, replace(assistant, **_fields(values)), version=0)
 
     async def get(self, tenant: str, assistant_id: str) -> Assistant:
@@ -189,22 +191,12 @@ class Assistants:
             return current
         return assistant
 
-    async def answering(self, tenant: str, assistant_id: str | None) -> Assistant:
-        """Who answers: the one chosen for the thread if it still exists, else the default, else the
-        blank one. Remembered for a second, or until a change is heard of.
-        """
-        return await self._choices.get((tenant, assistant_id), lambda: self._choose(tenant, assistant_id))
-
-    def knows_answering(self, tenant: str, assistant_id: str | None) -> bool:
-        """Whether `answering` would ask nobody."""
-        return self._choices.has((tenant, assistant_id))
-
     async def _choose(self, tenant: str, assistant_id: str | None) -> Assistant:
         if assistant_id:
             document = await self.registry.get("assistant", tenant, assistant_id)
             if document is not None:
                 return _assistant(document)
-        return await self.default(tenant) or self.blank()
+        return await self.default(tenant) or self.blank
 
     async def _write(self, tenant: str, assistant: Assistant, *, version: int) -> Assistant:
         # both are the registry's own: stored twice, they could differ

@@ -2,7 +2,7 @@
 two steps.
 
 Unarmed, which is always but in a test of crashes, a point costs one look at an empty dictionary:
-`if armed: reach("final")`.
+`if crash_chances: reach("final")`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ between a call's mark and its act; between its act and its result; before the co
 
 POINTS: tuple[Point, ...] = get_args(Point)
 
-armed: dict[str, float] = {}
+crash_chances: dict[str, float] = {}
 """How likely each point is to kill; one object for as long as the process lives."""
 _chance = random.Random()  # noqa: S311 - decides when a test dies
 _act: Callable[[str], None]
@@ -27,7 +27,7 @@ _act: Callable[[str], None]
 
 def reach(point: Point) -> None:
     """Die here, as likely as this point was armed."""
-    if armed and _chance.random() < armed.get(point, 0.0):
+    if crash_chances and _chance.random() < crash_chances.get(point, 0.0):
         _act(point)
 
 
@@ -40,8 +40,8 @@ def die(point: str) -> None:
 def arm(points: Mapping[str, float], *, act: Callable[[str], None] = die, seed: int | None = None) -> None:
     """Give points their probabilities in place of all earlier ones; none disarms."""
     global _act  # noqa: PLW0603 - one process has one set of failpoints
-    armed.clear()
-    armed.update(points)
+    crash_chances.clear()
+    crash_chances.update(points)
     _act = act
     # Of its own generator: a test that is seeded must not depend on who else draws numbers.
     _chance.seed(seed)

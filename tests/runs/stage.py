@@ -463,5 +463,5 @@ def announcer_of(stage: Stage, claim: Claim, **options: Any) -> Announcer:
 
 
 def disclosure_of(stage: Stage, announcer: Announcer, **fields: Any) -> Disclosure:
-    assistant = replace(stage.assistants.blank(), **fields)
+    assistant = replace(stage.assistants.blank, **fields)
     return Disclosure(announcer, announcer._claim, stage.house.toolbox, assistant)

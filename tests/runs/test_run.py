@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -58,6 +59,7 @@ from turnkeep.runs.outcomes import VERDICT_LABELS, Dropping, HoldVerdict, Releas
 from turnkeep.runs.run import _weightiest
 from turnkeep.runs.run_context import DETAILS
 from turnkeep.store.values import Claim, Commit, Failure, HeldCall, Page, Remainder, Stop
+from turnkeep.telemetry import SILENT
 from turnkeep.telemetry.traces import use_tracer
 from turnkeep.tools.tool import ToolContext, tool
 from turnkeep.usage import Usage
@@ -314,6 +316,20 @@ async def test_an_answer_is_shown_journalled_committed_and_measured() -> None:
     assert meter.observed("first_token_seconds") == pytest.approx([2.0])
     assert stage.observations[-1]["type"] == "step"
     assert [event.kind for event in stage.observations[:-1]] == ["responding", "delta", "delta"]
+
+
+async def test_a_run_that_nobody_measures_or_reads_about_ends_as_any_other() -> None:
+    stage = Stage(says("good day"))
+    stage.house = replace(stage.house, meter=SILENT)
+    logging.getLogger("turnkeep.runs.run").setLevel(logging.WARNING)
+    try:
+        verdict = await stage.play("m1")
+    finally:
+        logging.getLogger("turnkeep.runs.run").setLevel(logging.NOTSET)
+
+    assert isinstance(verdict, Commit)
+    assert stage.meter.observed("run_seconds") == []
+    assert (await stage.kinds())[-1] == "completed"
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,7 @@ from turnkeep.models.reading import (
 )
 from turnkeep.usage import Usage
 
-SEALED = "reasoning.encrypted_content"
+SEALED_REASONING = "reasoning.encrypted_content"
 """As `include`: what a thought goes back as."""
 
 
@@ -96,7 +96,7 @@ class ResponsesModel:
         result = fit(excerpt.request if excerpt else request, caps, self._site)
         body = request_body(result.request, caps)
         headers = {} if caps.takes_metadata else label_headers(request)
-        wants_seal = SEALED in body.get("include", ())
+        wants_seal = SEALED_REASONING in body.get("include", ())
         reader = partial(
             ResponsesReader, items=request.items, wants_seal=wants_seal, site=self._site, names=result.names
         )
@@ -379,7 +379,7 @@ def request_body(request: ModelRequest, caps: Capabilities) -> dict[str, Any]:
         body["instructions"] = request.instructions
     # Nothing is stored there, so a thought comes back, and goes back, only as a sealed whole.
     # Refused for models that do not reason.
-    include = [SEALED] if caps.takes_encrypted_reasoning and reasons(request.model) else []
+    include = [SEALED_REASONING] if caps.takes_encrypted_reasoning and reasons(request.model) else []
     tools = [_tool(tool) for tool in request.tools]
     if request.hosted_tools:
         tools += for_responses(request.hosted_tools)

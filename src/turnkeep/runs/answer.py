@@ -28,7 +28,7 @@ from turnkeep.errors import (
     UnansweredCall,
 )
 from turnkeep.events import Event
-from turnkeep.failpoints import armed, reach
+from turnkeep.failpoints import crash_chances, reach
 from turnkeep.messages import AssistantItem, CallItem, HostedItem, Item, ReasoningItem, UserItem, text_content
 from turnkeep.models.model import (
     Began,
@@ -161,7 +161,7 @@ class Answering:
             step = await self._ask(self.prompt.request())
         except UnansweredCall:
             step = await self._ask(self.prompt.request(is_repair=True))
-        if armed:
+        if crash_chances:
             reach("called")
         step = self.disclosure.public(step)
         # the commit of a final answer holds what its record would, and the answer is told by it: written
@@ -253,7 +253,7 @@ class Answering:
         if began.wait is not None and self.budget is not None:
             await self.budget.slow_down(began.wait, self.prompt.model.endpoint)
         partial.began = began
-        if armed:
+        if crash_chances:
             reach("asked")
 
     def _measure(self, model: str, usage: Usage, seconds: float) -> None:
@@ -279,7 +279,7 @@ class Answering:
         partial.text += text
         if new_text:
             self.announcer.text(new_text)
-        if armed:
+        if crash_chances:
             reach("midstream")
 
     def _show(self, part: StreamPart, partial: PartialStep) -> None:

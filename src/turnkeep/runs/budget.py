@@ -150,7 +150,7 @@ class Budgets:
         self.pace = pace
         self.meter = meter
         self.patient = patient
-        self.slow_downs: RecordCache[float] = RecordCache(store)
+        self.slow_downs = RecordCache(store, self._slow_down_of)
         """Seconds to wait for each endpoint, where no pace is set and providers alone say so."""
 
     @classmethod
@@ -159,6 +159,9 @@ class Budgets:
     ) -> Self:
         pace = Pace(settings.requests_per_minute, settings.tokens_per_minute)
         return cls(store, prices, budgets_of(settings), pace=pace, meter=meter, patient=patient)
+
+    async def _slow_down_of(self, endpoint: str) -> float:
+        return await self.store.pace(endpoint, requests=0, tokens=0, tokens_wanted=0)
 
     def run_budget(self, claim: Claim) -> RunBudget:
         """What one claim may spend."""
@@ -251,10 +254,9 @@ class RunBudget:
         """Seconds for which a provider has asked to wait. Without a limit nothing is taken by this
         question, so the answer that there is none holds until another one is heard of.
         """
-        slow_downs, store = self._budgets.slow_downs, self._budgets.store
-        wait = await slow_downs.get(endpoint, lambda: store.pace(endpoint, requests=0, tokens=0, tokens_wanted=0))
+        wait = await self._budgets.slow_downs.get(endpoint)
         if wait > 0.0:
-            slow_downs.drop(endpoint)
+            self._budgets.slow_downs.drop(endpoint)
         return wait
 
     @staticmethod

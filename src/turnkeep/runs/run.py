@@ -37,7 +37,7 @@ from turnkeep.errors import (
     Waiting,
 )
 from turnkeep.events import Answer, Event, TurnFault
-from turnkeep.failpoints import armed, reach
+from turnkeep.failpoints import crash_chances, reach
 from turnkeep.messages import AssistantItem, Item
 from turnkeep.models.waits import BRIEF_WAIT
 from turnkeep.pricing.tokenizer import tokenizer_for
@@ -94,7 +94,7 @@ class Run:
         """What ended the work before its end."""
         self.failure: FailOutcome | None = None
         """What the store made of a failure."""
-        self.assistant: Assistant = context.assistants.blank()
+        self.assistant: Assistant = context.assistants.blank
         self.model_name = self.assistant.model
 
     async def perform(self) -> Verdict:
@@ -106,7 +106,7 @@ class Run:
         begun_at = asyncio.get_running_loop().time()
         if self.context.meter is not SILENT:
             measure_claim(self.context.meter, self.claim)
-        if armed:
+        if crash_chances:
             reach("claimed")
         try:
             verdict = await self._verdict()
@@ -372,14 +372,14 @@ class Run:
                 await self.journal.flush()
             match verdict:
                 case Commit():
-                    if armed:
+                    if crash_chances:
                         reach("final")
                     remainder = await self._end_whole(
                         lambda count: store.commit(claim, replace(verdict, published_count=count)),
                         verdict.published_count,
                     )
                     self.context.histories.extend(claim, verdict.entries, remainder.transcript)
-                    if armed:
+                    if crash_chances:
                         reach("committed")
                 case Failure():
                     self.failure = await retry_until_answered(lambda: store.fail(claim, verdict))
@@ -436,10 +436,6 @@ def _weightiest(errors: BaseExceptionGroup[BaseException]) -> BaseException:
     return min(flat, key=lambda e: next((i for i, kind in enumerate(order) if isinstance(e, kind)), len(order)))
 
 
-OPEN = "open"
-"""Under which the open circuits are remembered."""
-
-
 class Circuits:
     """The circuits as one run sees, probes and opens them."""
 
@@ -473,16 +469,15 @@ class Circuits:
         """The open circuits. Remembered for a moment while there is none: an open one is looked at
         by each run, because its next probe moves.
         """
-        cache = self._context.circuits
-        circuits = await cache.get(OPEN, self._context.store.circuits)
+        circuits = await self._context.circuits.get()
         if circuits:
-            cache.drop(OPEN)
+            self._context.circuits.drop()
         return circuits
 
     @property
     def is_known(self) -> bool:
         """Whether `look` would ask nobody."""
-        return self._context.circuits.has(OPEN)
+        return self._context.circuits.has()
 
     async def _probe(self, circuit: Circuit) -> None:
         """Be the one run that tries whether an open circuit can be closed, or wait."""

@@ -83,8 +83,11 @@ class RunContext:
     def __post_init__(self) -> None:
         # Not given: of one store there is one each, or runs would not share them.
         object.__setattr__(self, "histories", HistoryCache(self.store))
-        object.__setattr__(self, "circuits", RecordCache(self.store))
+        object.__setattr__(self, "circuits", RecordCache(self.store, self._read_circuits))
         object.__setattr__(self, "publisher", Publisher(self.store))
+
+    async def _read_circuits(self) -> list[Circuit]:
+        return await self.store.circuits()
 
     async def prepare(self) -> None:
         """Load what runs need and no start should wait for: vocabulary, prices, and the clients of
@@ -102,7 +105,7 @@ class RunContext:
 
     @property
     def _tokenizer(self) -> Tokenizer:
-        return tokenizer_for(self.assistants.blank().model, self.catalog)
+        return tokenizer_for(self.assistants.blank.model, self.catalog)
 
     def fault(self, error: TurnkeepError) -> TurnFault:
         """An error as subscribers see it."""

@@ -145,7 +145,7 @@ class CallRunner:
 
     async def _lay_out(self, past: Sequence[Item], address: Address) -> None:
         """Put the past of a call without a session where a run recalls it, turn by turn."""
-        count = tokenizer_for(self.context.assistants.blank().model, self.context.catalog).count_item
+        count = tokenizer_for(self.context.assistants.blank.model, self.context.catalog).count_item
         for turn in turns_of(past):
             await self.context.store.append(address, [TranscriptEntry(item, count(item)) for item in turn])
 
@@ -156,7 +156,7 @@ class CallRunner:
         records: list[Mapping[str, Any]] = []
         journal = Journal(self.context.store, claim, tell=records.append)
         answer_items = tuple(item for item in since if not isinstance(item, OutputItem))
-        await journal.write_step(Step(answer_items, "", Usage(), "calls", self.context.assistants.blank().model))
+        await journal.write_step(Step(answer_items, "", Usage(), "calls", self.context.assistants.blank.model))
         for item in since:
             if isinstance(item, OutputItem):
                 await journal.write_output(item)

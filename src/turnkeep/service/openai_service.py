@@ -265,7 +265,7 @@ class _Profile(Assistants):
 
     def __init__(self, registry: Registry, config: OpenAIConfig) -> None:
         super().__init__(registry, model=config.model, instructions="")
-        self._only = replace(self.blank(), parameters=config.parameters)
+        self._only = replace(self.blank, parameters=config.parameters)
 
-    async def answering(self, tenant: str, assistant_id: str | None) -> Assistant:
+    async def _choose(self, tenant: str, assistant_id: str | None) -> Assistant:
         return self._only

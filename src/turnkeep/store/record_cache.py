@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Hashable
-from typing import Generic, NamedTuple, Protocol, TypeVar
+from typing import Generic, NamedTuple, Protocol, TypeVar, TypeVarTuple
 
 FRESH = 1.0
 """Seconds for which a record is believed that nobody said has changed."""
@@ -17,6 +17,7 @@ FRESH = 1.0
 MOST_RECORDS = 1_024
 
 T = TypeVar("T")
+Key = TypeVarTuple("Key")
 
 
 class RevisionSource(Protocol):
@@ -44,32 +45,33 @@ class _Read(NamedTuple, Generic[T]):
     at: float
 
 
-class RecordCache(Generic[T]):
-    """Values by key, each as it was read last."""
+class RecordCache(Generic[T, *Key]):
+    """Values by the arguments of their reader, each as it was read last."""
 
-    def __init__(self, source: RevisionSource) -> None:
+    def __init__(self, source: RevisionSource, read: Callable[[*Key], Awaitable[T]]) -> None:
         self._source = source
+        self._read = read
         self._reads: dict[Hashable, _Read[T]] = {}
 
-    async def get(self, key: Hashable, read: Callable[[], Awaitable[T]]) -> T:
+    async def get(self, *key: *Key) -> T:
         """The value if it is fresh, else as it is read now."""
         entry = self._reads.get(key)
         if entry is not None and self._is_fresh(entry):
             return entry.value
         # Both are taken before: what changes while it is read is not in it.
         revision, at = self._source.revision(), _seconds()
-        value = await read()
+        value = await self._read(*key)
         if len(self._reads) >= MOST_RECORDS:
             self._reads.clear()
         self._reads[key] = _Read(value, revision, at)
         return value
 
-    def has(self, key: Hashable) -> bool:
+    def has(self, *key: *Key) -> bool:
         """Whether `get` would ask nobody."""
         entry = self._reads.get(key)
         return entry is not None and self._is_fresh(entry)
 
-    def drop(self, key: Hashable) -> None:
+    def drop(self, *key: *Key) -> None:
         """Read it anew the next time."""
         self._reads.pop(key, None)
 
