@@ -6,10 +6,11 @@ told once; the pages count as clean from then on, though they are not on the dis
 
 from __future__ import annotations
 
+import copy
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,9 @@ import apsw
 
 Change = tuple[int, bytes] | int
 """What was written at a place, or the size that a file was cut to."""
+
+Choice = Callable[[Sequence[Change]], Sequence[Change]]
+"""Which of the changes that no sync was waited for the system has written by itself."""
 
 
 @dataclass
@@ -28,6 +32,8 @@ class Disk:
     calls: int = 0
     images: dict[str, bytearray] = field(default_factory=dict)
     unsynced: dict[str, list[Change]] = field(default_factory=dict)
+    before_sync: Callable[[], object] = bool
+    """Told of each sync before it happens, by the thread that asks for it."""
 
     @property
     def has_failed(self) -> bool:
@@ -40,23 +46,33 @@ class Disk:
         return self.calls - 1 == self.fails_at
 
     def sync(self, name: str) -> None:
-        image = self.images[name]
-        for change in self.unsynced[name]:
-            if isinstance(change, int):
-                del image[change:]
-                continue
-            place, data = change
-            image.extend(bytes(max(0, place - len(image))))
-            image[place : place + len(data)] = data
+        _apply(self.images[name], self.unsynced[name])
         self.unsynced[name].clear()
 
-    def after_a_power_cut(self, path: Path, folder: Path) -> Path:
+    def as_it_is(self) -> Disk:
+        """A copy of what is on it now."""
+        return replace(self, images=copy.deepcopy(self.images), unsynced=copy.deepcopy(self.unsynced))
+
+    def after_a_power_cut(self, path: Path, folder: Path, written: Choice = lambda changes: ()) -> Path:
         """The store as the machine finds it when it starts again."""
         folder.mkdir()
         for suffix in ("", "-wal"):
-            if (image := self.images.get(f"{path}{suffix}")) is not None:
+            name = f"{path}{suffix}"
+            if (image := self.images.get(name)) is not None:
+                image = image[:]
+                _apply(image, written(self.unsynced[name]))
                 (folder / f"{path.name}{suffix}").write_bytes(image)
         return folder / path.name
+
+
+def _apply(image: bytearray, changes: Sequence[Change]) -> None:
+    for change in changes:
+        if isinstance(change, int):
+            del image[change:]
+            continue
+        place, data = change
+        image.extend(bytes(max(0, place - len(image))))
+        image[place : place + len(data)] = data
 
 
 @contextmanager
@@ -83,6 +99,7 @@ def lying_disk(**options: Any) -> Iterator[Disk]:
             disk.unsynced[self.name].append(size)
 
         def xSync(self, flags: int) -> None:  # SQLite's name
+            disk.before_sync()
             if disk.fails("sync"):
                 disk.unsynced[self.name].clear()
                 raise apsw.IOError("the disk failed")

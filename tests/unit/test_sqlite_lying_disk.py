@@ -24,6 +24,12 @@ AT_ONCE = Policies(Policy(window=0.0, max_wait=0.0))
 ROUNDS = 3
 
 
+@pytest.fixture(autouse=True)
+def no_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is synced now and then by the way would take a failure that is meant for another sync."""
+    monkeypatch.setattr("turnkeep.store.sqlite.writer._SWEEP", 1e9)
+
+
 async def done(operation: Awaitable[Any]) -> bool:
     """Whether it said that it happened."""
     try:

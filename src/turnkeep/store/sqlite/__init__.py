@@ -34,8 +34,8 @@ __all__ = ["SqliteStore", "backup", "place_aside", "restore", "vacuum"]
 class SqliteStore(SqliteInbox, SqliteEvents, SqliteThreads, SqliteRegistry, SqliteLedger):
     """A `Store` in one file.
 
-    What an operation returned is synced to disk, except what `publish` and `pace` returned: a crash
-    of the machine may lose the last moment of it (a crash of the process does not). Several
+    What an operation returned is synced to disk, except what `publish`, `pace` and `claim` returned: a
+    crash of the machine may lose the last second of it (a crash of the process does not). Several
     processes may open the same file; leases of a process that is gone are free within a second.
     """
 
@@ -48,7 +48,7 @@ class SqliteStore(SqliteInbox, SqliteEvents, SqliteThreads, SqliteRegistry, Sqli
             "engine": self.engine,
             "version": apsw.sqlite_lib_version(),
             "durability": "synced to disk",
-            "loses": "nothing by a crash; of a stream its last moment by a power cut",
+            "loses": "nothing by a crash; by a power cut the last second of a stream, and that a turn has begun",
             "layout": LAYOUT,
             "path": str(self.path),
             "bytes": self.path.stat().st_size,

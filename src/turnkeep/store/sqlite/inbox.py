@@ -89,8 +89,7 @@ class SqliteInbox(Engine):
         return places
 
     async def claim(self, *, owner: str, limit: int, lease: float, queues: Sequence[str] | None = None) -> list[Claim]:
-        # "plain": on a full disk nothing is begun, so that what runs has the room to end
-        return await self.write(lambda tx: _claim(tx, owner, limit, lease=lease, queues=queues))
+        return await self.write(lambda tx: _claim(tx, owner, limit, lease=lease, queues=queues), "beginning")
 
     async def begin(self, messages: Sequence[Message], *, owner: str, lease: float) -> Claim:
         if not messages:
@@ -356,6 +355,7 @@ def _claim_one(tx: Transaction, first: First, owner: str, lease: float) -> Claim
     ids = tx.setup.ids
     try:
         thread_row = tx.at(first.row, first.address)
+        tx.needs_sync = tx.needs_sync or not tx.may_claim_again(thread_row.thread)
         token, run_id = new_token(ids), thread_row.thread.run_id or new_run_id(ids)
         claim = rules_claim.claim(
             thread_row.thread, tx.policy(thread_row), tx.now, owner=owner, lease=lease, token=token, run_id=run_id

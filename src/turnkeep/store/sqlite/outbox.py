@@ -55,8 +55,9 @@ def send(
     event_rows: Sequence[tuple[int, EventRow]],
     *,
     now: float,
-) -> None:
-    """Put new events, by position, into the outbox of each sink that selects them."""
+) -> bool:
+    """Put new events, by position, into the outbox of each sink that selects them; whether any does."""
+    is_sent = False
     address = thread_row.thread.address
     where = (address.tenant, address.queue, address.channel, thread_row.thread.thread_id, thread_row.thread.epoch)
     # a copy for each sink: a slow one then holds no row of the log, which goes by bounds of its own
@@ -66,6 +67,8 @@ def send(
             connection.execute(_SEND, (sink.name, position, *where, *event))
         if any(position % CHECK_EVERY == 0 for position, _ in rows):
             _keep_bound(connection, sink.name, now)
+        is_sent = is_sent or bool(rows)
+    return is_sent
 
 
 def _keep_bound(connection: apsw.Connection, sink: str, now: float) -> None:

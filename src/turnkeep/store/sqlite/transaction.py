@@ -52,6 +52,10 @@ class Transaction(View):
         self.due = DueIndex(self)
         self.shares = TenantShares(self, self._batch)
         self.news = News()
+        self.needs_sync = False
+        """Whether something of this group must outlive the machine, though its kind asks for no sync."""
+        self.began_at = setup.clock.now()
+        """When this life of the file began for this process."""
         self.leases: set[int] = set()
         """Rows of threads that owners of this process have leased."""
         self.seen_position = self.nudge = 0
@@ -84,6 +88,7 @@ class Transaction(View):
         self.file.execute("BEGIN IMMEDIATE")
         self._seen_before = self.seen_position
         self.news = News()
+        self.needs_sync = False
 
     @property
     def connection(self) -> apsw.Connection:
@@ -256,6 +261,17 @@ class Transaction(View):
             raise LeaseLost(f"the thread of run {claim.run_id} was deleted")
         return thread_row
 
+    def may_claim_again(self, thread: Thread) -> bool:
+        """Whether a claim of this thread may be lost when the machine stops, and its owner with it:
+        nothing but the same claim is missing then.
+        """
+        # of any other state a claim ends something: it counts a death, or a decision comes too late
+        if thread.state != "waiting":
+            return False
+        # what was here before this life of the file may be what ended the one before: its deaths have
+        # to be counted
+        return thread.inbox[0].message.arrival > self.began_at
+
     def drop(self, thread_row: ThreadRow) -> None:
         """Forget changes in memory that are not to be stored."""
         self._cache.pop(thread_row.thread.address, None)
@@ -359,7 +375,9 @@ class Transaction(View):
             self.mark()
             event_rows = event_log.append(self.connection, thread_row, events)
             self.seen_position = event_rows[-1][0]
-            outbox.send(self.connection, thread_row, self.sinks, event_rows, now=self.now)
+            is_sent = outbox.send(self.connection, thread_row, self.sinks, event_rows, now=self.now)
+            # it is told outside, where nothing is taken back
+            self.needs_sync = self.needs_sync or is_sent
         else:
             for event in events:
                 self._batch.add(EVENT, (thread_row.row, *event_log.row_of(event)))

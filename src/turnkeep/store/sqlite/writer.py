@@ -21,7 +21,7 @@ from typing import Any, Literal, TypeVar
 
 import apsw
 
-from turnkeep.errors import StoreError, StoreFull, StoreUnavailable, ThreadQuarantined
+from turnkeep.errors import OutcomeUnknown, StoreError, StoreFull, StoreUnavailable, ThreadQuarantined
 from turnkeep.store.sqlite.connection import LOG_LIMIT, at_commit, connect_to_write, empty_log, meaning, no_text
 from turnkeep.store.sqlite.file_identity import Ballast, FileIdentity
 from turnkeep.store.sqlite.other_processes import OtherProcesses, free
@@ -31,10 +31,13 @@ from turnkeep.store.sqlite.waiters import News, Wakeups
 T = TypeVar("T")
 Act = Callable[[Transaction], Any]
 
-Kind = Literal["plain", "ending", "soft"]
+Kind = Literal["plain", "beginning", "ending", "soft"]
 """plain: refused while the disk is full. ending: goes on then, because runs end by it or room is
-made. soft: may be lost when the machine stops, and goes on as well.
+made. soft: may be lost when the machine stops, and goes on as well. beginning: refused as plain is,
+and lost as soft is, for runs begin by it.
 """
+_REFUSABLE: frozenset[Kind] = frozenset(("plain", "beginning"))
+_WITHOUT_SYNC: frozenset[Kind] = frozenset(("soft", "beginning"))
 
 # All of a group wait for one sync, and the first of them for all the others to be done.
 GROUP = 512
@@ -83,6 +86,8 @@ class Writer:
         self._exit: asyncio.Future[None] = self._loop.create_future()
         self._is_stopping = False
         self._synchronous = "full"
+        self._owes_sync = False
+        """Something was committed that no sync was waited for."""
         self._has_freed = False
         self.log_bytes = 0
         """Of the log of changes, as it was a moment ago."""
@@ -220,24 +225,48 @@ class Writer:
             self._undo()
             self._blame(group, error)
         else:
-            self._call(self._settle, results, news)
+            self._call(self._settle, self._with_sync(results), news)
 
     def _begin(self, group: Sequence[_Operation]) -> None:
         # a file that was deleted or replaced takes every write, and nobody finds them again; it
         # costs a microsecond
         self._identity.check()
         self._close_hole()
-        # deltas come with every token, and the final event says again what they said: no sync for
-        # them alone
-        synchronous = "normal" if all(operation.kind == "soft" for operation in group) else "full"
-        # before the transaction: SQLite does not change it within one
-        if synchronous != self._synchronous:
-            self._transaction.connection.execute(f"PRAGMA synchronous = {synchronous}")
-            self._synchronous = synchronous
+        # deltas come with every token, and the final event says again what they said; a claim that is
+        # lost is made again, for whoever had it died with the machine: no sync for these alone
+        self._set_sync("normal" if all(operation.kind in _WITHOUT_SYNC for operation in group) else "full")
         self._transaction.begin()
         # the lock is ours from here: what is told of others now is all of it, in the order in which
         # it was committed
         self._tell_of_others()
+
+    def _set_sync(self, synchronous: str) -> None:
+        # before the transaction: SQLite does not change it within one
+        if synchronous != self._synchronous:
+            self._transaction.connection.execute(f"PRAGMA synchronous = {synchronous}")
+            self._synchronous = synchronous
+
+    def _with_sync(self, results: list[_Result]) -> list[_Result]:
+        """The results of a group that was committed; those that need it after a sync."""
+        self._owes_sync = self._owes_sync or self._synchronous == "normal"
+        if self._synchronous == "full" or not self._transaction.needs_sync:
+            return results
+        try:
+            self._sync()
+        except apsw.Error as error:
+            self._note_error(error)
+            failure = OutcomeUnknown(str(meaning(error, self._path)))
+            return [(operation, None, refusal or failure) for operation, _, refusal in results]
+        return results
+
+    def _sync(self) -> None:
+        """Have the disk hold all that was committed until now."""
+        self._set_sync("full")
+        # only a commit that wrote something is synced, and with it the whole log before it
+        self._transaction.connection.execute(
+            "REPLACE INTO meta (name, value) VALUES ('synced', ?)", (self._transaction.now,)
+        )
+        self._owes_sync = False
 
     def _note_error(self, error: BaseException) -> None:
         # only these: a full disk or a lock leaves no doubt about what was written
@@ -262,7 +291,7 @@ class Writer:
         # the last moment at which nothing of it is done, and nobody waits for it
         if operation.future.cancelled():
             return operation, None, None
-        if operation.kind == "plain" and (refusal := self._refusal()) is not None:
+        if operation.kind in _REFUSABLE and (refusal := self._refusal()) is not None:
             return operation, None, refusal
         self._transaction.begin_operation()
         try:
@@ -343,6 +372,10 @@ class Writer:
             self._others.count()
             self._look_at_room()
             self.sweep()
+            # so that a machine that stops loses a second of it at most
+            if self._owes_sync:
+                self._close_hole()
+                self._sync()
             # the log still has the old pages: what was forgotten could be read from it
             # until it is cut
             if self._transaction.has_erased:
