@@ -1,4 +1,46 @@
 """How long a test waits for what has to come: it says nothing about speed, so it is long enough for any machine."""
 
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable
+
 PATIENCE = 60.0
 """Seconds. The limit of a whole test (`timeout` of pytest) is beyond it, so that a wait ends with its own line."""
+LONG_PATIENCE = 180.0
+"""Seconds for many turns, or for what a server does that starts again."""
+SOON = 90.0
+"""Seconds that a busy machine may take for what is due at once: what came an hour or a day late would be seen. How
+long it took is told as a figure.
+"""
+
+
+async def until(
+    holds: Callable[[], object] | Callable[[], Awaitable[object]], *, patience: float = PATIENCE, every: float = 0.01
+) -> None:
+    """Wait until what this function gives, or what awaiting that gives, is true: it is asked `every` so many seconds.
+    Raises TimeoutError with what did not come, and with what it gave last.
+    """
+    given: object = None
+    limit = asyncio.timeout(patience)
+    try:
+        async with limit:
+            while True:
+                answer = holds()
+                given = await answer if inspect.isawaitable(answer) else answer
+                if given:
+                    return
+                await asyncio.sleep(every)
+    except TimeoutError as error:
+        if not limit.expired():  # it is the function's own
+            raise
+        raise TimeoutError(f"after {patience:.0f} s this is still {given!r}: {words_of(holds)}") from error
+
+
+def words_of(function: Callable[[], object]) -> str:
+    """The lines of the function: of a lambda also what stands beside it."""
+    try:
+        return inspect.getsource(function).strip()
+    except (OSError, TypeError):
+        return repr(function)

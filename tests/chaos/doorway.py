@@ -17,7 +17,7 @@ from tests.chaos.virtual import Process
 
 Event = MutableMapping[str, Any]
 
-PATIENCE = 3.0
+REPLY_TIMEOUT = 3.0
 
 
 class Pipe:
@@ -114,7 +114,7 @@ class Gateway:
         there.put({"type": "http.request", "body": orjson.dumps(body), "more_body": False})
         self._serve(_scope("http", path, method="POST"), there, back)
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(REPLY_TIMEOUT):
                 begun, ended = await back.get(), await back.get()
         except TimeoutError:
             raise Gone from None
@@ -159,7 +159,7 @@ class Socket:
 
 async def _first(back: Pipe) -> None:
     try:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(REPLY_TIMEOUT):
             accepted = await back.get()
     except TimeoutError:
         raise Gone from None

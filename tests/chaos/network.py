@@ -19,7 +19,7 @@ from turnkeep.store.memory import MemoryStore
 from turnkeep.store.redis.durability import DURABLE_SCRIPTS
 from turnkeep.store.values import Notice
 
-PATIENCE = 1.0
+REPLY_TIMEOUT = 1.0
 """Seconds after which a client believes that its reply is lost."""
 
 Reply = asyncio.Future[Any]
@@ -156,9 +156,9 @@ class Link:
             reply: Reply = asyncio.get_running_loop().create_future()
             if self.is_cut:
                 error = StoreUnavailable(f"{name} went nowhere")
-                asyncio.get_running_loop().call_later(PATIENCE, _refuse, reply, error)
+                asyncio.get_running_loop().call_later(REPLY_TIMEOUT, _refuse, reply, error)
             else:
-                patience = PATIENCE + options.get("timeout", 0.0)
+                patience = REPLY_TIMEOUT + options.get("timeout", 0.0)
                 self._network.carry(name, lambda: operation(*args, **options), reply, patience)
             return await reply
 

@@ -14,7 +14,7 @@ from websockets.asyncio.client import ClientConnection
 from tests.chaos.people import Frame, Gone
 from tests.chaos.programs import HOST
 
-PATIENCE = 5.0
+REPLY_TIMEOUT = 5.0
 """Seconds until a reply counts as lost."""
 
 
@@ -26,7 +26,7 @@ class OutsideDoor:
         self._port = port
 
     async def post(self, path: str, body: Mapping[str, Any]) -> tuple[int, Frame]:
-        patience = aiohttp.ClientTimeout(PATIENCE)
+        patience = aiohttp.ClientTimeout(REPLY_TIMEOUT)
         try:
             async with self._http.post(f"http://{HOST}:{self._port}{path}", json=body, timeout=patience) as told:
                 return told.status, orjson.loads(await told.read() or b"{}")
@@ -38,7 +38,12 @@ class OutsideDoor:
         url = f"ws://{HOST}:{self._port}/ws"
         try:
             connection = await websockets.connect(
-                url, open_timeout=PATIENCE, ping_interval=2.0, ping_timeout=PATIENCE, close_timeout=0.5, max_size=None
+                url,
+                open_timeout=REPLY_TIMEOUT,
+                ping_interval=2.0,
+                ping_timeout=REPLY_TIMEOUT,
+                close_timeout=0.5,
+                max_size=None,
             )
         except (OSError, TimeoutError, websockets.WebSocketException):
             raise Gone from None

@@ -12,7 +12,7 @@ from typing import Any
 import aio_pika
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage
 
-from tests.patience import PATIENCE
+from tests.patience import PATIENCE, until
 from tests.scenario.house import QUICK
 from turnkeep.backoff import Backoff
 from turnkeep.doors.amqp.consumer import AmqpDoor
@@ -20,7 +20,7 @@ from turnkeep.queue import AssistantMessageQueue
 from turnkeep.settings import Settings
 from turnkeep.simulator import Simulator, serve
 
-SOON = Backoff(delay=0.02, cap=0.2)
+RECONNECT = Backoff(delay=0.02, cap=0.2)
 
 
 @dataclass
@@ -68,7 +68,7 @@ class Broker:
 
     async def parked(self, at_least: int = 0) -> list[AbstractIncomingMessage]:
         """Take everything out of the dead queue, once so many are there: what was answered may overtake them."""
-        await eventually(lambda: self._has_parked(at_least))
+        await until(lambda: self._has_parked(at_least))
         queue = await self.channel.get_queue(f"{self.name}_queue_failed", ensure=False)
         found = []
         while (message := await queue.get(no_ack=True, fail=False)) is not None:
@@ -132,16 +132,9 @@ async def amqp_house(
         if worker:
             queue.start_worker()
         async with queue, asyncio.TaskGroup() as group:
-            door = AmqpDoor(queue, reconnect=SOON, hold=hold)
+            door = AmqpDoor(queue, reconnect=RECONNECT, hold=hold)
             running = group.create_task(door.run())
             async with asyncio.timeout(PATIENCE):
                 await door.consuming.wait()
             yield AmqpHouse(queue, door, simulator)
             running.cancel()
-
-
-async def eventually(holds: Any, *, patience: float = PATIENCE) -> None:
-    """Wait until this coroutine function gives something true."""
-    async with asyncio.timeout(patience):
-        while not await holds():
-            await asyncio.sleep(0.02)

@@ -15,7 +15,8 @@ from pamqp import commands
 from pamqp.body import ContentBody
 from pamqp.header import ContentHeader
 
-from tests.contract.broker import Broker, amqp_house, broker, eventually
+from tests.contract.broker import Broker, amqp_house, broker
+from tests.patience import until
 from tests.services import RabbitServer
 from turnkeep.auth import limits
 from turnkeep.broker import BrokerNames, Sight, look, settle_topology
@@ -46,10 +47,10 @@ async def test_a_classic_queue_of_the_seed_is_used_as_it_is(rabbit: Broker) -> N
     await rabbit.declare_as_the_seed_did()
     async with amqp_house(rabbit.names) as house:
         await rabbit.publish(said("c", 1), priority=3)
-        await eventually(lambda: house.messages("c"))
+        await until(lambda: house.messages("c"))
         assert await house.messages("c") == ["c-1"]
         await rabbit.publish(b"no json")
-        await eventually(lambda: rabbit.waiting(f"{rabbit.name}_queue_failed"))
+        await until(lambda: rabbit.waiting(f"{rabbit.name}_queue_failed"))
     await rabbit.declare_as_the_seed_did()  # the broker would refuse if anything had changed
 
 
@@ -60,14 +61,14 @@ async def test_a_topic_exchange_is_used_with_the_bindings_it_has(rabbit: Broker)
     async with amqp_house(rabbit.names) as house:
         await rabbit.publish(said("c", 1), key="chat.europe")
         await rabbit.publish(said("c", 2))
-        await eventually(lambda: _has(house, "c", ["c-1", "c-2"]))
+        await until(lambda: _has(house, "c", ["c-1", "c-2"]))
     await rabbit.channel.declare_exchange(rabbit.names["exchange_name"], "topic", durable=True)
 
 
 async def test_where_nothing_is_a_durable_exchange_and_quorum_queues_are_made(rabbit: Broker) -> None:
     async with amqp_house(rabbit.names) as house:
         await rabbit.publish(said("c", 1))
-        await eventually(lambda: house.messages("c"))
+        await until(lambda: house.messages("c"))
     names = rabbit.names
     await rabbit.channel.declare_exchange(names["exchange_name"], "direct", durable=True)
     await rabbit.channel.declare_exchange(f"{names['exchange_name']}_dlx", "direct", durable=True)
@@ -82,7 +83,7 @@ async def test_an_exchange_of_the_producer_gets_our_queue(rabbit: Broker) -> Non
     await rabbit.channel.declare_exchange(rabbit.names["exchange_name"], "direct", durable=True)
     async with amqp_house(rabbit.names) as house:
         await rabbit.publish(said("c", 1))
-        await eventually(lambda: house.messages("c"))
+        await until(lambda: house.messages("c"))
 
 
 async def test_a_look_tells_queue_and_type_and_makes_nothing(rabbit: Broker) -> None:
@@ -131,7 +132,7 @@ async def test_messages_of_a_channel_keep_the_order_in_which_they_were_published
             await rabbit.publish(said(f"c{number % 4}", number))
         for channel in range(4):
             wanted = [f"c{channel}-{number}" for number in range(channel, 200, 4)]
-            await eventually(lambda c=f"c{channel}", w=wanted: _has(house, c, w))
+            await until(lambda c=f"c{channel}", w=wanted: _has(house, c, w))
 
 
 async def test_what_arrives_together_is_accepted_in_one_call(rabbit: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,11 +147,11 @@ async def test_what_arrives_together_is_accepted_in_one_call(rabbit: Broker, mon
 
         monkeypatch.setattr(house.queue.store, "accept", slowly)
         await rabbit.publish(said("c", 0))
-        await eventually(lambda: _true(sizes == [1]))
+        await until(lambda: _true(sizes == [1]))
         await rabbit.publish_all([said("c", number) for number in range(1, 50)])
-        await eventually(lambda: _unsettled(house, 50))
+        await until(lambda: _unsettled(house, 50))
         free.set()
-        await eventually(lambda: _open(house, 50))
+        await until(lambda: _open(house, 50))
         assert len(sizes) <= 4
 
 
@@ -168,7 +169,7 @@ async def test_nothing_is_acknowledged_before_it_is_in_the_store(
         monkeypatch.setattr(house.queue.store, "accept", never)
         await rabbit.publish_all([said("c", number) for number in range(20)])
         await stuck.wait()
-    await eventually(lambda: _ready(rabbit, 20))
+    await until(lambda: _ready(rabbit, 20))
 
 
 async def test_a_repeated_message_is_absorbed_and_another_text_is_parked(rabbit: Broker) -> None:
@@ -177,7 +178,7 @@ async def test_a_repeated_message_is_absorbed_and_another_text_is_parked(rabbit:
         await rabbit.publish(said("c", 1))
         await rabbit.publish(said("c", 1) | {"message": "something else"})
         await rabbit.publish(said("c", 2))
-        await eventually(lambda: _has(house, "c", ["c-1", "c-2"]))
+        await until(lambda: _has(house, "c", ["c-1", "c-2"]))
         [parked] = await rabbit.parked(1)
         assert reason(parked) == "message_conflict"
         assert json.loads(parked.body)["message"] == "something else"
@@ -186,7 +187,7 @@ async def test_a_repeated_message_is_absorbed_and_another_text_is_parked(rabbit:
 async def test_the_property_message_id_stands_in_for_a_missing_field(rabbit: Broker) -> None:
     async with amqp_house(rabbit.names) as house:
         await rabbit.publish({"channel": "c", "message": "hello"}, message_id="p-1")
-        await eventually(lambda: _has(house, "c", ["p-1"]))
+        await until(lambda: _has(house, "c", ["p-1"]))
 
 
 async def test_an_unknown_thread_is_parked_and_a_known_one_is_answered(rabbit: Broker) -> None:
@@ -195,8 +196,8 @@ async def test_an_unknown_thread_is_parked_and_a_known_one_is_answered(rabbit: B
         await rabbit.publish(said(thread.thread_id, 1))
         await rabbit.publish(said("thread_nobody", 1))
         await rabbit.publish(said("c", 1))
-        await eventually(lambda: _has(house, "c", ["c-1"]))
-        await eventually(lambda: _has(house, thread.address.channel, [f"{thread.thread_id}-1"]))
+        await until(lambda: _has(house, "c", ["c-1"]))
+        await until(lambda: _has(house, thread.address.channel, [f"{thread.thread_id}-1"]))
         assert [reason(one) for one in await rabbit.parked(1)] == ["thread_not_found"]
 
 
@@ -205,8 +206,8 @@ async def test_a_full_channel_parks_what_is_too_much(rabbit: Broker) -> None:
         for number in range(5):
             await rabbit.publish(said("c", number))
         await rabbit.publish(said("d", 1))
-        await eventually(lambda: _has(house, "d", ["d-1"]))
-        await eventually(lambda: _has(house, "c", ["c-0", "c-1", "c-2"]))
+        await until(lambda: _has(house, "d", ["d-1"]))
+        await until(lambda: _has(house, "c", ["c-0", "c-1", "c-2"]))
         assert [reason(one) for one in await rabbit.parked(2)] == ["inbox_full"] * 2
 
 
@@ -219,7 +220,7 @@ async def test_what_is_beyond_a_rate_is_parked_and_a_repeat_is_not(
     async with amqp_house(rabbit.names, **rate) as house:
         for number in range(3):
             await rabbit.publish(said("c", number))
-        await eventually(lambda: _has(house, "c", ["c-0", "c-1", "c-2"]))
+        await until(lambda: _has(house, "c", ["c-0", "c-1", "c-2"]))
         for number in range(5):
             await rabbit.publish(said("c", number))
         await rabbit.publish(said("d", 1))
@@ -230,7 +231,7 @@ async def test_what_is_beyond_a_rate_is_parked_and_a_repeat_is_not(
         )
         assert await house.messages("c") == ["c-0", "c-1", "c-2"]
         if others:
-            await eventually(lambda: _has(house, "d", ["d-1"]))
+            await until(lambda: _has(house, "d", ["d-1"]))
 
 
 async def test_a_tenant_that_has_all_its_threads_gets_no_more_by_amqp(
@@ -239,11 +240,11 @@ async def test_a_tenant_that_has_all_its_threads_gets_no_more_by_amqp(
     monkeypatch.setattr(limits, "LOOK_SOON", 0.0)
     async with amqp_house(rabbit.names, max_threads=1) as house:
         await rabbit.publish(said("c", 0))
-        await eventually(lambda: _has(house, "c", ["c-0"]))
+        await until(lambda: _has(house, "c", ["c-0"]))
         await rabbit.publish(said("d", 0))
         assert [reason(one) for one in await rabbit.parked(1)] == ["too_many_requests"]
         await rabbit.publish(said("c", 1))
-        await eventually(lambda: _has(house, "c", ["c-0", "c-1"]))
+        await until(lambda: _has(house, "c", ["c-0", "c-1"]))
 
 
 @pytest.mark.parametrize(("tenants", "tenant"), [({}, "default"), ({"/": "acme"}, "acme"), ({"guest": "bees"}, "bees")])
@@ -252,7 +253,7 @@ async def test_the_tenant_follows_from_virtual_host_and_user(
 ) -> None:
     async with amqp_house(rabbit.names, amqp_tenants=tenants) as house:
         await rabbit.publish(said("c", 1) | {"tenant": "mallory"})
-        await eventually(lambda: house.messages("c", tenant))
+        await until(lambda: house.messages("c", tenant))
 
 
 # ---------------------------------------------------------------- garbage
@@ -296,8 +297,8 @@ async def test_every_kind_of_garbage_is_parked_once_with_its_reason(rabbit: Brok
             body, properties = GARBAGE[number % len(GARBAGE)]
             await rabbit.publish(body + b" " * (number // len(GARBAGE)), **_without_id(properties))
         await rabbit.publish(said("good", 1))
-        await eventually(lambda: _has(house, "good", ["good-1"]), patience=60)
-        await eventually(lambda: _empty(rabbit))
+        await until(lambda: _has(house, "good", ["good-1"]), patience=60)
+        await until(lambda: _empty(rabbit))
         assert (await house.counts())["open"] == 1
         parked = await rabbit.parked(kinds)
     assert len(parked) == kinds
@@ -331,9 +332,9 @@ async def test_properties_that_cannot_be_decoded_do_not_stop_the_door(
     async with amqp_house(rabbit.names) as house:
         await _publish_raw(rabbit, body, properties)
         await rabbit.publish(said("good", 1))
-        await eventually(lambda: _has(house, "good", ["good-1"]))
-        await eventually(lambda: _settled(house, rabbit))
-        await eventually(lambda: _empty(rabbit))
+        await until(lambda: _has(house, "good", ["good-1"]))
+        await until(lambda: _settled(house, rabbit))
+        await until(lambda: _empty(rabbit))
 
 
 async def _settled(house: Any, rabbit: Broker) -> bool:
@@ -373,10 +374,10 @@ async def test_a_store_that_is_down_stops_the_door_and_nothing_is_lost_or_requeu
 
         monkeypatch.setattr(house.queue.store, "accept", away)
         await rabbit.publish_all([said("c", number) for number in range(30)])
-        await eventually(lambda: _open(house, 30))
+        await until(lambda: _open(house, 30))
         assert refusals >= 5
         assert await rabbit.parked() == []
-        await eventually(lambda: _empty(rabbit))
+        await until(lambda: _empty(rabbit))
 
 
 async def test_a_store_that_stays_down_gives_the_messages_back_and_shuts_the_door(
@@ -399,10 +400,10 @@ async def test_a_store_that_stays_down_gives_the_messages_back_and_shuts_the_doo
         monkeypatch.setattr(store, "accept", accepting)
         monkeypatch.setattr(store, "check", checking)
         await rabbit.publish_all([said("c", number) for number in range(30)])
-        await eventually(lambda: _ready(rabbit, 30))
-        await eventually(lambda: _true(not house.door.consuming.is_set()))
+        await until(lambda: _ready(rabbit, 30))
+        await until(lambda: _true(not house.door.consuming.is_set()))
         down = False
-        await eventually(lambda: _open(house, 30))
+        await until(lambda: _open(house, 30))
         assert await rabbit.parked() == []
 
 
@@ -419,16 +420,16 @@ async def test_a_thread_that_is_damaged_does_not_stop_its_neighbours(
 
         monkeypatch.setattr(house.queue.store, "accept", picky)
         await rabbit.publish_all([said(channel, 1) for channel in ("a", "damaged", "b")])
-        await eventually(lambda: _open(house, 2))
+        await until(lambda: _open(house, 2))
         assert [reason(one) for one in await rabbit.parked(1)] == ["thread_quarantined"]
 
 
 async def test_a_queue_that_is_deleted_under_us_is_made_again(rabbit: Broker) -> None:
     async with amqp_house(rabbit.names) as house:
         await rabbit.channel.queue_delete(rabbit.names["queue_name"])
-        await eventually(lambda: _consumed(rabbit))
+        await until(lambda: _consumed(rabbit))
         await rabbit.publish(said("c", 1))
-        await eventually(lambda: _has(house, "c", ["c-1"]))
+        await until(lambda: _has(house, "c", ["c-1"]))
 
 
 async def test_a_parked_message_finds_its_queue_though_the_exchange_leads_nowhere(rabbit: Broker) -> None:
@@ -436,7 +437,7 @@ async def test_a_parked_message_finds_its_queue_though_the_exchange_leads_nowher
         failed = await rabbit.channel.get_queue(f"{rabbit.name}_queue_failed", ensure=False)
         await failed.unbind(f"{rabbit.name}_exchange_dlx", rabbit.names["routing_key"])
         await rabbit.publish(b"garbage")
-        await eventually(lambda: rabbit.waiting(f"{rabbit.name}_queue_failed"))
+        await until(lambda: rabbit.waiting(f"{rabbit.name}_queue_failed"))
 
 
 async def test_what_cannot_be_parked_waits_alone(rabbit: Broker) -> None:
@@ -447,16 +448,16 @@ async def test_what_cannot_be_parked_waits_alone(rabbit: Broker) -> None:
     await rabbit.channel.declare_queue(rabbit.names["queue_name"], durable=True, arguments=limited)
     async with amqp_house(rabbit.names) as house:
         await rabbit.publish(b"parked, and it is full")
-        await eventually(lambda: rabbit.waiting(failed.name))
+        await until(lambda: rabbit.waiting(failed.name))
         good = [said("c", number) for number in range(1_200)]
         await rabbit.publish_all([*good[:100], b"garbage", *good[100:700], b"more garbage", *good[700:]])
-        await eventually(lambda: _has(house, "c", [one["message_id"] for one in good]))
-        await eventually(lambda: _unsettled(house, 2))
+        await until(lambda: _has(house, "c", [one["message_id"] for one in good]))
+        await until(lambda: _unsettled(house, 2))
         await failed.purge()
-        await eventually(lambda: rabbit.waiting(failed.name))
-        await eventually(lambda: _unsettled(house, 1))
+        await until(lambda: rabbit.waiting(failed.name))
+        await until(lambda: _unsettled(house, 1))
         await failed.purge()
-        await eventually(lambda: _unsettled(house, 0))
+        await until(lambda: _unsettled(house, 0))
         assert await _empty(rabbit)
 
 
@@ -480,12 +481,12 @@ async def test_a_broker_with_an_alarm_is_emptied_all_the_same(rabbit: Broker, ra
     rabbit_server.ctl("set_vm_memory_high_watermark", "absolute", "1MB")
     try:
         async with amqp_house(rabbit.names) as house:
-            await eventually(lambda: _has(house, "c", [f"c-{number}" for number in range(1_200)]))
-            await eventually(lambda: _unsettled(house, 1))
+            await until(lambda: _has(house, "c", [f"c-{number}" for number in range(1_200)]))
+            await until(lambda: _unsettled(house, 1))
     finally:
         rabbit_server.ctl("set_vm_memory_high_watermark", "absolute", "1GB")
     async with amqp_house(rabbit.names):
-        await eventually(lambda: rabbit.waiting(f"{rabbit.name}_queue_failed"))
+        await until(lambda: rabbit.waiting(f"{rabbit.name}_queue_failed"))
 
 
 async def _unsettled(house: Any, count: int) -> bool:

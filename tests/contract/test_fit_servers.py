@@ -11,6 +11,7 @@ import pytest
 from tests.contract.redis_desk import accepted, channel, leased, said, store_on
 from tests.contract.suite.desk import answer
 from tests.contract.test_redis_servers import has_replica
+from tests.patience import PATIENCE
 from tests.services import RedisCluster, RedisServer, eventually
 from tests.services.process import HOST
 from tests.services.tcp_proxy import TcpProxy
@@ -150,7 +151,7 @@ async def joined_by_a_replica() -> AsyncIterator[tuple[RedisStore, TcpProxy]]:
     ):
         await accepted(store, said(HERE, "m1"))
         async with RedisServer(config={"replicaof": f"{HOST} {way.port}", "repl-timeout": "600"}):
-            await asyncio.to_thread(eventually, lambda: has_replica(primary), 20, "the replica to connect")
+            await asyncio.to_thread(eventually, lambda: has_replica(primary), PATIENCE, "the replica to connect")
             yield store, way
 
 
@@ -177,18 +178,18 @@ async def test_a_replica_that_came_a_moment_ago_is_waited_for() -> None:
 @pytest.mark.usefixtures("at_every_receipt")
 async def test_fewer_replicas_than_once_seen_are_refused_at_once() -> None:
     async with RedisServer() as primary, RedisServer(replicaof=primary) as replica:
-        await asyncio.to_thread(eventually, lambda: has_replica(primary), 20, "the replica to connect")
+        await asyncio.to_thread(eventually, lambda: has_replica(primary), PATIENCE, "the replica to connect")
         async with store_on(primary.url(), durability="strict", timeout=20.0) as store:
             await accepted(store, said(HERE, "m1"))
             await asyncio.to_thread(replica.kill9)
-            await asyncio.to_thread(eventually, lambda: not has_replica(primary), 20, "the replica to be missed")
+            await asyncio.to_thread(eventually, lambda: not has_replica(primary), PATIENCE, "the replica to be missed")
 
             with pytest.raises(StoreUnfit, match="1 replicas"):
                 await store.accept([said(HERE, "m2")])
             assert await store.message(HERE, "m2") is None
 
             await asyncio.to_thread(replica.start)
-            await asyncio.to_thread(eventually, lambda: has_replica(primary), 20, "the replica to connect")
+            await asyncio.to_thread(eventually, lambda: has_replica(primary), PATIENCE, "the replica to connect")
             await accepted(store, said(HERE, "m2"))
 
 
@@ -202,7 +203,7 @@ async def test_strict_with_a_number_of_replicas_does_not_start_with_fewer() -> N
 async def test_whoever_is_answered_under_strict_was_heard_by_the_replica() -> None:
     """Every operation whose answer somebody relies on; what the replica has not heard is told as unknown."""
     async with RedisServer() as primary, RedisServer(replicaof=primary) as replica:
-        await asyncio.to_thread(eventually, lambda: has_replica(primary), 20, "the replica to connect")
+        await asyncio.to_thread(eventually, lambda: has_replica(primary), PATIENCE, "the replica to connect")
         async with (
             store_on(primary.url(), prefix="s:", durability="strict", timeout=0.3) as store,
             store_on(primary.url(), prefix="s:") as plain,

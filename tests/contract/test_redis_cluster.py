@@ -17,7 +17,7 @@ from tests.contract.store_suite import StoreSuite
 from tests.contract.suite.claiming import ClaimPromises
 from tests.contract.suite.delivering import DeliveryPromises
 from tests.contract.suite.engine import EnginePromises
-from tests.patience import PATIENCE
+from tests.patience import PATIENCE, until
 from tests.services import RedisCluster
 from turnkeep.errors import OutcomeUnknown, Rejection, StoreUnavailable
 from turnkeep.events import Event
@@ -187,13 +187,23 @@ async def keep_sending(store: RedisStore, sent: dict[str, list[str]], stop: asyn
 
 
 async def until_acknowledged(store: RedisStore, name: str, message_id: str) -> None:
-    while True:
+    """Send it until it is acknowledged, as a client does. Raises TimeoutError with what refused it last."""
+    refusal: Exception | None = None
+
+    async def is_acknowledged() -> bool:
+        nonlocal refusal
         try:
             [outcome] = await store.accept([said(channel(name), message_id)])
-        except (StoreUnavailable, OutcomeUnknown):
-            continue
+        except (StoreUnavailable, OutcomeUnknown) as error:
+            refusal = error
+            return False
         assert not isinstance(outcome, Rejection)
-        return
+        return True
+
+    try:
+        await until(is_acknowledged)
+    except TimeoutError as error:
+        raise TimeoutError(f"{message_id} is not acknowledged, last: {refusal!r}") from error
 
 
 async def keep_answering(store: RedisStore, owner: str, stop: asyncio.Event) -> None:

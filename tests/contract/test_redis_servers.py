@@ -245,7 +245,7 @@ async def test_senders_share_the_wait_for_a_replica_that_does_not_answer() -> No
 
 async def test_nothing_is_told_outside_that_a_failover_could_take_back() -> None:
     async with RedisServer() as primary, RedisServer(replicaof=primary) as replica:
-        await asyncio.to_thread(eventually, lambda: has_replica(primary), 20, "the replica to connect")
+        await asyncio.to_thread(eventually, lambda: has_replica(primary), PATIENCE, "the replica to connect")
         options: dict[str, Any] = {"prefix": "outside:", "durability": "strict", "partitions": 1}
         async with (
             store_on(primary.url(), timeout=30.0, **options) as patient,

@@ -13,9 +13,9 @@ from typing import Any
 import websockets
 from websockets.asyncio.client import ClientConnection
 
-Frame = dict[str, Any]
+from tests.patience import LONG_PATIENCE
 
-PATIENCE = 180.0
+Frame = dict[str, Any]
 
 
 class Listener:
@@ -41,13 +41,13 @@ class Listener:
 
     async def heard_of_all(self) -> None:
         """Return when it is subscribed to everything."""
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(LONG_PATIENCE):
             await self._all.wait()
 
     async def answer(self, channel: str, message_id: str) -> Frame:
         """The final frame of a message."""
         waiting = self._waiting(channel, message_id)
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(LONG_PATIENCE):
             return await waiting
 
     def _waiting(self, channel: str, message_id: str | None) -> asyncio.Future[Frame]:
@@ -56,7 +56,7 @@ class Listener:
 
     async def _listen(self, url: str) -> None:
         async with websockets.connect(
-            url.replace("http", "ws", 1) + "/ws", max_size=None, open_timeout=PATIENCE
+            url.replace("http", "ws", 1) + "/ws", max_size=None, open_timeout=LONG_PATIENCE
         ) as socket:
             for channel in self.channels:
                 await self._subscribe(socket, channel)

@@ -17,7 +17,8 @@ import pytest
 from aio_pika.abc import AbstractExchange
 from aio_pika.exceptions import CONNECTION_EXCEPTIONS
 
-from tests.contract.broker import Broker, broker, eventually
+from tests.contract.broker import Broker, broker
+from tests.patience import until
 from tests.process.programs import Server
 from tests.services import RabbitServer, RedisServer
 from tests.services.tcp_proxy import TcpProxy
@@ -194,7 +195,7 @@ async def _until_answered(server: Server, http: aiohttp.ClientSession, count: in
 async def _until_taken(rabbit: RabbitServer) -> None:
     """Nothing waits at the broker: the last garbage may be behind the last answer, and an acknowledgement, too."""
     async with broker(rabbit.url(), NAME) as client:
-        await eventually(lambda: _is_empty(client))
+        await until(lambda: _is_empty(client))
 
 
 async def _is_empty(client: Broker) -> bool:

@@ -9,10 +9,9 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from tests.patience import PATIENCE
+from tests.patience import PATIENCE, until
 from tests.process.programs import Server
 from tests.process.test_kill import QUICK, until_answered
-from tests.scenario.house import eventually
 from turnkeep.messages import Address, AssistantItem
 from turnkeep.simulator import Simulator, StreamPace, serve
 from turnkeep.store import Store, open_store
@@ -77,7 +76,7 @@ async def test_an_answer_is_paid_once_wherever_it_is_killed(
                 server.start()
                 await server.answers(http)
                 await until_answered(server, http, ANSWERS * (kill + 1))
-            await eventually(lambda: not simulator.ledger.open())
+            await until(lambda: not simulator.ledger.open())
             texts = []
             for kill in range(kills):
                 for number in range(ANSWERS):

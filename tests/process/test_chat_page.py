@@ -13,8 +13,8 @@ import aiohttp
 import pytest
 from playwright.async_api import Page, expect
 
+from tests.patience import until
 from tests.process.browser import SHARES_BROWSER, browsing, opened, served, write
-from tests.scenario.house import eventually
 from tests.services import free_port
 from turnkeep import AssistantMessageQueue
 from turnkeep.auth.api_keys import ApiKeys
@@ -332,7 +332,7 @@ async def test_a_message_that_died_is_tried_again_and_the_last_answer_is_given_a
         await expect(page.locator(".user.dead")).to_have_count(0)
         await page.locator(".assistant").hover()
         await page.click(".regenerate")
-        await eventually(lambda: len(simulator.ledger) == 3 and not simulator.ledger.open())
+        await until(lambda: len(simulator.ledger) == 3 and not simulator.ledger.open())
         await expect(page.locator(".assistant:not(.live) .regenerate")).to_have_count(1)
         await expect(page.locator(".assistant")).to_have_count(1)
         await expect(page.locator(".user")).to_have_count(1)

@@ -12,10 +12,10 @@ import aiohttp
 import pytest
 
 from tests.chaos.launch import CLOCK
+from tests.patience import SOON, until
 from tests.process.fleet import PACE, Fleet, fleet
 from tests.process.programs import Program
-from tests.process.test_silent_worker import until
-from tests.scenario.house import eventually
+from tests.process.test_silent_worker import next_frame
 from tests.services import RedisServer
 from turnkeep.simulator import Simulator, serve
 
@@ -24,8 +24,6 @@ pytestmark = pytest.mark.slow
 LAUNCH = ("tests.chaos.launch", "")
 HOUR, DAY = 3_600, 86_400
 SETTINGS: dict[str, Any] = {CLOCK: "clock", "TURNKEEP_WINDOW": "1", "TURNKEEP_MAX_WAIT": "2", "TURNKEEP_LEASE": "3"}
-SOON = 90.0
-"""Seconds that a busy machine may take for what is due: an hour or a day would be seen. The figures are told."""
 
 Proof = Callable[[str, str], None]
 
@@ -66,7 +64,7 @@ async def test_nothing_waits_longer_than_its_span(
 
         async def answered(name: str) -> None:
             begun_at = time.monotonic()
-            await until(socket, lambda frame: frame["type"] == "response" and frame["status"] == "completed")
+            await next_frame(socket, lambda frame: frame["type"] == "response" and frame["status"] == "completed")
             took[name] = time.monotonic() - begun_at
 
         await many.send("c", "waits", "hello")
@@ -74,12 +72,12 @@ async def test_nothing_waits_longer_than_its_span(
         await answered("waiting")
 
         await many.send("c", "runs", f"{PACE.format(words=20, milliseconds=50)} hello")
-        await eventually(lambda: bool(simulator.ledger.open()), patience=SOON)
+        await until(lambda: bool(simulator.ledger.open()), patience=SOON)
         set_clocks(many, -leap, leap)
         await answered("running")
 
         await many.send("c", "leased", f"{PACE.format(words=40, milliseconds=50)} hello")
-        await eventually(lambda: bool(simulator.ledger.open()), patience=SOON)
+        await until(lambda: bool(simulator.ledger.open()), patience=SOON)
         await asyncio.to_thread(many.workers[0].kill9)
         set_clocks(many, leap, -leap)
         many.workers[0].start()

@@ -18,8 +18,8 @@ import aiohttp
 import pytest
 from playwright.async_api import async_playwright, expect
 
-from tests.contract.broker import Broker, broker, eventually
-from tests.patience import PATIENCE
+from tests.contract.broker import Broker, broker
+from tests.patience import PATIENCE, until
 from tests.process.served import Served, served
 from tests.services import RabbitServer, free_port
 from tests.services.programs import program
@@ -91,20 +91,20 @@ def settings(rabbit: Broker) -> dict[str, Any]:
 
 async def test_a_plain_producer_publishes_a_message_that_is_answered(rabbit: Broker) -> None:
     async with served(**settings(rabbit)) as server:
-        await eventually(lambda: _bound(rabbit))
+        await until(lambda: _bound(rabbit))
         message_id = await run(sys.executable, str(EXAMPLES / "producer.py"), "c", "hello", **names(rabbit))
-        await eventually(lambda: _answered(server, "c", message_id.strip()))
+        await until(lambda: _answered(server, "c", message_id.strip()))
 
 
 async def test_a_convex_action_is_well_typed_and_what_it_publishes_is_answered(
     built: Path, node: str, rabbit: Broker
 ) -> None:
     async with served(**settings(rabbit)) as server:
-        await eventually(lambda: _bound(rabbit))
+        await until(lambda: _bound(rabbit))
         program = str(built / "dist/convex/main.js")
         for _ in range(2):
             await run(node, program, "convex_id_12345", "message_id_1", "hello", **names(rabbit))
-        await eventually(lambda: _answered(server, "convex_id_12345", "message_id_1"))
+        await until(lambda: _answered(server, "convex_id_12345", "message_id_1"))
         counts = await server.queue.store.counts()
         assert counts.completed == 1
 

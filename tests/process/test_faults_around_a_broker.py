@@ -12,7 +12,8 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.contract.broker import Broker, broker, eventually
+from tests.contract.broker import Broker, broker
+from tests.patience import until
 from tests.process.anchors import Service, said, service
 from tests.process.programs import Server
 from tests.scenario.house import flush_together, gate_answers
@@ -33,7 +34,7 @@ async def rabbit(rabbit_server: RabbitServer, amqp_name: str) -> AsyncIterator[B
 
 async def check_quiet_end(rabbit: Broker, house: Service, answered: dict[str, int]) -> None:
     """Nothing waits anywhere, nothing was parked, and each channel has so many messages, each once and in order."""
-    await eventually(lambda: _is_empty(rabbit))
+    await until(lambda: _is_empty(rabbit))
     assert await rabbit.parked() == []
     for channel, count in answered.items():
         texts = await house.said_by_user(channel)
@@ -114,13 +115,13 @@ async def test_a_worker_killed_in_an_answer_answers_once_after_its_restart(
         try:
             await server.answers(http)
             await rabbit.publish(said("c", 0, "[[words:60]]"))
-            await eventually(lambda: _holds(len(simulator.ledger) == 1))
+            await until(lambda: _holds(len(simulator.ledger) == 1))
             await asyncio.to_thread(server.kill9)
             if finishes:
-                await eventually(lambda: _holds(not simulator.ledger.open()))
+                await until(lambda: _holds(not simulator.ledger.open()))
             await asyncio.to_thread(server.start)
             await server.answers(http)
-            await eventually(lambda: _completed(server, http, 1), patience=60)
+            await until(lambda: _completed(server, http, 1), patience=60)
         finally:
             server.kill9()
     assert await rabbit.parked() == []
@@ -263,7 +264,7 @@ async def test_rabbitmq_restarted_in_an_answer_repeats_nothing(rabbit_installed:
                 await house.listener.subscribe("a", "b", "c")
                 for channel in ("a", "b", "c"):
                     await client.publish(said(channel, 0, "[[words:50]]"))
-                await eventually(lambda: _holds(len(simulator.ledger) >= 1))
+                await until(lambda: _holds(len(simulator.ledger) >= 1))
                 await asyncio.to_thread(server.restart)
                 for channel in ("a", "b", "c"):
                     await house.listener.until_settled(channel, f"{channel}-0")
@@ -345,7 +346,7 @@ async def test_channels_do_not_wait_for_each_other(rabbit: Broker, channels: int
     async with service(rabbit, simulator=simulator, concurrency=256) as house:
         await house.listener.subscribe(*names)
         await rabbit.publish_all([said(name, 0) for name in names])
-        await eventually(lambda: _holds(simulator.ledger.open_count == channels))
+        await until(lambda: _holds(simulator.ledger.open_count == channels))
         gate.set()
         for name in names:
             await house.listener.until_settled(name, f"{name}-0")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.patience import until
 
 ROOT = Path(__file__).parents[2]
 PLAIN = {"PYTHONPATH": str(ROOT), "HOME": os.environ.get("HOME", "/")}
@@ -87,3 +90,30 @@ def test_worker(number):
     said = run_tests(tmp_path, source, "-n", "2", "--dist", "loadgroup")
     assert "8 passed" in said
     assert len(set((tmp_path / "workers").read_text().split())) == 1
+
+
+async def test_a_wait_in_vain_says_what_it_waited_for_and_what_there_was_last() -> None:
+    there = [1, 2]
+
+    async def has_three() -> list[int] | None:
+        return there if len(there) == 3 else None
+
+    with pytest.raises(TimeoutError, match=r"still False: .*len\(there\) == 3"):
+        await until(lambda: len(there) == 3, patience=0.05)
+    with pytest.raises(TimeoutError, match=r"still None: .*def has_three"):
+        await until(has_three, patience=0.05)
+    asyncio.get_running_loop().call_soon(there.append, 3)
+    await until(has_three)
+
+
+async def test_a_wait_ends_by_its_time_or_by_what_its_question_raises() -> None:
+    async def hangs() -> None:
+        await asyncio.Event().wait()
+
+    async def refuses() -> None:
+        raise TimeoutError("its own")
+
+    with pytest.raises(TimeoutError, match="still None"):
+        await until(hangs, patience=0.05)
+    with pytest.raises(TimeoutError, match="its own"):
+        await until(refuses)

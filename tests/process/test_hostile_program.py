@@ -22,9 +22,9 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
 from tests.conftest import FULL
-from tests.contract.broker import Broker, broker, eventually
+from tests.contract.broker import Broker, broker
 from tests.contract.test_amqp import GARBAGE
-from tests.patience import PATIENCE
+from tests.patience import PATIENCE, until
 from tests.process.programs import Server
 from tests.process.served import heard
 from tests.process.test_bad_input import anything
@@ -211,15 +211,15 @@ async def test_garbage_from_the_broker_is_parked_and_leaves_nothing_behind(
     count, source = size(60, 1_000), random.Random(7)
     names = {name.upper(): value for name, value in rabbit.names.items()}
     async with program(tmp_path, **names) as (server, http):
-        await eventually(lambda: consumed(rabbit))
+        await until(lambda: consumed(rabbit))
         await publish_garbage(rabbit, size(30, 1_000), random.Random(3))
-        await eventually(lambda: parked(rabbit, size(30, 1_000)), patience=60)
+        await until(lambda: parked(rabbit, size(30, 1_000)), patience=60)
         await rabbit.parked()
         base = reading(server)
         await publish_garbage(rabbit, count, source)
         await rabbit.publish({"channel": "good", "message_id": "m", "message": "hello"})
-        await eventually(lambda: parked(rabbit, count), patience=120)
-        await eventually(lambda: readable(http, f"{server.url}/api/channels/good/messages/m"))
+        await until(lambda: parked(rabbit, count), patience=120)
+        await until(lambda: readable(http, f"{server.url}/api/channels/good/messages/m"))
         after = await settled(server, base)
         async with http.get(f"{server.url}/api/queue") as told:
             threads = (await told.json())["details"]["threads"]

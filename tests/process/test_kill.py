@@ -12,8 +12,8 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from tests.patience import until
 from tests.process.programs import Server
-from tests.scenario.house import eventually
 from turnkeep.messages import Address, UserItem, content_text
 from turnkeep.simulator import Simulator, StreamPace, serve
 from turnkeep.store import open_store
@@ -129,7 +129,7 @@ async def killed_in_mid_answer(server: Server, simulator: Simulator) -> set[str]
     """Kill it, and tell the runs whose answer was cut off."""
     asked = {exchange.n for exchange in simulator.ledger if exchange.outcome == "open"}
     await asyncio.to_thread(server.kill9)
-    await eventually(lambda: not any(exchange.outcome == "open" for exchange in simulator.ledger))
+    await until(lambda: not any(exchange.outcome == "open" for exchange in simulator.ledger))
     return {e.run for e in simulator.ledger if e.n in asked and e.outcome == "closed_by_client" and e.run}
 
 

@@ -10,10 +10,10 @@ from typing import Any
 import openai
 import pytest
 
-from tests.patience import PATIENCE
+from tests.patience import PATIENCE, until
 from tests.process.openai_desk import NESTED, WANTS_LOOKUP, OpenAiDesk, answer_of, openai_desk
 from tests.process.served import served
-from tests.scenario.house import eventually, gate_answers
+from tests.scenario.house import gate_answers
 from tests.scenario.test_instructions import bearer
 from turnkeep.simulator import Fault
 from turnkeep.tools.tool import tool
@@ -345,7 +345,7 @@ async def test_a_question_that_stands_for_itself_ends_with_whoever_asks(stream: 
                     break
             await answer.close()
         else:
-            await eventually(lambda: len(desk.server.simulator.ledger) == 1)
+            await until(lambda: len(desk.server.simulator.ledger) == 1)
             asking.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await asking

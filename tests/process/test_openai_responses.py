@@ -12,9 +12,9 @@ import openai
 import openresponses_types as schema
 import pytest
 
-from tests.patience import PATIENCE
+from tests.patience import PATIENCE, until
 from tests.process.openai_desk import FLAT, WANTS_LOOKUP, OpenAiDesk, openai_desk
-from tests.scenario.house import eventually, flush_together
+from tests.scenario.house import flush_together
 from turnkeep.simulator import Fault
 
 LONG = "[[words:120]] [[pace:4]]"
@@ -163,7 +163,7 @@ async def test_what_runs_in_the_background_is_asked_for_stopped_and_kept() -> No
         async with asyncio.timeout(PATIENCE):
             while (await desk.client.responses.retrieve(response.id)).status != "in_progress":
                 await asyncio.sleep(0.02)
-        await eventually(lambda: len(desk.server.simulator.ledger) == 1)
+        await until(lambda: len(desk.server.simulator.ledger) == 1)
         stopped = await desk.client.responses.cancel(response.id)
         assert stopped.status == "cancelled"
         assert (await desk.client.responses.retrieve(response.id)).status == "cancelled"

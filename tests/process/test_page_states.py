@@ -12,10 +12,9 @@ import aiohttp
 import pytest
 from playwright.async_api import Browser, Page, Route, ViewportSize, expect
 
-from tests.patience import PATIENCE
+from tests.patience import PATIENCE, until
 from tests.process.browser import SHARES_BROWSER, browsing, served
 from tests.process.page_states import STATES, UNREACHABLE, PageState, Talk, see, shown_text
-from tests.scenario.house import eventually
 from tests.services import CHECKOUT, free_port
 from tests.services.programs import packages
 from turnkeep.simulator import Simulator, serve
@@ -233,7 +232,7 @@ async def test_what_is_answered_late_is_not_drawn_over_the_view_that_one_went_to
         ):
             is_holding = True
             await page.evaluate("view => { location.hash = `/${view}` }", view)
-            await eventually(lambda: bool(held))
+            await until(lambda: bool(held))
             is_holding = False
             await page.evaluate("location.hash = '/workers'")
             await expect(page.locator("[aria-current]")).to_have_text("Workers")

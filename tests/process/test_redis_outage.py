@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import LONG_PATIENCE, until
 from tests.process.fleet import Crowd, Fleet, fleet
 from tests.process.listener import Judgement, judged
-from tests.scenario.house import eventually
 from tests.services import RedisServer
 from turnkeep.messages import Address
 from turnkeep.simulator import Simulator, serve
@@ -24,8 +24,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("redis_installed")]
 
 Size = Callable[[int, int], int]
 Proof = Callable[[str, str], None]
-
-PATIENCE = 90.0
 
 
 async def asked(url: str, question: Callable[[Store], object]) -> object:
@@ -56,7 +54,7 @@ async def gone_on(crowd: Crowd, channels: list[str], since: float) -> list[float
         frames = crowd.listener(channel).frames[channel]
         return next((f["heard"] - since for f in frames if f["heard"] > since and f["status"] != "subscribed"), None)
 
-    await eventually(lambda: all(told(channel) is not None for channel in channels), patience=PATIENCE)
+    await until(lambda: all(told(channel) is not None for channel in channels), patience=LONG_PATIENCE)
     return [told(channel) or 0.0 for channel in channels]
 
 
@@ -84,7 +82,7 @@ async def test_a_stream_goes_on_soon_after_redis_was_killed(tmp_path: Path, size
         crowd = Crowd(many, channels, words=size(40, 60), milliseconds=50)
         async with crowd.talking():
             for _ in range(kills):
-                await eventually(lambda: len(streaming(crowd)) >= channels // 2, patience=PATIENCE)
+                await until(lambda: len(streaming(crowd)) >= channels // 2, patience=LONG_PATIENCE)
                 cut = streaming(crowd)
                 await asyncio.to_thread(redis.kill9)
                 await asyncio.sleep(source.uniform(0.1, size(1, 2)))
@@ -122,7 +120,7 @@ async def test_while_redis_is_away_no_receipt_is_given_and_then_all_goes_on(
     ):
         crowd = Crowd(many, channels, words=60, milliseconds=50)
         async with crowd.talking():
-            await eventually(lambda: len(streaming(crowd)) >= channels // 2, patience=PATIENCE)
+            await until(lambda: len(streaming(crowd)) >= channels // 2, patience=LONG_PATIENCE)
             cut = streaming(crowd)
             await asyncio.to_thread(redis.kill9)
             offered, told_in = await offers(many, seconds)
@@ -185,11 +183,11 @@ async def test_a_full_redis_refuses_senders_and_lets_runs_end(tmp_path: Path, si
     ):
         crowd = Crowd(many, runs, words=60, milliseconds=50)
         async with crowd.talking():
-            await eventually(lambda: len(streaming(crowd)) == runs, patience=PATIENCE)
+            await until(lambda: len(streaming(crowd)) == runs, patience=LONG_PATIENCE)
             redis.cli("CONFIG", "SET", "maxmemory", "1mb")
             crowd.leaving.set()
             statuses = [await told(many, n % hands, f"new{n}") for n in range(sends)]
-            await eventually(lambda: not simulator.ledger.open(), patience=PATIENCE)
+            await until(lambda: not simulator.ledger.open(), patience=LONG_PATIENCE)
         full = await counts_of(redis.url())
         redis.cli("CONFIG", "SET", "maxmemory", "0")
         for number in range(sends):
@@ -213,7 +211,7 @@ async def test_a_full_redis_refuses_senders_and_lets_runs_end(tmp_path: Path, si
 
 async def answered(url: str, messages: int) -> Counts:
     """The counts as soon as so many messages are answered."""
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(LONG_PATIENCE):
         while (counts := await counts_of(url)).completed < messages:
             await asyncio.sleep(0.1)
     return counts

@@ -13,11 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.patience import PATIENCE
+from tests.patience import PATIENCE, until
 from tests.process.fleet import Crowd, Fleet, Worker, fleet
 from tests.process.listener import judged
 from tests.process.programs import Program
-from tests.scenario.house import eventually
 from tests.services import RedisServer
 from turnkeep.simulator import Exchange, Simulator, StreamPace, serve
 from turnkeep.store import open_store
@@ -62,7 +61,7 @@ async def test_the_runs_of_a_killed_worker_are_taken_over_in_time(
             for kill in range(kills + 20):
                 if kill >= kills and taken:
                     break
-                await eventually(lambda: len(simulator.ledger.open()) >= channels // 2, patience=PATIENCE)
+                await until(lambda: len(simulator.ledger.open()) >= channels // 2, patience=PATIENCE)
                 await asyncio.sleep(source.uniform(0, 0.5))
                 taken += await until_taken_over(many.workers[kill % workers], simulator)
         counts = await counts_of(redis_server.url())
@@ -88,7 +87,7 @@ async def until_taken_over(worker: Worker, simulator: Simulator) -> list[float]:
     await asyncio.to_thread(worker.kill9)
     worker.start()
     cut = await cut_off(simulator, before)
-    await eventually(lambda: all(followed(e, simulator) for e in cut), patience=PATIENCE)
+    await until(lambda: all(followed(e, simulator) for e in cut), patience=PATIENCE)
     await worker.works()
     return [next(arrivals(e, simulator)).arrived - killed_at for e in cut]
 
@@ -100,7 +99,7 @@ async def cut_off(simulator: Simulator, before: set[int]) -> list[Exchange]:
         return [e for e in simulator.ledger if e.n in before and e.outcome == "closed_by_client"]
 
     with contextlib.suppress(TimeoutError):
-        await eventually(lambda: bool(closed()), patience=5)
+        await until(lambda: bool(closed()), patience=5)
     await asyncio.sleep(0.1)
     return closed()
 
@@ -131,7 +130,7 @@ async def test_a_rolling_restart_fails_no_run_and_loses_no_frame(
         async with crowd.talking():
             for _ in range(rounds):
                 for program in many.programs[:: size(2, 1)]:
-                    await eventually(lambda: len(simulator.ledger.open()) >= channels // 4, patience=PATIENCE)
+                    await until(lambda: len(simulator.ledger.open()) >= channels // 4, patience=PATIENCE)
                     await restarted(program, many)
                     restarts += 1
         counts = await counts_of(redis_server.url())
@@ -176,13 +175,13 @@ async def test_a_stop_at_a_gateway_closes_the_connection_of_a_worker(
         for number in range(runs):
             channel = f"c{number}"
             await many.send(channel, "m", "talk [[words:2000]] [[pace:5]]")
-            await eventually(lambda n=number: len(simulator.ledger) > n, patience=PATIENCE)  # type: ignore[misc]
+            await until(lambda n=number: len(simulator.ledger) > n, patience=PATIENCE)
             exchange = list(simulator.ledger)[number]
-            await eventually(lambda e=exchange: e.sent > 5, patience=PATIENCE)  # type: ignore[misc]
+            await until(lambda e=exchange: e.sent > 5, patience=PATIENCE)
             pressed = time.time()
             async with many.http.post(f"{many.gateways[0].url}/api/channels/{channel}/cancel") as told:
                 assert (await told.json())["cancelled"]
-            await eventually(lambda e=exchange: e.outcome != "open", patience=PATIENCE)  # type: ignore[misc]
+            await until(lambda e=exchange: e.outcome != "open", patience=PATIENCE)
             assert exchange.outcome == "closed_by_client"
             taken.append((exchange.finished or 0.0) - pressed)
     proof(

@@ -12,16 +12,13 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.patience import PATIENCE
+from tests.patience import PATIENCE, SOON, until
 from tests.process.fleet import PACE, fleet
-from tests.scenario.house import eventually
 from tests.services import RedisServer
 from turnkeep.simulator import Simulator, serve
 
 pytestmark = pytest.mark.slow
 
-SOON = 90.0
-"""Seconds after which the answer goes on, on a machine that is busy with other tests; the figure is told."""
 
 Proof = Callable[[str, str], None]
 
@@ -41,23 +38,23 @@ async def test_an_answer_goes_on_soon_after_its_worker_was_killed(
     ):
         await socket.send_json({"action": "subscribe", "channel": "c"})
         await many.send("c", "m1", f"{PACE.format(words=200, milliseconds=50)} hello")
-        await eventually(lambda: bool(simulator.ledger.open()), patience=60.0)
-        await until(socket, lambda frame: frame["status"] == "in_progress")
+        await until(lambda: bool(simulator.ledger.open()), patience=60.0)
+        await next_frame(socket, lambda frame: frame["status"] == "in_progress")
         killed_at = time.monotonic()
         await asyncio.to_thread(many.workers[0].kill9)
         many.workers[0].start()
 
-        silent = await until(socket, lambda frame: frame.get("reason") == "silent")
+        silent = await next_frame(socket, lambda frame: frame.get("reason") == "silent")
         assert silent["status"] == "processing"
         assert silent["message"]
-        await until(socket, lambda frame: frame["status"] == "started")
+        await next_frame(socket, lambda frame: frame["status"] == "started")
         took = time.monotonic() - killed_at
 
     proof("silent worker", f"lease as it comes | answer goes on {took:.1f} s after the kill")
     assert took <= SOON
 
 
-async def until(socket: Any, wanted: Any) -> dict[str, Any]:
+async def next_frame(socket: Any, wanted: Any) -> dict[str, Any]:
     """The next frame like this."""
     async with asyncio.timeout(PATIENCE):
         while True:

@@ -141,10 +141,3 @@ async def flush_together(queue: AssistantMessageQueue, channel: str, count: int)
         while len(await queue.store.open_messages(queue.address(channel))) < count:
             await asyncio.sleep(0.005)
     await queue.flush(channel)
-
-
-async def eventually(holds: Callable[[], bool], *, patience: float = PATIENCE) -> None:
-    """Wait until this holds; TimeoutError if it never does."""
-    async with asyncio.timeout(patience):
-        while not holds():
-            await asyncio.sleep(0.005)

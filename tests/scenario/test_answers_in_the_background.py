@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-from tests.scenario.house import TestHouse, eventually, gate_answers, opened
+from tests.patience import until
+from tests.scenario.house import TestHouse, gate_answers, opened
 from turnkeep.simulator import Simulator, StreamPace, serve
 from turnkeep.tools.tool import tool
 
@@ -129,7 +130,7 @@ async def test_an_answer_that_is_given_up_is_stopped() -> None:
         await house.send("c", f"[[say:{TEXT} {TEXT}]]", "m0")
         events = await house.settled(stream, "m0")
         assert events[-1].kind == "dead"
-        await eventually(lambda: not house.simulator.ledger.open())
+        await until(lambda: not house.simulator.ledger.open())
         assert [exchange.outcome for exchange in house.simulator.ledger] == ["cancelled"]
 
 

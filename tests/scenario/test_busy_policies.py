@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from tests.patience import PATIENCE
-from tests.scenario.house import TestHouse, eventually, gate_answers, opened
+from tests.patience import PATIENCE, until
+from tests.scenario.house import TestHouse, gate_answers, opened
 from tests.services import RedisServer
 from turnkeep.errors import ThreadBusy
 from turnkeep.messages import BUSY_POLICIES, BusyPolicy
@@ -88,7 +88,7 @@ async def test_a_message_on_a_busy_thread_does_what_its_policy_says(
             await heard(house, policy)
         gate.set()
         if situation == "draining":
-            await eventually(lambda: house.queue._worker is not None and house.queue._worker.active == 0)
+            await until(lambda: house.queue._worker is not None and house.queue._worker.active == 0)
             house = await stack.enter_async_context(opened(store, tools=[linger, ask_first], **settings))
         await eventually_answered(house, "third")
 
@@ -132,7 +132,7 @@ async def heard(house: TestHouse, policy: BusyPolicy) -> None:
     elif policy == "steer":
         assert house.queue._worker is not None
         leases = house.queue._worker.keeper._leases
-        await eventually(lambda: any(lease.wants_steering for lease in leases.values()))
+        await until(lambda: any(lease.wants_steering for lease in leases.values()))
 
 
 async def approve(house: TestHouse) -> None:

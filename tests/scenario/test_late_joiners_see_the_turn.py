@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.scenario.house import TestHouse, eventually, opened
+from tests.patience import until
+from tests.scenario.house import TestHouse, opened
 from turnkeep.events import BESIDE_TEXT, Event
 from turnkeep.tools.tool import tool
 from turnkeep.turn_growth import TurnGrowth
@@ -79,11 +80,11 @@ async def test_all_who_join_are_told_the_same_turn_in_the_same_order(place: str)
     @tool(effect="pure", show="all")
     async def look(amount: int) -> str:
         """Look."""
-        await eventually(lambda: joiners.is_half_there)
+        await until(lambda: joiners.is_half_there)
         return f"saw {amount}"
 
     async def join(house: TestHouse, number: int) -> list[tuple[str, Any]]:
-        await eventually(lambda: joiners.is_time(number))
+        await until(lambda: joiners.is_time(number))
         return await told(house, joiners)
 
     async with opened(place, tools=[look]) as house, asyncio.TaskGroup() as group:
@@ -91,11 +92,11 @@ async def test_all_who_join_are_told_the_same_turn_in_the_same_order(place: str)
         await house.queue.assistants.use("default", made.assistant_id)
         witness = group.create_task(told(house, joiners, is_first=True))
         others = [group.create_task(join(house, number)) for number in range(1, joiners.number)]
-        await eventually(lambda: joiners.subscribed == 1)
+        await until(lambda: joiners.subscribed == 1)
         await house.send("c", GOLDEN, "m1")
         first = await witness
         # who comes when the turn is over is told nothing of it (the transcript has it), and all of the next
-        await eventually(lambda: joiners.are_all_there)
+        await until(lambda: joiners.are_all_there)
         await house.send("c", "[[words:3]]", "m2")
         all_told = [await other for other in others]
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.patience import PATIENCE
-from tests.scenario.house import TestHouse, eventually, opened
+from tests.patience import PATIENCE, until
+from tests.scenario.house import TestHouse, opened
 from tests.scenario.hubs import AGAIN_SOON, QUICKLY, Inbox, receiver
 from tests.scenario.test_sinks import SECRET, answered
 from turnkeep.backoff import Backoff
@@ -72,13 +72,13 @@ async def test_an_event_that_its_receiver_fails_on_delays_no_other_channel(store
         async with delivering(house, there):
             for channel in ("poison", "c1", "c2", "c3"):
                 await answered(house, channel, "hello")
-            await eventually(lambda: set(channels(there)) == {"c1", "c2", "c3"})
+            await until(lambda: set(channels(there)) == {"c1", "c2", "c3"})
             [left] = await until_parked(house, 1)
 
             assert left.address.channel == "poison"
             assert left.reason == f"the receiver answered {status}"
             there.by_data = failing_on()
-            await eventually(lambda: "poison" in channels(there))
+            await until(lambda: "poison" in channels(there))
             await until_parked(house, 0)
 
 
@@ -90,12 +90,12 @@ async def test_later_events_of_its_channel_wait_behind_it(store: str) -> None:
                 await answered(house, "poison", f"[[say:{text}]]")
             await answered(house, "c1", "hello")
             await until_parked(house, 3)
-            await eventually(lambda: channels(there) == ["c1"])
+            await until(lambda: channels(there) == ["c1"])
 
             there.by_data = failing_on()
-            await eventually(lambda: channels(there) == ["c1", "poison", "poison", "poison"])
+            await until(lambda: channels(there) == ["c1", "poison", "poison", "poison"])
             await answered(house, "poison", "[[say:four]]")
-            await eventually(lambda: len(channels(there)) == 5)
+            await until(lambda: len(channels(there)) == 5)
     assert [data["message"] for data in taken(there)[1:]] == ["one", "two", "three", "four"]
 
 
@@ -109,7 +109,7 @@ async def test_the_next_process_goes_on_with_what_is_parked(store: str) -> None:
         await answered(house, "poison", "[[say:two]]")
         there.by_data = failing_on()
         async with delivering(house, there):
-            await eventually(lambda: channels(there) == ["poison", "poison"])
+            await until(lambda: channels(there) == ["poison", "poison"])
             await until_parked(house, 0)
     ids = [headers["webhook-id"] for headers, _ in there.requests]
     assert len(set(ids)) == 2
@@ -126,7 +126,7 @@ async def test_after_an_outage_everything_is_tried_at_once(store: str) -> None:
                 await answered(house, name, "hello")
             await until_parked(house, 3)
             there.by_data = failing_on()
-            await eventually(lambda: set(channels(there)) == set(names))
+            await until(lambda: set(channels(there)) == set(names))
             await until_parked(house, 0)
 
 
@@ -137,18 +137,18 @@ async def test_what_failed_for_too_long_is_left_to_people_and_its_channel_goes_o
         async with delivering(house, there, impatient) as forwarder:
             await answered(house, "c1", "[[say:one]]")
             await answered(house, "c1", "[[say:two]]")
-            await eventually(lambda: channels(there) == ["c1"])
+            await until(lambda: channels(there) == ["c1"])
             [left] = await until_parked(house, 1)
             assert left.is_given_up
             asked = len(there.requests)
             await answered(house, "c1", "[[say:three]]")
-            await eventually(lambda: channels(there) == ["c1", "c1"])
+            await until(lambda: channels(there) == ["c1", "c1"])
             assert len(there.requests) == asked + 1
 
             there.by_data = failing_on()
             for partition in await house.queue.store.open_sink(forwarder.sink):
                 await house.queue.store.redrive_parked(forwarder.sink, partition, [left.position])
-            await eventually(lambda: channels(there) == ["c1", "c1", "c1"])
+            await until(lambda: channels(there) == ["c1", "c1", "c1"])
             await until_parked(house, 0)
 
 
@@ -168,7 +168,7 @@ async def test_a_receiver_that_cannot_be_reached_parks_nothing(
         await house.queue.store.open_sink(forwarder.sink)
         running = asyncio.create_task(forwarder.run())
         await answered(house, "c1", "hello")
-        await eventually(lambda: caplog.text.count("delivery_failed") > 6)
+        await until(lambda: caplog.text.count("delivery_failed") > 6)
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
         [record] = await house.queue.store.sinks()

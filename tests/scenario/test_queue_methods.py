@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.scenario.house import eventually, gate_answers, opened
+from tests.patience import until
+from tests.scenario.house import gate_answers, opened
 from turnkeep import AssistantMessageQueue
 from turnkeep.doors.http.routes import CHANNEL_ENDPOINTS, TENANT_ENDPOINTS
 from turnkeep.errors import (
@@ -266,7 +267,7 @@ async def test_who_asks_without_a_worker_is_told_after_a_while_and_in_the_error(
         assert "nobody_answers" in caplog.text
         # what was sent is safe, and a worker of another process would find it
         house.queue.start_worker()
-        await eventually(lambda: len(house.simulator.ledger) == 1)
+        await until(lambda: len(house.simulator.ledger) == 1)
 
 
 async def test_an_answer_in_time_warns_nobody(caplog: pytest.LogCaptureFixture) -> None:

@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from tests.patience import PATIENCE
+from tests.patience import PATIENCE, until
 from tests.process.served import served
-from tests.scenario.house import TestHouse, eventually, gate_answers, opened
+from tests.scenario.house import TestHouse, gate_answers, opened
 from tests.scenario.hubs import QUICKLY, Hub, hub, receiver
 from turnkeep.doors import other_systems as doors_outside
 from turnkeep.doors.other_systems import receivers
@@ -56,7 +56,7 @@ async def answered(house: TestHouse, channel: str, text: str) -> None:
 async def test_the_relay_tells_a_turn_as_the_seed_did(store: str) -> None:
     async with opened(store) as house, hub() as there, forwarding(house, Relay(there.url, house.queue.store)):
         await answered(house, "c1", "[[say:one two three]] hello")
-        await eventually(lambda: bool(there.frames) and there.frames[-1]["payload"].get("action") == "unsubscribe")
+        await until(lambda: bool(there.frames) and there.frames[-1]["payload"].get("action") == "unsubscribe")
 
     subscription = {"channel": "subscription", "payload": {"action": "subscribe", "channel": "c1"}}
     assert there.frames[0] == subscription
@@ -78,7 +78,7 @@ def _seed_payloads() -> list[dict[str, Any]]:
 async def test_the_text_grows_and_the_final_frame_holds_it_whole(store: str) -> None:
     async with opened(store) as house, hub() as there, forwarding(house, Relay(there.url, house.queue.store)):
         await answered(house, "c1", "hello")
-        await eventually(lambda: len(there.finals("c1")) == 1)
+        await until(lambda: len(there.finals("c1")) == 1)
     texts = [p["message"] for p in there.payloads("c1") if p["type"] == "response"]
     assert all(later.startswith(earlier) for earlier, later in itertools.pairwise(texts))
     assert texts[-1] == there.finals("c1")[0]["message"]
@@ -92,7 +92,7 @@ async def test_a_server_that_echoes_everything_does_not_stop_the_relay(store: st
     ):
         for number in range(10):
             await answered(house, f"c{number}", "hello")
-        await eventually(lambda: all(len(there.finals(f"c{number}")) == 1 for number in range(10)))
+        await until(lambda: all(len(there.finals(f"c{number}")) == 1 for number in range(10)))
     assert there.connections == 1
 
 
@@ -103,7 +103,7 @@ async def test_a_server_that_is_away_stops_no_run_and_gets_everything_later(stor
             for number in range(5):
                 await answered(house, f"c{number}", "hello")
             await there.start()
-            await eventually(lambda: all(len(there.finals(f"c{number}")) == 1 for number in range(5)))
+            await until(lambda: all(len(there.finals(f"c{number}")) == 1 for number in range(5)))
 
 
 async def test_a_connection_cut_in_an_answer_loses_no_frame_of_its_text(store: str) -> None:
@@ -112,7 +112,7 @@ async def test_a_connection_cut_in_an_answer_loses_no_frame_of_its_text(store: s
         for number in range(5):
             await answered(house, f"c{number}", "[[words:30]] [[pace:0.01]] a long story")
         cutting.cancel()
-        await eventually(lambda: all(there.finals(f"c{number}") for number in range(5)))
+        await until(lambda: all(there.finals(f"c{number}") for number in range(5)))
     for number in range(5):
         transcripts = {p["message"] for p in there.finals(f"c{number}")}
         assert len(transcripts) == 1
@@ -132,10 +132,10 @@ async def test_another_process_goes_on_where_the_first_one_ended(store: str) -> 
     async with opened(store) as house, hub() as there:
         async with forwarding(house, Relay(there.url, house.queue.store)):
             await answered(house, "c1", "hello")
-            await eventually(lambda: len(there.finals("c1")) == 1)
+            await until(lambda: len(there.finals("c1")) == 1)
         await answered(house, "c1", "hello again")
         async with forwarding(house, Relay(there.url, house.queue.store)):
-            await eventually(lambda: len(there.finals("c1")) >= 2)
+            await until(lambda: len(there.finals("c1")) >= 2)
     assert len({final["offset"] for final in there.finals("c1")}) == 2
 
 
@@ -147,7 +147,7 @@ async def test_a_frame_that_the_server_does_not_take_is_parked_and_the_rest_goes
     ):
         await answered(house, "poison", "hello")
         await answered(house, "c1", "hello")
-        await eventually(lambda: len(there.finals("c1")) == 1)
+        await until(lambda: len(there.finals("c1")) == 1)
     assert not there.payloads("poison")
 
 
@@ -189,7 +189,7 @@ async def test_of_a_damaged_thread_is_told_what_there_is(store: str, monkeypatch
         monkeypatch.setattr(house.queue.store, "read", read)
         async with Relay(there.url, house.queue.store) as relay:
             assert await relay.deliver([final]) == 1
-        await eventually(lambda: len(there.finals("damaged")) == 1)
+        await until(lambda: len(there.finals("damaged")) == 1)
 
 
 async def test_an_event_that_breaks_its_receiver_is_parked_and_the_rest_goes_on(store: str) -> None:
@@ -218,7 +218,7 @@ async def test_an_event_that_breaks_its_receiver_is_parked_and_the_rest_goes_on(
     async with opened(store) as house, forwarding(house, Breaks()):
         await answered(house, "poison", "hello")
         await answered(house, "c1", "hello")
-        await eventually(lambda: delivered == ["c1"])
+        await until(lambda: delivered == ["c1"])
 
 
 async def test_a_relay_that_points_at_ourselves_is_refused(store: str) -> None:
@@ -243,7 +243,7 @@ async def test_channels_of_other_tenants_are_not_relayed(store: str) -> None:
     async with opened(store) as house, hub() as there, forwarding(house, Relay(there.url, house.queue.store)):
         await house.queue.add_message_to_thread("c1", "secret", tenant="acme", flush=True)
         await answered(house, "c2", "hello")
-        await eventually(lambda: len(there.finals("c2")) == 1)
+        await until(lambda: len(there.finals("c2")) == 1)
     assert not there.payloads("c1")
 
 
@@ -257,7 +257,7 @@ async def test_a_webhook_gets_every_final_event_signed(store: str) -> None:
         forwarding(house, Webhook(there.url, SECRET, allow_private=True)),
     ):
         await answered(house, "c1", "hello")
-        await eventually(lambda: len(there.requests) == 1)
+        await until(lambda: len(there.requests) == 1)
     [(headers, body)] = there.requests
     said = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + body
     signature = base64.b64encode(hmac.new(b"0123456789abcdef", said, hashlib.sha256).digest()).decode()
@@ -277,7 +277,7 @@ async def test_while_a_secret_is_exchanged_both_sign() -> None:
         forwarding(house, Webhook(there.url, f"{new} {SECRET}", allow_private=True)),
     ):
         await answered(house, "c1", "hello")
-        await eventually(lambda: len(there.requests) == 1)
+        await until(lambda: len(there.requests) == 1)
     [(headers, body)] = there.requests
     said = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + body
     wanted = [hmac.new(key, said, hashlib.sha256).digest() for key in (b"fedcba9876543210", b"0123456789abcdef")]
@@ -292,7 +292,7 @@ async def test_a_receiver_that_fails_gets_the_same_event_again_and_the_next_one_
     ):
         await answered(house, "c1", "hello")
         await answered(house, "c1", "hello again")
-        await eventually(lambda: len(there.requests) == 5)
+        await until(lambda: len(there.requests) == 5)
     ids = [headers["webhook-id"] for headers, _ in there.requests]
     assert len(set(ids[:4])) == 1
     assert ids[4] != ids[0]
@@ -303,7 +303,7 @@ async def test_a_private_address_gets_nothing_unless_it_is_allowed(
 ) -> None:
     async with opened(store) as house, receiver() as there, forwarding(house, Webhook(there.url, SECRET)):
         await answered(house, "c1", "hello")
-        await eventually(lambda: "delivery_failed" in caplog.text)
+        await until(lambda: "delivery_failed" in caplog.text)
     assert "TURNKEEP_WEBHOOK_ALLOW_PRIVATE" in caplog.text
     assert there.requests == []
 
@@ -321,7 +321,7 @@ async def test_a_receiver_that_hangs_delays_no_run_and_no_other_sink(store: str)
         async with forwarding(house, Webhook(url, SECRET, allow_private=True), Relay(there.url, house.queue.store)):
             for number in range(5):
                 await answered(house, f"c{number}", "hello")
-            await eventually(lambda: all(len(there.finals(f"c{number}")) == 1 for number in range(5)))
+            await until(lambda: all(len(there.finals(f"c{number}")) == 1 for number in range(5)))
         hung.set()
     listener.close()
 
@@ -339,7 +339,7 @@ async def test_settings_open_their_sinks_and_a_server_carries_them() -> None:
         }
         async with served(**settings) as server:
             await server.queue.add_message_to_thread("c1", "hello", flush=True)
-            await eventually(lambda: len(there.finals("c1")) == 1 and len(hook.requests) == 1)
+            await until(lambda: len(there.finals("c1")) == 1 and len(hook.requests) == 1)
 
 
 async def test_a_sink_that_is_not_set_any_more_keeps_nothing(tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.scenario.house import TestHouse, eventually, opened
+from tests.patience import until
+from tests.scenario.house import TestHouse, opened
 from turnkeep.messages import AssistantItem
 
 
@@ -26,7 +27,7 @@ async def test_cancel_keeps_the_text_shown_and_closes_the_model_connection(store
         assert isinstance(last, AssistantItem)
         assert last.interrupted
         assert last.text == events[-1].text
-        await eventually(lambda: [exchange.outcome for exchange in house.simulator.ledger] == ["closed_by_client"])
+        await until(lambda: [exchange.outcome for exchange in house.simulator.ledger] == ["closed_by_client"])
 
 
 async def test_waiting_messages_run_after_a_cancel(store: str) -> None:
@@ -75,7 +76,7 @@ async def test_a_drained_worker_gives_back_what_it_cannot_finish_without_an_atte
         assert worker is not None
 
         worker.stop()
-        await eventually(lambda: not worker.active)
+        await until(lambda: not worker.active)
 
         record = await house.queue.store.thread(house.address("c"))
         assert record is not None
@@ -98,7 +99,7 @@ async def test_stop_closes_the_model_connection_promptly(
                 await house.until(stream, lambda event: event.kind == "delta")
                 pressed = time.time()
                 await house.queue.store.cancel(house.address(channel))
-                await eventually(functools.partial(closed, house, number))
+                await until(functools.partial(closed, house, number))
                 exchange = list(house.simulator.ledger)[number]
                 taken.append((exchange.finished or 0.0) - pressed)
                 await house.until(stream, lambda event: event.is_final)

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
-from tests.patience import PATIENCE
+from tests.patience import until
 from tests.scenario.house import opened
 from turnkeep.events import Event
 from turnkeep.hub import Hub, SubscriptionStart
@@ -69,12 +69,6 @@ async def running(store: _Store) -> AsyncIterator[Hub]:
         task = group.create_task(hub.run())
         yield hub
         task.cancel()
-
-
-async def until(holds: object) -> None:
-    async with asyncio.timeout(PATIENCE):
-        while not holds():  # type: ignore[operator]
-            await asyncio.sleep(0)
 
 
 async def test_who_subscribes_while_the_last_other_one_leaves_hears_everything(store: str) -> None:

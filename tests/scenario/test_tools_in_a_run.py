@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from tests.scenario.house import eventually, opened
+from tests.patience import until
+from tests.scenario.house import opened
 from turnkeep.messages import AssistantItem, CallItem, HostedItem, OutputItem
 from turnkeep.store.values import Decision
 from turnkeep.tools.tool import ToolContext, tool
@@ -79,7 +80,7 @@ async def test_an_effect_that_was_interrupted_is_told_as_unknown_and_not_repeate
     async with opened("memory:", tools=[pay], lease=0.4) as house, house.stream("c") as stream:
         await house.send("c", '[[call:pay {"amount": 5}]]')
         await house.until(stream, lambda event: event.kind == "processing")
-        await eventually(lambda: bool(begun))
+        await until(lambda: bool(begun))
         [lease] = house.queue._worker.keeper._leases.values()  # type: ignore[union-attr]
         await house.queue.store.renew(lease.claim.owner, [], lease=0.4)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.patience import PATIENCE
+from tests.patience import PATIENCE, until
 from turnkeep.clock import Clock, SystemClock
 from turnkeep.errors import ConfigurationError
 from turnkeep.store.memory import MemoryStore
@@ -207,7 +207,7 @@ async def test_a_tool_that_changes_its_words_is_withheld_until_somebody_accepts_
     box = Toolbox()
     async with connected(path, box, pins=pins):
         await until_changed(pins)
-        assert box.names == ()
+        assert not box.names
         assert "all that you know" in (await pins.list())[0].description
 
         await pins.accept("evil__help")
@@ -218,12 +218,6 @@ async def test_a_tool_that_changes_its_words_is_withheld_until_somebody_accepts_
     async with connected(path, box, pins=pins):
         await until_changed(pins)
         assert box.names == (), "what was accepted once is not accepted for ever"
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(PATIENCE):
-        while not holds():
-            await asyncio.sleep(0.01)
 
 
 async def until_changed(pins: Pins) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import apsw
 
 from tests.contract.suite.desk import POLICY, Desk
-from tests.patience import PATIENCE
+from tests.patience import PATIENCE, until
 from turnkeep.store.ids import Ids
 from turnkeep.store.sqlite import SqliteStore
 from turnkeep.store.sqlite.transaction import Transaction
@@ -44,13 +44,6 @@ def _own_ids() -> Ids:
 def engine(desk: Desk) -> SqliteStore:
     assert isinstance(desk.store, SqliteStore)
     return desk.store
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    """Wait until this holds, which is soon."""
-    async with asyncio.timeout(PATIENCE):
-        while not holds():  # what holds is done by a thread
-            await asyncio.sleep(0.005)
 
 
 class Gate:

@@ -8,7 +8,8 @@ import apsw
 import pytest
 
 from tests.contract.suite.desk import HERE, at
-from tests.unit.sqlite_files import engine, opened, until
+from tests.patience import until
+from tests.unit.sqlite_files import engine, opened
 from tests.unit.talk import talk
 from turnkeep.errors import ThreadNotFound
 from turnkeep.events import Event

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.contract.suite.desk import HERE, Desk, at
-from tests.unit.sqlite_files import engine, opened, until
+from tests.patience import until
+from tests.unit.sqlite_files import engine, opened
 from turnkeep.errors import StoreMisconfigured, StoreUnavailable
 from turnkeep.store.sqlite import restore
 from turnkeep.store.sqlite.owners import Owners

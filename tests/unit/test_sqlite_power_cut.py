@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from tests.contract.suite.desk import CALL, HERE, LEASE, Desk, delta, retry
+from tests.patience import until
 from tests.unit.lying_disk import Change, Choice, Disk, lying_disk
-from tests.unit.sqlite_files import opened, until
+from tests.unit.sqlite_files import opened
 from turnkeep.errors import OutcomeUnknown
 from turnkeep.events import Event
 from turnkeep.store.sinks import EVERYTHING

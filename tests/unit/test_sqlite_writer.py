@@ -14,8 +14,8 @@ import apsw
 import pytest
 
 from tests.contract.suite.desk import HERE, Desk, answer, at, delta, said
-from tests.patience import PATIENCE
-from tests.unit.sqlite_files import Gate, connection_of, engine, opened, together, traced, until
+from tests.patience import PATIENCE, until
+from tests.unit.sqlite_files import Gate, connection_of, engine, opened, together, traced
 from turnkeep.errors import StoreError, StoreFull, StoreUnavailable
 from turnkeep.store.sqlite import reader, writer
 from turnkeep.store.sqlite.transaction import Transaction
