@@ -250,7 +250,7 @@ class Sight:
     absent: tuple[str, ...]
 
 
-async def look(settings: Settings) -> Sight:
+async def inspect(settings: Settings) -> Sight:
     """What is at the broker now; nothing is made.
 
     Raises one of `CONNECTION_ERRORS` when the broker is away or refuses us.

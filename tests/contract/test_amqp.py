@@ -19,7 +19,7 @@ from tests.contract.broker import Broker, amqp_house, broker
 from tests.patience import until
 from tests.services import RabbitServer
 from turnkeep.auth import limits
-from turnkeep.broker import BrokerNames, Sight, look, settle_topology
+from turnkeep.broker import BrokerNames, Sight, inspect, settle_topology
 from turnkeep.errors import Rejection, StoreUnavailable, ThreadQuarantined
 from turnkeep.messages import Message
 from turnkeep.settings import Settings
@@ -89,14 +89,14 @@ async def test_an_exchange_of_the_producer_gets_our_queue(rabbit: Broker) -> Non
 async def test_a_look_tells_queue_and_type_and_makes_nothing(rabbit: Broker) -> None:
     settings = Settings.load(**rabbit.names)
     names = BrokerNames.of(settings)
-    nothing = await look(settings)
+    nothing = await inspect(settings)
     assert set(nothing.absent) == {names.exchange, names.queue, names.dead_exchange, names.dead_queue}
-    assert await look(settings) == nothing
+    assert await inspect(settings) == nothing
 
     await rabbit.declare_as_the_seed_did()
     await rabbit.publish(said("c", 1))
     await rabbit.publish(said("c", 2))
-    assert await look(settings) == Sight("classic", 2, 0, 0, ())
+    assert await inspect(settings) == Sight("classic", 2, 0, 0, ())
     await rabbit.declare_as_the_seed_did()  # the broker would refuse if anything had changed
 
 
@@ -114,13 +114,13 @@ async def test_a_look_tells_the_type_whatever_the_arguments(
     rabbit: Broker, arguments: dict[str, Any], kind: str
 ) -> None:
     await rabbit.channel.declare_queue(rabbit.names["queue_name"], durable=True, arguments=arguments)
-    assert (await look(Settings.load(**rabbit.names))).kind == kind
+    assert (await inspect(Settings.load(**rabbit.names))).kind == kind
 
 
 async def test_a_virtual_host_that_is_not_there_is_named(rabbit: Broker) -> None:
     wrong = {"rabbitmq_url": rabbit.url.rpartition("/")[0] + "/nowhere"}
     with pytest.raises(ConnectionRefusedError, match="no virtual host 'nowhere' for the user 'guest'"):
-        await look(Settings.load(**rabbit.names | wrong))
+        await inspect(Settings.load(**rabbit.names | wrong))
 
 
 # ---------------------------------------------------------------- taking

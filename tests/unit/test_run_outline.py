@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from turnkeep.doors.http.openai.turn_reader import LogPlace, RunOutline
+from turnkeep.doors.http.openai.turn_reader import LogCursor, RunOutline
 from turnkeep.runs.journal import SEPARATOR
 
 
@@ -22,12 +22,12 @@ from turnkeep.runs.journal import SEPARATOR
 )
 def test_a_hold_has_what_was_said_since_the_one_before_to_the_character(texts: list[str], hold: int, text: str) -> None:
     shown = [SEPARATOR.join(one for one in texts[: count + 1] if one) for count in range(len(texts))]
-    places = tuple(LogPlace("e", number, base, (f"call_{number}",)) for number, base in enumerate(shown))
+    places = tuple(LogCursor("e", number, base, (f"call_{number}",)) for number, base in enumerate(shown))
     assert RunOutline(holds=places).text_before(hold) == text
 
 
 def test_a_call_leads_to_the_last_hold_that_waited_for_it() -> None:
-    first, second, third = (LogPlace("e", n, calls=calls) for n, calls in enumerate([("a",), ("b",), ("a", "c")]))
+    first, second, third = (LogCursor("e", n, calls=calls) for n, calls in enumerate([("a",), ("b",), ("a", "c")]))
     outline = RunOutline(holds=(first, second, third))
     assert outline.behind(["a"]) is third
     assert outline.behind(["b"]) is second

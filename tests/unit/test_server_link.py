@@ -22,30 +22,30 @@ def stream() -> server_link._StreamReading:
 
 def test_frames_of_one_event_are_handed_on_together_and_move_the_position_once() -> None:
     read = stream()
-    assert read.take(PIECES[0]) == []
+    assert read.receive(PIECES[0]) == []
     assert read.position == "e:3"
-    assert read.take(PIECES[1]) == PIECES
+    assert read.receive(PIECES[1]) == PIECES
     assert read.position == "e:4"
 
 
 def test_half_an_event_is_forgotten_with_its_connection() -> None:
     read = stream()
-    read.take(PIECES[0])
+    read.receive(PIECES[0])
     read.drop_event_frames()
-    assert read.take(PIECES[1]) == [PIECES[1]]
+    assert read.receive(PIECES[1]) == [PIECES[1]]
 
 
 def test_a_subscription_is_told_when_it_begins_or_has_missed_something() -> None:
     read = stream()
-    assert read.take(BEGUN) == [BEGUN]
-    assert read.take(BEGUN) == []
+    assert read.receive(BEGUN) == [BEGUN]
+    assert read.receive(BEGUN) == []
     missed = BEGUN | {"recovered": False}
-    assert read.take(missed) == [missed]
+    assert read.receive(missed) == [missed]
 
 
 def test_a_stream_ends_with_the_error_that_the_server_names() -> None:
     with pytest.raises(InboxFull, match="too many wait") as caught:
-        stream().take({"error": {"code": "inbox_full", "message": "too many wait", "retry_after": 2.0}})
+        stream().receive({"error": {"code": "inbox_full", "message": "too many wait", "retry_after": 2.0}})
     assert caught.value.retry_after == 2.0
 
 

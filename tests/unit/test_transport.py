@@ -85,10 +85,10 @@ async def test_what_was_read_is_parsed_in_order_and_nothing_more_is_read_until_t
 
     backlog = Backlog(Valve(pipe), parse, Rota())
     data = bytes(range(256)) * 400
-    backlog.take(b"at once")
+    backlog.feed(b"at once")
     assert bytes(parsed) == b"at once"
-    backlog.take(data)
-    backlog.take(b"more")
+    backlog.feed(data)
+    backlog.feed(b"more")
     assert pipe.calls == ["pause"]
     await emptied(pipe)
     assert bytes(parsed) == b"at once" + data + b"more"
@@ -103,7 +103,7 @@ async def test_what_is_made_of_many_pieces_is_parsed_in_small_slices_and_slowly(
         return PIECES_AT_ONCE
 
     backlog = Backlog(Valve(pipe), parse, Rota())
-    backlog.take(b"x" * 4 * SLICE)
+    backlog.feed(b"x" * 4 * SLICE)
     for _ in range(10):
         await asyncio.sleep(0)
     assert sizes == [SLICE, SLICE], "the second was more than a second's share allows"
@@ -121,7 +121,7 @@ async def test_connections_have_their_turn_one_after_the_other() -> None:
 
     pipes = [Pipe(), Pipe()]
     for name, pipe in zip("ab", pipes, strict=True):
-        Backlog(Valve(pipe), parser(name), rota).take(b"x" * 3 * SLICE)
+        Backlog(Valve(pipe), parser(name), rota).feed(b"x" * 3 * SLICE)
     for pipe in pipes:
         await emptied(pipe)
     assert order == ["a", "b"] * 3
@@ -140,12 +140,12 @@ async def test_one_address_that_asks_a_thousand_times_at_once_is_answered_in_tur
 
     many = [Backlog(Valve(Pipe()), parser("many"), rota, "10.0.0.1") for _ in range(1_000)]
     for one in many:
-        one.take(b"GET")
+        one.feed(b"GET")
     assert len(order) == AT_ONCE
-    Backlog(Valve(Pipe()), parser("other"), rota, "10.0.0.2").take(b"GET")
+    Backlog(Valve(Pipe()), parser("other"), rota, "10.0.0.2").feed(b"GET")
     assert order[-1] == "other"
     for _ in range(AT_ONCE):
-        Backlog(Valve(Pipe()), parser("late"), rota, "10.0.0.2").take(b"GET")
+        Backlog(Valve(Pipe()), parser("late"), rota, "10.0.0.2").feed(b"GET")
     async with asyncio.timeout(PATIENCE):
         while len(order) < 1_000 + 1 + AT_ONCE:
             await asyncio.sleep(0)
@@ -161,7 +161,7 @@ async def test_a_connection_that_ends_leaves_nothing_to_parse() -> None:
         return PIECES_AT_ONCE * 2
 
     backlog = Backlog(Valve(pipe), parse, Rota())
-    backlog.take(b"x" * 3 * SLICE)
+    backlog.feed(b"x" * 3 * SLICE)
     await asyncio.sleep(0)
     backlog.end()
     await asyncio.sleep(0.02)
@@ -178,8 +178,8 @@ async def test_a_connection_that_cannot_be_parsed_is_given_up_and_the_others_go_
         parsed.extend(data)
         return 1
 
-    Backlog(Valve(bad), parse_badly, rota).take(b"x" * 2 * SLICE)
-    Backlog(Valve(good), parse, rota).take(b"y" * 2 * SLICE)
+    Backlog(Valve(bad), parse_badly, rota).feed(b"x" * 2 * SLICE)
+    Backlog(Valve(good), parse, rota).feed(b"y" * 2 * SLICE)
     await emptied(good)
     assert bad.is_over
     assert bytes(parsed) == b"y" * 2 * SLICE

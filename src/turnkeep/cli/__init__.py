@@ -134,11 +134,11 @@ def choose_verb(arguments: Sequence[str]) -> tuple[str, list[str]]:
         return arguments[1], ["--help"]
     if arguments and not arguments[0].startswith("-"):
         return arguments[0], list(arguments[1:])
-    for place, word in enumerate(arguments):
+    for index, word in enumerate(arguments):
         name, equals, value = word.partition("=")
         if flag := FLAGS.get(name):
-            after = [value, *arguments[place + 1 :]] if equals else list(arguments[place + 1 :])
-            return flag.verb, flag.translate(after[: flag.takes], [*arguments[:place], *after[flag.takes :]])
+            after = [value, *arguments[index + 1 :]] if equals else list(arguments[index + 1 :])
+            return flag.verb, flag.translate(after[: flag.takes], [*arguments[:index], *after[flag.takes :]])
     return WITHOUT_VERB, list(arguments)
 
 

@@ -17,7 +17,7 @@ class AnswerPrinter:
         self._status = status
         self._text = ""
 
-    def take(self, frame: Frame) -> int | None:
+    def show(self, frame: Frame) -> int | None:
         """Tell a frame; the exit code once it was the last one of our message."""
         if frame.get("message_id") != self._message_id and self._message_id not in frame.get("message_ids", ()):
             return None
@@ -116,9 +116,9 @@ class TestMessagePrinter(AnswerPrinter):
 class JsonPrinter(AnswerPrinter):
     """Every frame on a line."""
 
-    def take(self, frame: Frame) -> int | None:
+    def show(self, frame: Frame) -> int | None:
         output.emit(frame)
-        return super().take(frame)
+        return super().show(frame)
 
     def on_accepted(self, receipt: dict[str, Any]) -> None:
         return

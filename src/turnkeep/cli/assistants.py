@@ -252,7 +252,7 @@ async def _delete(settings: Settings, tenant: str, assistant_id: str, *, yes: bo
         default = await assistants.default(tenant)
         answers = default is not None and default.assistant_id == assistant_id
         hint = " it answers now; a new one is made at the next start" if answers else ""
-        output.confirm(f"delete {profile.name} {assistant_id} from {context.place(settings)}?{hint}", yes=yes)
+        output.confirm(f"delete {profile.name} {assistant_id} from {context.store_location(settings)}?{hint}", yes=yes)
         await assistants.delete(tenant, assistant_id)
         await _report(assistants, "assistant_deleted", tenant=tenant, assistant_id=assistant_id)
 

@@ -98,7 +98,7 @@ async def _doors(settings: Settings) -> AsyncIterator[Finding]:
 def _access(settings: Settings, keys: Sequence[Key]) -> Finding:
     from turnkeep.auth.guard import asks_for_credentials
 
-    place = f"{settings.host}:{settings.port}"
+    address = f"{settings.host}:{settings.port}"
     try:
         asks = asks_for_credentials(settings, has_keys=bool(keys))
     except TurnkeepError as error:
@@ -106,17 +106,17 @@ def _access(settings: Settings, keys: Sequence[Key]) -> Finding:
     if asks:
         valid = sum(key.is_valid(SystemClock().now()) for key in keys)
         if not valid and not settings.takes_tokens and settings.start_token is None:
-            return warning("access", f"{place} asks for credentials and there are none: turnkeep keys create")
-        return ok("access", f"{place} asks for credentials ({output.count(valid, 'valid key')})")
+            return warning("access", f"{address} asks for credentials and there are none: turnkeep keys create")
+        return ok("access", f"{address} asks for credentials ({output.count(valid, 'valid key')})")
     # names to be reached by mean a proxy in front, which brings in whoever reaches it
     if not (settings.is_loopback and not settings.hosts):
-        return warning("access", f"{place} is reached from elsewhere, and everybody may do everything there")
+        return warning("access", f"{address} is reached from elsewhere, and everybody may do everything there")
     reach = "every user and every program of this machine may read, send and decide there"
     if settings.allow_bash:
         reach += ", and has a shell of yours through execute_bash"
     if keys or settings.takes_tokens:
-        return warning("access", f"{place} asks nobody, though there are credentials: TURNKEEP_AUTH=off; {reach}")
-    return ok("access", f"{place} asks nobody: {reach}; turnkeep dev --token and turnkeep keys create close it")
+        return warning("access", f"{address} asks nobody, though there are credentials: TURNKEEP_AUTH=off; {reach}")
+    return ok("access", f"{address} asks nobody: {reach}; turnkeep dev --token and turnkeep keys create close it")
 
 
 async def _tokens(settings: Settings) -> Finding:
@@ -272,11 +272,11 @@ async def _rabbitmq(settings: Settings) -> AsyncIterator[Finding]:
     """What the AMQP door will find: nothing is made by looking."""
     if settings.rabbitmq_url is None or not _is_installed("aio_pika"):
         return
-    from turnkeep.broker import CONNECTION_ERRORS, broker_of, look
+    from turnkeep.broker import CONNECTION_ERRORS, broker_of, inspect
 
     broker = broker_of(settings.rabbitmq_url)
     try:
-        sight = await look(settings)
+        sight = await inspect(settings)
     except CONNECTION_ERRORS as error:
         yield failure("rabbitmq", f"{broker} cannot be used: {type(error).__name__}: {error}, correct RABBITMQ_URL")
         return

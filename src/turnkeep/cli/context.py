@@ -56,7 +56,7 @@ def sqlite_path(config: Settings) -> Path | None:
     return Path(rest.removeprefix("//") or DEFAULT_PATH).absolute() if scheme == "sqlite" else None
 
 
-def place(config: Settings) -> str:
+def store_location(config: Settings) -> str:
     """Where the data is, without a password."""
     if (path := sqlite_path(config)) is not None:
         return str(path)

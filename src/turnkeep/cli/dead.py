@@ -163,7 +163,7 @@ async def _discard(settings: Settings, dead_ids: Sequence[str], tenant: str | No
         ids = dead_ids or [letter.dead_id async for letter, _ in _all(store, settings, tenant)]
         if ids:
             what = output.count(len(ids), "dead letter")
-            output.confirm(f"discard {what} from {context.place(settings)}?", yes=yes)
+            output.confirm(f"discard {what} from {context.store_location(settings)}?", yes=yes)
         return sum([await store.discard(dead_id) for dead_id in ids])
 
 

@@ -96,7 +96,7 @@ async def _list(settings: Settings) -> list[Key]:
 def revoke(key: KeyId, *, yes: Yes = False, as_json: JsonOption = False) -> None:
     """Take a key back: it is refused everywhere within a second, open sockets are closed."""
     settings = context.settings()
-    output.confirm(f"revoke the key {key} in {context.place(settings)}?", yes=yes)
+    output.confirm(f"revoke the key {key} in {context.store_location(settings)}?", yes=yes)
     record = asyncio.run(_revoke(settings, key))
     if as_json:
         output.emit(record.to_json())

@@ -42,20 +42,20 @@ def status(
 async def _status(settings: Settings, tenant: str | None, *, watch: bool, as_json: bool) -> None:
     async with context.attach_store(settings) as store:
         if not watch:
-            _print(settings, *await _look(store, settings, tenant), as_json=as_json)
+            _print(settings, *await _read_queue(store, settings, tenant), as_json=as_json)
         # Into a pipe go lines. A live display would write movements of a cursor there.
         elif as_json or not output.console().is_terminal:
             while True:
-                _print(settings, *await _look(store, settings, tenant), as_json=as_json)
+                _print(settings, *await _read_queue(store, settings, tenant), as_json=as_json)
                 await asyncio.sleep(EVERY)
         else:
             with Live(console=output.console(), auto_refresh=False) as live:
                 while True:
-                    live.update(_draw(settings, *await _look(store, settings, tenant)), refresh=True)
+                    live.update(_draw(settings, *await _read_queue(store, settings, tenant)), refresh=True)
                     await asyncio.sleep(EVERY)
 
 
-async def _look(store: Store, settings: Settings, tenant: str | None) -> tuple[Counts, list[Circuit]]:
+async def _read_queue(store: Store, settings: Settings, tenant: str | None) -> tuple[Counts, list[Circuit]]:
     return await store.counts(tenant=tenant, queue=settings.queue), await store.circuits()
 
 
@@ -94,7 +94,7 @@ def _draw(settings: Settings, counts: Counts, circuits: Sequence[Circuit]) -> Te
         ("dead", counts.dead_letters, "dead letters kept: turnkeep queue dead list"),
         ("threads", counts.threads, "in all"),
     ]
-    text = Text(f"queue {settings.queue} in {context.place(settings)}\n", style="bold")
+    text = Text(f"queue {settings.queue} in {context.store_location(settings)}\n", style="bold")
     for name, number, meaning in lines:
         text.append(f"{name:<10}{number:>9,}  ", style="").append(f"{meaning}\n", style="dim")
     for circuit in circuits:

@@ -67,7 +67,7 @@ async def _tell(settings: Settings, ask: Ask, printer: AnswerPrinter, *, here: b
     try:
         async with waiting, aclosing(_frames(settings, ask, here=here)) as frames:
             async for frame in frames:
-                if (code := printer.take(frame)) is not None:
+                if (code := printer.show(frame)) is not None:
                     return code
     except TimeoutError:
         # The timeout of something else, such as a socket: not ours to explain.

@@ -157,9 +157,9 @@ def _describe(error: BaseException) -> str:
 
 
 def _last_line(error: BaseException) -> int:
-    place, line = error.__traceback__, 0
-    while place is not None:
-        if place.tb_frame.f_globals.get("__name__", "").startswith("turnkeep_tools_"):
-            line = place.tb_lineno
-        place = place.tb_next
+    trace, line = error.__traceback__, 0
+    while trace is not None:
+        if trace.tb_frame.f_globals.get("__name__", "").startswith("turnkeep_tools_"):
+            line = trace.tb_lineno
+        trace = trace.tb_next
     return line

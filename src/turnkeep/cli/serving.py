@@ -100,7 +100,7 @@ def _describe(application: Application, role: Role, url: str | None) -> RunningS
         url=url,
         answering="simulator" if is_simulated else f"{model}{at}",
         is_simulated=is_simulated,
-        data=context.place(application.settings),
+        data=context.store_location(application.settings),
         tools=application.toolbox.names,
         warnings=tuple(warnings),
     )

@@ -106,9 +106,9 @@ async def _engine(settings: Settings, store: Store) -> Finding:
         return warning(
             "store",
             f"the log of changes has {output.size(log)} and cannot shrink: another program keeps reading an old state"
-            f" of {context.place(settings)}, end it",
+            f" of {context.store_location(settings)}, end it",
         )
-    return ok("store", f"{context.place(settings)} can be written ({about}); may lose {facts['loses']}")
+    return ok("store", f"{context.store_location(settings)} can be written ({about}); may lose {facts['loses']}")
 
 
 async def _network(settings: Settings, store: Store) -> Finding:

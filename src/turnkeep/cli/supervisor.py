@@ -49,7 +49,7 @@ Service = Mapping[str, Any]
 class Child:
     """A process, and what it has said."""
 
-    place: int
+    slot: int
     process: asyncio.subprocess.Process
     writer: asyncio.StreamWriter
     opening: asyncio.Future[Service]
@@ -102,11 +102,11 @@ class Supervisor:
             if (code := await self._begin()) is not None:
                 self._stop(signal.SIGTERM)
             group.create_task(self._reload_when_asked())
-            keeping = [group.create_task(self._keep(place)) for place in self._slots]
+            keeping = [group.create_task(self._keep(slot)) for slot in self._slots]
             await self._stopping.wait()
             await asyncio.wait(keeping, timeout=self._drain + GRACE)
             for child in self._children:
-                log.error("process_killed", place=child.place, reason="it did not end in time")
+                log.error("process_killed", slot=child.slot, reason="it did not end in time")
                 child.signal(signal.SIGKILL)
         return code or 0
 
@@ -130,18 +130,18 @@ class Supervisor:
 
         The first goes ahead: what is wrong is said once, and the store is made by one.
         """
-        for places in (range(1), range(1, self._count)):
-            for place in places:
-                self._slots[place] = await self._start(place)
-            for place in places:
-                child = self._slots[place]
+        for slots in (range(1), range(1, self._count)):
+            for slot in slots:
+                self._slots[slot] = await self._start(slot)
+            for slot in slots:
+                child = self._slots[slot]
                 if not await self._opens(child) and not self._stopping.is_set():
                     return child.process.returncode or FAILED
         if not self._stopping.is_set():
             self._tell(self._slots[0].opening.result())
         return None
 
-    async def _start(self, place: int) -> Child:
+    async def _start(self, slot: int) -> Child:
         ours, theirs = socket.socketpair()
         inheritance = Inheritance(theirs, self._listener)
         with theirs:
@@ -154,7 +154,7 @@ class Supervisor:
                 start_new_session=True,
             )
         reader, writer = await asyncio.open_connection(sock=ours, limit=LONGEST_LINE)
-        child = Child(place, process, writer, asyncio.get_running_loop().create_future())
+        child = Child(slot, process, writer, asyncio.get_running_loop().create_future())
         self._children.add(child)
         self._group.create_task(self._listen(child, reader))
         if self._stopping.is_set():  # it was not there yet when the others were told
@@ -171,31 +171,31 @@ class Supervisor:
     async def _listen(self, child: Child, reader: asyncio.StreamReader) -> None:
         with suppress(OSError, ValueError):
             while line := await reader.readline():
-                self._take(child, json.loads(line))
+                self._handle(child, json.loads(line))
         await child.process.wait()
         child.writer.close()
         self._children.discard(child)
         self._past = merge(self._past, [child.last.at_the_end()])
         child.ended.set()
 
-    async def _keep(self, place: int) -> None:
+    async def _keep(self, slot: int) -> None:
         """Start the process of this place again whenever it dies, the later the more often, until all are to end."""
         failures, loop = 0, asyncio.get_running_loop()
         while True:
-            child, begun_at = self._slots[place], loop.time()
+            child, begun_at = self._slots[slot], loop.time()
             await child.ended.wait()
             if self._stopping.is_set():
                 return
-            if self._slots[place] is not child:  # it was exchanged
+            if self._slots[slot] is not child:  # it was exchanged
                 continue
             failures = 1 if loop.time() - begun_at > HEALTHY else failures + 1
             pause = AGAIN.ceiling(failures) if failures > 1 else 0.0
-            log.error("process_died", place=place, code=child.process.returncode, again_in=pause)
+            log.error("process_died", slot=slot, code=child.process.returncode, again_in=pause)
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), pause)
             if self._stopping.is_set():
                 return
-            self._slots[place] = await self._start(place)
+            self._slots[slot] = await self._start(slot)
 
     # ------------------------------------------------------------ reload
 
@@ -203,29 +203,29 @@ class Supervisor:
         while not self._stopping.is_set():
             await self._reload.wait()
             self._reload.clear()
-            for place in self._slots:
-                if self._stopping.is_set() or not await self._exchange(place):
+            for slot in self._slots:
+                if self._stopping.is_set() or not await self._exchange(slot):
                     break
 
-    async def _exchange(self, place: int) -> bool:
+    async def _exchange(self, slot: int) -> bool:
         """A new process in this place; the old one drains once the new one is open. False: it cannot open."""
-        child = await self._start(place)
+        child = await self._start(slot)
         if not await self._opens(child):
             child.signal(signal.SIGKILL)
-            log.error("reload_failed", place=place, reason="the new process did not open, those of before go on")
+            log.error("reload_failed", slot=slot, reason="the new process did not open, those of before go on")
             return False
-        former, self._slots[place] = self._slots[place], child
+        former, self._slots[slot] = self._slots[slot], child
         former.signal(signal.SIGTERM)
         try:
             await asyncio.wait_for(former.ended.wait(), self._drain + GRACE)
         except TimeoutError:
             former.signal(signal.SIGKILL)
-        log.info("process_exchanged", place=place, pid=child.process.pid)
+        log.info("process_exchanged", slot=slot, pid=child.process.pid)
         return True
 
     # ------------------------------------------------------------ measurements
 
-    def _take(self, child: Child, line: Mapping[str, Any]) -> None:
+    def _handle(self, child: Child, line: Mapping[str, Any]) -> None:
         if "service" in line and not child.opening.done():
             child.opening.set_result(line["service"])
         if "end" in line:

@@ -47,7 +47,7 @@ async def _forget(settings: Settings, address: Address, *, yes: bool, force: boo
     async with context.attach_store(settings) as store:
         record = await context.existing(store, address)
         messages = output.count(record.messages, "message")
-        output.confirm(f"forget {address.channel} with its {messages}, in {context.place(settings)}?", yes=yes)
+        output.confirm(f"forget {address.channel} with its {messages}, in {context.store_location(settings)}?", yes=yes)
         await (forget_at_work(store, address) if force else store.forget(address))
         about = {"channel": channel_digest(address.channel), "force": str(force).lower()}
         await report(store, "channel_forgotten", tenant=address.tenant, **about)
@@ -88,7 +88,7 @@ async def _clear(
             return 0, []
         age = f" without activity for {output.span(older_than)}" if older_than else ""
         what = output.count(len(addresses), "thread")
-        output.confirm(f"clear {what}{age} from {context.place(settings)}? (assistants stay)", yes=yes)
+        output.confirm(f"clear {what}{age} from {context.store_location(settings)}? (assistants stay)", yes=yes)
         count, busy_channels = await _forget_all(store, addresses, force=force)
         await report(store, "channels_forgotten", tenant=tenant, threads=str(count), force=str(force).lower())
         return count, busy_channels

@@ -46,7 +46,7 @@ def stats(
             ("oldest", _age(totals.oldest, now)),
             ("newest", _age(totals.newest, now)),
             ("storage", output.size(totals.storage)),
-            ("store", context.place(settings)),
+            ("store", context.store_location(settings)),
         ]
     )
     output.say()

@@ -70,7 +70,7 @@ async def _watch(settings: Settings, tenant: str, *, every: float, once: bool, a
         screen = output.console()
         if once or as_json or not screen.is_terminal:
             while True:
-                overview = await _look(store, settings, tenant)
+                overview = await _read_overview(store, settings, tenant)
                 output.emit(_json(overview)) if as_json else screen.print(_draw(settings, overview, rows=MOST_THREADS))
                 if once:
                     return
@@ -78,12 +78,12 @@ async def _watch(settings: Settings, tenant: str, *, every: float, once: bool, a
         # on a screen of its own: what stood in the terminal is there again at the end
         with Live(console=screen, screen=True, auto_refresh=False) as live:
             while True:
-                overview = await _look(store, settings, tenant)
+                overview = await _read_overview(store, settings, tenant)
                 live.update(_draw(settings, overview, rows=shutil.get_terminal_size().lines), refresh=True)
                 await asyncio.sleep(every)
 
 
-async def _look(store: Store, settings: Settings, tenant: str) -> Overview:
+async def _read_overview(store: Store, settings: Settings, tenant: str) -> Overview:
     now = await store.now()
     return Overview(
         now=now,
@@ -117,7 +117,9 @@ def _draw(settings: Settings, overview: Overview, *, rows: int) -> Group:
 
 def _head(settings: Settings, overview: Overview) -> Iterator[RenderableType]:
     counts = overview.counts
-    yield Text(f"queue {settings.queue} in {context.place(settings)}   {output.moment(overview.now)}", style="bold")
+    yield Text(
+        f"queue {settings.queue} in {context.store_location(settings)}   {output.moment(overview.now)}", style="bold"
+    )
     line = Text()
     for number, word, style in (
         (counts.active, "active", "green"),
@@ -142,9 +144,9 @@ def _hour(overview: Overview) -> Text:
     """Runs of each minute as a row of bars, and what they came to."""
     runs = [0] * MINUTES
     for stretch in overview.hour:
-        place = MINUTES - 1 - int((overview.now - stretch.at) // 60)
-        if 0 <= place < MINUTES:
-            runs[place] += stretch.cell.get("runs", 0)
+        minute = MINUTES - 1 - int((overview.now - stretch.at) // 60)
+        if 0 <= minute < MINUTES:
+            runs[minute] += stretch.cell.get("runs", 0)
     most = max(runs) or 1
     bars = "".join(BARS[-(-number * (len(BARS) - 1) // most)] for number in runs)
     return Text(f"{bars} ", style="cyan").append(_sentence(overview), style="dim")

@@ -18,7 +18,7 @@ def workers(*, as_json: JsonOption = False) -> None:
     """List the processes that serve or answer with this store: where they
     run, how much they have in hand, when each was last heard of.
     """
-    now, records = asyncio.run(_look())
+    now, records = asyncio.run(_read_workers())
     if as_json:
         for record in records:
             output.emit(record.to_json() | {"silent": record.is_silent(now)})
@@ -39,6 +39,6 @@ def workers(*, as_json: JsonOption = False) -> None:
     output.table(head, rows, empty="no process runs with this store")
 
 
-async def _look() -> tuple[float, list[ProcessRecord]]:
+async def _read_workers() -> tuple[float, list[ProcessRecord]]:
     async with context.attach_store(context.settings()) as store:
         return await store.now(), await list_processes(store)

@@ -113,7 +113,7 @@ class ServerLink:
                         if not is_live:
                             on_state("live")
                         failures, is_live = 0, True
-                        for one in reading.take(frame):
+                        for one in reading.receive(frame):
                             yield one
             except (aiohttp.ClientError, TimeoutError, TurnkeepError) as loss:
                 if not _is_passing(loss):
@@ -182,7 +182,7 @@ class _StreamReading:
         self.has_begun = False
         self._event_frames: list[JsonObject] = []
 
-    def take(self, frame: JsonObject) -> list[JsonObject]:
+    def receive(self, frame: JsonObject) -> list[JsonObject]:
         """What can be handed on with this frame. Raises what the server ends the stream with."""
         if "error" in frame and "status" not in frame:
             raise error_of(frame["error"])

@@ -165,7 +165,7 @@ class Backlog:
         self._slice = SLICE
         self._waiting: asyncio.TimerHandle | None = None
 
-    def take(self, data: bytes) -> None:
+    def feed(self, data: bytes) -> None:
         """`parse` says of how many pieces a slice was made. A little is parsed at once."""
         if not self._valve.holds("backlog") and len(data) <= SLICE and self._rota.takes_at_once(self.host):
             if wait := self._pieces.wait_after(self._parse(data)):

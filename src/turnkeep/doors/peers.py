@@ -48,7 +48,7 @@ REFUSAL_MEMORY = 60.0
 """Seconds for which `/readyz` says that there was no room."""
 
 
-Place = Literal["inside", "lobby", "nowhere"]
+Admission = Literal["inside", "lobby", "nowhere"]
 
 _FORWARDED_FOR = re.compile(rb"\r\nx-forwarded-for:([^\r\n]*)", re.IGNORECASE)
 
@@ -97,13 +97,13 @@ class Peers:
     def is_full(self) -> bool:
         return bool(self.most) and len(self._hosts) >= self.most
 
-    def enter(self, connection: Connection, host: str) -> Place:
+    def enter(self, connection: Connection, host: str) -> Admission:
         """Where there is room for it. Inside it waits from now on; in the lobby it has to `ask`."""
         if self._has_all_of_its_own(host):
             self._tell("peer_refused", peer=host, connections=self._per_peer)
             return "nowhere"
         if not self.is_full:
-            self._take(connection, host)
+            self._admit(connection, host)
             return "inside"
         self._tell("connection_delayed", connections=len(self._hosts))
         if self._lobby.enter(connection, host):
@@ -117,7 +117,7 @@ class Peers:
         """
         if self._may_enter(host):
             self._lobby.leave(connection)
-            self._take(connection, host)
+            self._admit(connection, host)
             return True
         self._lobby.ask(connection, host)
         self._call()
@@ -144,7 +144,7 @@ class Peers:
         hops = [one.strip() for one in b",".join(headers).decode("latin-1").split(",")]
         return next((one for one in reversed(hops) if one and not self._is_trusted(one)), hops[0] or host)[:LONGEST]
 
-    def _take(self, connection: Connection, host: str) -> None:
+    def _admit(self, connection: Connection, host: str) -> None:
         self._hosts[connection] = host
         self._of_host[host] += 1
         self.wait(connection)
@@ -162,7 +162,7 @@ class Peers:
     def _let_in(self) -> None:
         self._is_called = False
         for connection, host in self._lobby.let_in(self._may_enter):
-            self._take(connection, host)
+            self._admit(connection, host)
             connection.admit()
         if self._lobby.is_asked:
             self._call()

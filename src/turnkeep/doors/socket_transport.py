@@ -277,7 +277,7 @@ class SocketTransport(WebSocketsSansIOProtocol):
 
     def data_received(self, data: bytes) -> None:
         if len(data) != PONG_SIZE or not self._is_pong(data):
-            self._backlog.take(data)
+            self._backlog.feed(data)
 
     def _is_pong(self, data: bytes) -> bool:
         """Whether this is the answer to our ping, between two messages: nearly all that an idle socket

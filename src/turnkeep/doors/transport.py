@@ -79,10 +79,10 @@ class HttpTransport(H11Protocol):
         host = self.client[0] if self.client else ""
         # By its peer until a head names another: before that nothing of it is believed.
         self._backlog = Backlog(valve, self._parse, self._rota, host)
-        place = self._peers.enter(self, host)
-        if place == "inside":
+        admission = self._peers.enter(self, host)
+        if admission == "inside":
             self._watch()
-        elif place == "lobby":
+        elif admission == "lobby":
             self._early = b""
             self._expect(HEAD_TIMEOUT)
         else:
@@ -92,7 +92,7 @@ class HttpTransport(H11Protocol):
         early, self._early = self._early or b"", None
         self._watch()
         self.transport.release("lobby")
-        self._backlog.take(early)
+        self._backlog.feed(early)
 
     def connection_lost(self, exc: Exception | None) -> None:
         # First, so that the place is free whatever uvicorn does with a request in progress.
@@ -134,7 +134,7 @@ class HttpTransport(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self._early is None:
-            self._backlog.take(data)
+            self._backlog.feed(data)
         else:
             self._ask(self._early + data)
 

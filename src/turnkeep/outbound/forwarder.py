@@ -229,7 +229,7 @@ class _PartitionDelivery:
             await self._keep_lease()
             page = await self._next_page()
             if page:
-                await self._take(page)
+                await self._hand_over(page)
                 idle = self._rules.pause
             else:
                 await self._store_position()
@@ -252,7 +252,7 @@ class _PartitionDelivery:
             self._of.sink, self._partition, after=self._position, limit=self._rules.page
         )
 
-    async def _take(self, page: Sequence[Delivery]) -> None:
+    async def _hand_over(self, page: Sequence[Delivery]) -> None:
         """Hand over what the receiver wants of a page, or a part of it; what comes after a parked
         event of its channel is parked too.
         """

@@ -116,14 +116,14 @@ class Parking:
         self,
         store: Store,
         deliver: Callable[[Sequence[Delivery]], Awaitable[int]],
-        place: tuple[str, int],
+        sink_partition: tuple[str, int],
         *,
         rules: ParkingRules,
         health: Health,
     ) -> None:
         self._store = store
         self._deliver = deliver
-        self._place = place
+        self._sink_partition = sink_partition
         self._health = health
         self._rules = rules
         self._loop = asyncio.get_running_loop()
@@ -156,7 +156,7 @@ class Parking:
         """
         events: list[ParkedEvent] = []
         while page := await self._store.list_parked(
-            *self._place, after=events[-1].position if events else "", limit=PAGE
+            *self._sink_partition, after=events[-1].position if events else "", limit=PAGE
         ):
             events += page
         newest = events[-1].position if events else ""
@@ -207,7 +207,7 @@ class Parking:
         # One alone after a failure: else nobody knows which of them it was.
         size = 1 if channel.failures else self._rules.page
         positions = list(channel.positions)[:size]
-        deliveries = await self._store.parked_deliveries(*self._place, positions)
+        deliveries = await self._store.parked_deliveries(*self._sink_partition, positions)
         there = {one.position for one in deliveries}
         self._forget(address, channel, [position for position in positions if position not in there])
         if not deliveries:
@@ -223,7 +223,7 @@ class Parking:
             await self._note_failure(address, channel, deliveries[0], reason=reason_of(error))
         else:
             received_positions = [one.position for one in deliveries[:count]]
-            await self._store.unpark(*self._place, received_positions)
+            await self._store.unpark(*self._sink_partition, received_positions)
             self._forget(address, channel, received_positions)
             channel.failures, channel.due_at = 0, 0.0
             self._health.took()
@@ -236,11 +236,11 @@ class Parking:
         now = await self._store.now()
         give_up = now - self._failed_at.get(first.position, now) >= self._rules.give_up_after
         if channel.failing != first.position or first.position not in self._failed_at or give_up:
-            await self._store.note_failure(*self._place, first.position, reason=reason, give_up=give_up)
+            await self._store.note_failure(*self._sink_partition, first.position, reason=reason, give_up=give_up)
             channel.failing = first.position
             self._failed_at.setdefault(first.position, now)
         if give_up:
-            log.error("delivery_given_up", sink=self._place[0], channel=address.channel, reason=reason)
+            log.error("delivery_given_up", sink=self._sink_partition[0], channel=address.channel, reason=reason)
             self._forget(address, channel, [first.position])
             channel.failures, channel.due_at = 0, 0.0
 

@@ -134,8 +134,8 @@ def signature_headers(event: str, timestamp: int, body: bytes, *keys: bytes) -> 
 def event_id(delivery: Delivery) -> str:
     """The same for every delivery of one event, and for no other."""
     event = delivery.event
-    place = orjson.dumps([delivery.thread_id, event.epoch, event.offset])
-    return f"evt_{hashlib.sha256(place).hexdigest()[:32]}"
+    identity = orjson.dumps([delivery.thread_id, event.epoch, event.offset])
+    return f"evt_{hashlib.sha256(identity).hexdigest()[:32]}"
 
 
 def payload(delivery: Delivery) -> dict[str, Any]:

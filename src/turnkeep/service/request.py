@@ -31,7 +31,7 @@ class DirectRequest:
         items = [item for message in messages for item in items_of(message)]
         system = [item.text for item in items if isinstance(item, SystemItem)]
         talk = [item for item in items if item.kind != "system"]
-        last = max((place for place, item in enumerate(talk) if item.kind == "user"), default=None)
+        last = max((index for index, item in enumerate(talk) if item.kind == "user"), default=None)
         if last is None:
             raise InvalidMessage("there is no user message to answer, give at least one")
         first = last

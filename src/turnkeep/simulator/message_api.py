@@ -34,7 +34,7 @@ def answer(world: World, body: object, exchange: Exchange, *, quirk: Quirk, vers
     _check(world, request, prompt, fault=fault)
     plan = world.persona.plan(prompt)
     exchange.calls = [call.name for call in plan.calls]
-    run = MessageRun(request, plan, ids=world.ids, pace=world.pace, input_tokens=world.prompt_cache.take(request))
+    run = MessageRun(request, plan, ids=world.ids, pace=world.pace, input_tokens=world.prompt_cache.count(request))
     exchange.response_id = run.message["id"]
     streaming = request.get("stream") is True
     return RunDelivery(

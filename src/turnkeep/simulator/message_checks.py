@@ -124,8 +124,8 @@ def _check_messages(body: Json) -> None:
                 f"messages.{at}: all messages must have non-empty content except for the optional final assistant "
                 "message"
             )
-        for place, block in enumerate(blocks):
-            _check_block(message["role"], block, f"messages.{at}.content.{place}")
+        for index, block in enumerate(blocks):
+            _check_block(message["role"], block, f"messages.{at}.content.{index}")
     _check_pairs(messages)
     _check_end(body)
 

@@ -38,7 +38,7 @@ class PromptCache:
         self._clock = clock
         self._expiries: dict[bytes, float] = {}
 
-    def take(self, body: Mapping[str, Any]) -> InputTokens:
+    def count(self, body: Mapping[str, Any]) -> InputTokens:
         """Count the input of a request, and keep what it marks."""
         # A cache belongs to its model.
         digest, tokens = hashlib.sha256(str(body.get("model")).encode()), 0

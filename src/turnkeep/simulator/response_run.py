@@ -140,52 +140,52 @@ class ResponseRun:
         return ReplyFrame(self._event(f"response.{self.outcome}", response=self.response), act="last")
 
     def _message(self, part: Say | Refuse, *, cut: bool) -> Iterator[ReplyFrame]:
-        place = {"item_id": self._ids.new("msg_"), "output_index": len(self.response["output"]), "content_index": 0}
-        item: Json = {"id": place["item_id"], "type": "message", "status": "in_progress", "role": "assistant"}
+        location = {"item_id": self._ids.new("msg_"), "output_index": len(self.response["output"]), "content_index": 0}
+        item: Json = {"id": location["item_id"], "type": "message", "status": "in_progress", "role": "assistant"}
         if isinstance(part, Say) and part.phase is not None:
             item["phase"] = part.phase
         field, kind = ("text", "output_text") if isinstance(part, Say) else ("refusal", "refusal")
         yield self._open_item({**item, "content": []})
-        yield ReplyFrame(self._event("response.content_part.added", **place, part=_content(part, "")))
-        yield from self._deltas(f"response.{kind}.delta", place, tokens_of(part.text), counter="output")
+        yield ReplyFrame(self._event("response.content_part.added", **location, part=_content(part, "")))
+        yield from self._deltas(f"response.{kind}.delta", location, tokens_of(part.text), counter="output")
         source = part.source if isinstance(part, Say) else None
         notes = [] if source is None else [annotation(source, part.text)]
         for at, note in enumerate(notes):
             kind_of = "response.output_text.annotation.added"
-            yield ReplyFrame(self._event(kind_of, **place, annotation_index=at, annotation=note))
-        final: Json = {**place, field: part.text}
+            yield ReplyFrame(self._event(kind_of, **location, annotation_index=at, annotation=note))
+        final: Json = {**location, field: part.text}
         yield ReplyFrame(self._event(f"response.{kind}.done", **final, **({"logprobs": []} if field == "text" else {})))
         content = _content(part, part.text) | ({"annotations": notes} if notes else {})
-        yield ReplyFrame(self._event("response.content_part.done", **place, part=content))
+        yield ReplyFrame(self._event("response.content_part.done", **location, part=content))
         yield self._close_item({**item, "status": "incomplete" if cut else "completed", "content": [content]})
 
     def _call(self, part: CallStep, *, cut: bool) -> Iterator[ReplyFrame]:
-        place = {"item_id": self._ids.new("fc_"), "output_index": len(self.response["output"])}
+        location = {"item_id": self._ids.new("fc_"), "output_index": len(self.response["output"])}
         call_id = part.call_id or self._call_head + self._ids.hex(16)
-        item: Json = {"id": place["item_id"], "type": "function_call", "status": "in_progress", "arguments": ""}
+        item: Json = {"id": location["item_id"], "type": "function_call", "status": "in_progress", "arguments": ""}
         item |= {"call_id": call_id, "name": part.name}
         yield self._open_item(item)
         yield from self._deltas(
-            "response.function_call_arguments.delta", place, pieces(part.arguments), counter="output"
+            "response.function_call_arguments.delta", location, pieces(part.arguments), counter="output"
         )
-        yield ReplyFrame(self._event("response.function_call_arguments.done", **place, arguments=part.arguments))
+        yield ReplyFrame(self._event("response.function_call_arguments.done", **location, arguments=part.arguments))
         yield self._close_item({**item, "status": "incomplete" if cut else "completed", "arguments": part.arguments})
 
     def _search(self, part: Search) -> Iterator[ReplyFrame]:
-        place = {"item_id": self._ids.new("ws_"), "output_index": len(self.response["output"])}
-        item: Json = {"id": place["item_id"], "type": "web_search_call", "status": "in_progress"}
+        location = {"item_id": self._ids.new("ws_"), "output_index": len(self.response["output"])}
+        item: Json = {"id": location["item_id"], "type": "web_search_call", "status": "in_progress"}
         item["action"] = {"type": "search", "query": part.query, "queries": [part.query]}
         yield self._open_item(item)
         for state in ("in_progress", "searching", "completed"):
-            yield ReplyFrame(self._event(f"response.web_search_call.{state}", **place))
+            yield ReplyFrame(self._event(f"response.web_search_call.{state}", **location))
         yield self._close_item({**item, "status": "completed"})
 
     def _draw(self, part: Drawing) -> Iterator[ReplyFrame]:
-        place = {"item_id": self._ids.new("ig_"), "output_index": len(self.response["output"])}
-        item: Json = {"id": place["item_id"], "type": "image_generation_call", "status": "in_progress"}
+        location = {"item_id": self._ids.new("ig_"), "output_index": len(self.response["output"])}
+        item: Json = {"id": location["item_id"], "type": "image_generation_call", "status": "in_progress"}
         yield self._open_item(item)
         for state in ("in_progress", "generating", "completed"):
-            yield ReplyFrame(self._event(f"response.image_generation_call.{state}", **place))
+            yield ReplyFrame(self._event(f"response.image_generation_call.{state}", **location))
         picture = {"result": PICTURE, "output_format": "png", "revised_prompt": part.subject}
         yield self._close_item({**item, "status": "completed", **picture})
 
@@ -196,19 +196,19 @@ class ResponseRun:
         self._tokens["reasoning"] += len(tokens_of(part.text))
         yield self._open_item({**item, "encrypted_content": ""})
         if self._manner.summarize:
-            place = {"item_id": item_id, "output_index": index, "summary_index": 0}
-            yield from self._summary(part.text, place)
+            location = {"item_id": item_id, "output_index": index, "summary_index": 0}
+            yield from self._summary(part.text, location)
             item["summary"] = [{"type": "summary_text", "text": part.text}]
         yield self._close_item({**item, "encrypted_content": encrypted_thoughts(item_id)})
         self._reasoning_id = item_id
 
-    def _summary(self, text: str, place: Mapping[str, Any]) -> Iterator[ReplyFrame]:
+    def _summary(self, text: str, location: Mapping[str, Any]) -> Iterator[ReplyFrame]:
         kind = "response.reasoning_summary"
         empty, full = {"type": "summary_text", "text": ""}, {"type": "summary_text", "text": text}
-        yield ReplyFrame(self._event(f"{kind}_part.added", **place, part=empty))
-        yield from self._deltas(f"{kind}_text.delta", place, tokens_of(text), counter=None)
-        yield ReplyFrame(self._event(f"{kind}_text.done", **place, text=text))
-        yield ReplyFrame(self._event(f"{kind}_part.done", **place, part=full))
+        yield ReplyFrame(self._event(f"{kind}_part.added", **location, part=empty))
+        yield from self._deltas(f"{kind}_text.delta", location, tokens_of(text), counter=None)
+        yield ReplyFrame(self._event(f"{kind}_text.done", **location, text=text))
+        yield ReplyFrame(self._event(f"{kind}_part.done", **location, part=full))
 
     def _open_item(self, item: Json) -> ReplyFrame:
         wait = self._wait_first()
@@ -224,11 +224,11 @@ class ResponseRun:
         return ReplyFrame(self._event("response.output_item.done", output_index=index, item=item))
 
     def _deltas(
-        self, kind: str, place: Mapping[str, Any], tokens: list[str], *, counter: str | None
+        self, kind: str, location: Mapping[str, Any], tokens: list[str], *, counter: str | None
     ) -> Iterator[ReplyFrame]:
         """The hot part: what does not change from delta to delta is rendered once."""
         head = b"event: %b\ndata: " % kind.encode()
-        constant = orjson.dumps({"type": kind, **place})[:-1]
+        constant = orjson.dumps({"type": kind, **location})[:-1]
         tail = b',"logprobs":[]' if kind == "response.output_text.delta" else b""
         pause = self._manner.pace.token if self.plan.token is None else self.plan.token
         for at, token in enumerate(tokens):

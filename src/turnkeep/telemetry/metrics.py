@@ -162,7 +162,7 @@ class PrometheusMeter:
             histogram = series.get(key)
             if histogram is None:
                 histogram = series[key] = _Histogram(METRICS[name].buckets)
-            histogram.take(value)
+            histogram.observe(value)
 
     def watch(self, name: str, gauge: Callable[[], float], **labels: str) -> Callable[[], None]:
         readers = self._gauges.setdefault(name, {})
@@ -220,7 +220,7 @@ class _Histogram:
         self.counts = [0] * (len(bounds) + 1)
         self.sum = 0.0
 
-    def take(self, value: float) -> None:
+    def observe(self, value: float) -> None:
         self.counts[bisect_left(self.bounds, value)] += 1
         self.sum += value
 

@@ -75,11 +75,11 @@ class Siblings:
     async def _listen(self, reader: asyncio.StreamReader) -> None:
         with suppress(OSError, ValueError):
             while line := await reader.readline():
-                self._take(json.loads(line))
+                self._handle(json.loads(line))
         log.warning("parent_gone", reason="the process that started this one has ended, draining")
         os.kill(os.getpid(), signal.SIGTERM)
 
-    def _take(self, line: Mapping[str, Any]) -> None:
+    def _handle(self, line: Mapping[str, Any]) -> None:
         if "give" in line:
             self._send({"of": line["give"], "snapshot": self._meter.snapshot().to_json()})
         answer = self._asking.get(line.get("of", -1))

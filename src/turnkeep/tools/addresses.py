@@ -53,8 +53,8 @@ def checked_sockets(networks: Sequence[Network], *, public: bool) -> SocketFacto
     """Makes aiohttp's sockets, for addresses in these networks only, and public ones if asked."""
 
     def make(info: Any) -> socket.socket:
-        family, kind, protocol, _, place = info
-        if not may_reach(str(place[0]), networks, public=public):
+        family, kind, protocol, _, socket_address = info
+        if not may_reach(str(socket_address[0]), networks, public=public):
             raise AddressRefused("the address is not public and in no network that the tool may reach")
         return socket.socket(family, kind, protocol)
 

@@ -53,8 +53,8 @@ class ArgumentSchema:
                 pattern_options=FancyRegexOptions(backtrack_limit=MOST_BACKTRACKS),
             )
         except ValidationError as error:
-            place = "".join(f"[{step!r}]" for step in error.instance_path)
-            raise ConfigurationError(f"the JSON schema{place} is not valid: {error.message[:LONGEST_REASON]}") from None
+            path = "".join(f"[{step!r}]" for step in error.instance_path)
+            raise ConfigurationError(f"the JSON schema{path} is not valid: {error.message[:LONGEST_REASON]}") from None
         except (ReferencingError, TypeError, ValueError) as error:
             raise ConfigurationError(f"the JSON schema cannot be read: {str(error)[:LONGEST_REASON]}") from None
 
@@ -107,14 +107,14 @@ def _children(value: Any) -> list[Any]:
 
 
 def _sentences(error: ValidationError) -> Iterator[str]:
-    place = "arguments" + "".join(
+    path = "arguments" + "".join(
         f"[{step}]" if isinstance(step, int) else f".{step[:LONGEST_NAME]}" for step in error.instance_path
     )
     about = error.kind.as_dict()
     for name in about.get("unexpected", ()):
-        yield f"{place}: {str(name)[:LONGEST_NAME]!r} is not a parameter"
+        yield f"{path}: {str(name)[:LONGEST_NAME]!r} is not a parameter"
     if "unexpected" not in about:
-        yield f"{place}: {_WORDS.get(error.kind.name, _fits_not)(about)}"
+        yield f"{path}: {_WORDS.get(error.kind.name, _fits_not)(about)}"
 
 
 def _fits_not(_: Mapping[str, Any]) -> str:

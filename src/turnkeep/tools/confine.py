@@ -258,7 +258,7 @@ def system_call_filter(*, programs: bool) -> bytes:
         for fork in FORKS.values():
             lines += refuse_call(fork[column], EPERM)
     lines += only_if(CLONE[column], cloning(programs=programs))
-    families = [(JUMP_EQUAL, len(FAMILIES) - place, 0, family) for place, family in enumerate(FAMILIES.values())]
+    families = [(JUMP_EQUAL, len(FAMILIES) - index, 0, family) for index, family in enumerate(FAMILIES.values())]
     lines += only_if(
         SOCKET[column], [(LOAD, 0, 0, argument(0)), *families, (RETURN, 0, 0, REFUSE | EACCES), ALLOW_LINE]
     )
@@ -290,15 +290,15 @@ def cloning(*, programs: bool) -> list[FilterLine]:
     return [*lines, ALLOW_LINE]
 
 
-def refuse_bits(place: int, bits: int, code: int) -> list[FilterLine]:
+def refuse_bits(index: int, bits: int, code: int) -> list[FilterLine]:
     """Refuse an argument that has one of these bits."""
-    test: list[FilterLine] = [(LOAD, 0, 0, argument(place)), (JUMP_ANY_BIT, 0, 1, bits)]
+    test: list[FilterLine] = [(LOAD, 0, 0, argument(index)), (JUMP_ANY_BIT, 0, 1, bits)]
     return [*test, (RETURN, 0, 0, REFUSE | code), ALLOW_LINE]
 
 
-def argument(place: int) -> int:
+def argument(index: int) -> int:
     """Where the lower half of an argument is: flags and modes have no more."""
-    return 16 + 8 * place
+    return 16 + 8 * index
 
 
 def apply_filter(rules: bytes) -> None:  # pragma: no cover - untraced

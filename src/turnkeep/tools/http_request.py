@@ -153,7 +153,7 @@ def _text(body: bytes, response: aiohttp.ClientResponse) -> str:
 
 def _address(endpoint: ToolEndpoint, arguments: Mapping[str, Any]) -> URL:
     """The URL with the arguments in it. Fields whose parameter was left out are left out."""
-    path = _PLACE.sub(lambda place: _segment(arguments.get(place[1]), place[1]), endpoint.url)
+    path = _PLACE.sub(lambda match: _segment(arguments.get(match[1]), match[1]), endpoint.url)
     if any(segment in (".", "..") for segment in path.partition("?")[0].split("/")):
         raise ToolFailed("the arguments would lead to another address")
     fields = [(name, _fill(text, arguments)) for name, text in endpoint.query.items()]
@@ -176,7 +176,7 @@ def _segment(value: Any, name: str) -> str:
 def _fill(text: str, arguments: Mapping[str, Any]) -> str | None:
     if any(arguments.get(name) is None for name in _PLACE.findall(text)):
         return None
-    return _PLACE.sub(lambda place: _to_text(arguments[place[1]]), text).encode("utf-8", "replace").decode("utf-8")
+    return _PLACE.sub(lambda match: _to_text(arguments[match[1]]), text).encode("utf-8", "replace").decode("utf-8")
 
 
 def _to_text(value: Any) -> str:

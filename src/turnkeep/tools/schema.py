@@ -53,7 +53,7 @@ class Signature:
         inputs = [p for p in parameters if p.name != self.context]
         # names of our own, with aliases: pydantic takes no field `_x`, and `json` or `copy` would
         # hide its methods
-        self._fields = {f"field_{place}": parameter.name for place, parameter in enumerate(inputs)}
+        self._fields = {f"field_{index}": parameter.name for index, parameter in enumerate(inputs)}
         self._model = self._build(inputs, hints, parameter_words)
         self.parameters = plain_form(self._model.model_json_schema(by_alias=True))
 

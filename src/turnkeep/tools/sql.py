@@ -119,9 +119,9 @@ class Database:
             connection = sqlite3.connect(":memory:", check_same_thread=False)
             connection.executescript(self._script.read_text(encoding="utf-8"))
         else:
-            place = (self._folder / (self._url.database or "")).resolve()
+            path = (self._folder / (self._url.database or "")).resolve()
             # the pool lends a connection to whichever thread comes, to one at a time
-            connection = sqlite3.connect(f"{place.as_uri()}?mode=ro", uri=True, check_same_thread=False)
+            connection = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, check_same_thread=False)
         connection.execute("PRAGMA query_only = ON")
         connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LONGEST_VALUE)
         # query_only stops writing; ATTACH would still open other files, and pragmas tell of paths

@@ -253,13 +253,13 @@ class _Values:
         self.names_used: list[str] = []
 
     def fill(self, text: str) -> str:
-        return _NAME.sub(lambda place: self._value(place[1]), text)
+        return _NAME.sub(lambda match: self._value(match[1]), text)
 
     def url(self, text: str) -> str:
         """A value inside a URL is encoded: a password may have any character. A whole URL stays."""
         if whole := _NAME.fullmatch(text):
             return self._value(whole[1])
-        return _NAME.sub(lambda place: _IN_URLS.sub(_encode, self._value(place[1])), text)
+        return _NAME.sub(lambda match: _IN_URLS.sub(_encode, self._value(match[1])), text)
 
     def all_filled(self, texts: Mapping[str, str]) -> dict[str, str]:
         return {name: self.fill(text) for name, text in texts.items()}

@@ -208,13 +208,13 @@ class AmqpDoor:
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(parking.run(consumer.acknowledge))
-                group.create_task(self._take(consumer, parking))
+                group.create_task(self._accept_batches(consumer, parking))
         except ExceptionGroup as errors:
             # `run` looks at the kind of the error, and of the two tasks one has failed
             # and one was cancelled.
             raise errors.exceptions[0] from None
 
-    async def _take(self, consumer: _Consumer, parking: DeadQueue) -> None:
+    async def _accept_batches(self, consumer: _Consumer, parking: DeadQueue) -> None:
         while True:
             batch = await consumer.next()
             inputs = [await self._check_rate(self._read(delivery)) for delivery in batch]
@@ -330,7 +330,7 @@ class _Consumer:
 
     async def start(self, queue: str) -> None:
         self._channel.on_consumer_cancel_callbacks.add(self._on_cancel)
-        await self._channel.basic_consume(queue, self._take, timeout=RPC_TIMEOUT)
+        await self._channel.basic_consume(queue, self._enqueue, timeout=RPC_TIMEOUT)
 
     async def next(self) -> Sequence[DeliveredMessage]:
         """What has been delivered since the last call, at least one. Raises `_BrokerGone`."""
@@ -355,7 +355,7 @@ class _Consumer:
         for tag in tags:
             await self._channel.basic_ack(tag)
 
-    async def _take(self, delivery: DeliveredMessage) -> None:
+    async def _enqueue(self, delivery: DeliveredMessage) -> None:
         if delivery.delivery_tag is not None:
             self.unsettled_tags.add(delivery.delivery_tag)
         self._waiting.append(delivery)

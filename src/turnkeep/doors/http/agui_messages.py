@@ -17,8 +17,8 @@ def agui_messages(turns: Sequence[TranscriptTurn]) -> list[AgUiMessage]:
     """What `MESSAGES_SNAPSHOT` says of turns that are over."""
     messages: list[AgUiMessage] = []
     for turn in turns:
-        for place, user in enumerate(turn.users):
-            message_id = user.message_id or f"{turn.run_id}-user-{place}"
+        for index, user in enumerate(turn.users):
+            message_id = user.message_id or f"{turn.run_id}-user-{index}"
             messages.append({"id": message_id, "role": "user", "content": content_text(user.content)})
         messages += answer_messages(turn)
     return messages
@@ -35,8 +35,8 @@ def page_messages(turns: Sequence[TranscriptTurn], waiting: Sequence[Message]) -
     """Turns, then what waits for an answer."""
     messages: list[PageMessage] = []
     for turn in turns:
-        for place, user in enumerate(turn.users):
-            messages.append(_user(user.message_id or f"{turn.run_id}-user-{place}", user.content))
+        for index, user in enumerate(turn.users):
+            messages.append(_user(user.message_id or f"{turn.run_id}-user-{index}", user.content))
         messages += _answer(answer_messages(turn))
     return messages + [_user(message.message_id, message.content) for message in waiting]
 

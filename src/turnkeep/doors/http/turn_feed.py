@@ -79,7 +79,7 @@ class TurnFeed:
             if self._is_behind:
                 self._take_past(event)
             elif event.kind != "delta":
-                self._take(event)
+                self._handle(event)
         if not self._is_behind and self._covers and (self._run is None or events[-1].kind != "delta"):
             self.urgent.set()
         self.some.set()
@@ -95,9 +95,9 @@ class TurnFeed:
             return
         self._is_behind = False
         if self._status is not None:
-            self._take(self._status)
+            self._handle(self._status)
 
-    def _take(self, event: Event) -> None:
+    def _handle(self, event: Event) -> None:
         if event.kind == "started" and self._run not in (None, event.run_id) and self._covers:
             # the batch was split: what its first run has shown is not the answer of this one
             self._news.append(Event("step", run_id=event.run_id, detail=StepDetail(1)))

@@ -22,7 +22,7 @@ def ui_messages(turns: Sequence[TranscriptTurn], waiting: Sequence[Message], lev
     for turn in turns:
         ids = [user.message_id for user in turn.users if user.message_id]
         messages += [
-            _user(user.message_id or f"{turn.run_id}-{place}", user.content) for place, user in enumerate(turn.users)
+            _user(user.message_id or f"{turn.run_id}-{index}", user.content) for index, user in enumerate(turn.users)
         ]
         if parts := _Parts(level).of(turn.answer):
             metadata = {"run_id": turn.run_id, "covers": ids}

@@ -390,9 +390,9 @@ def _part(part: Mapping[str, Any]) -> dict[str, Any]:
         raise InvalidMessage("a part of type file needs a 'url'")
     if kind.startswith("image/"):
         return {"type": "image", "image_url": url}
-    place = {"file_data": url} if url.startswith("data:") else {"file_url": url}
+    source = {"file_data": url} if url.startswith("data:") else {"file_url": url}
     name = {"filename": part["filename"]} if isinstance(part.get("filename"), str) and part["filename"] else {}
-    return {"type": "file", **place, **name}
+    return {"type": "file", **source, **name}
 
 
 def _acceptance(receipt: Receipt) -> bytes:

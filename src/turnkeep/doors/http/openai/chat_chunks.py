@@ -59,7 +59,7 @@ class ChatChunks:
             case ThoughtGrowth(text):
                 return self._think(text)
             case OutputsWanted(calls):
-                return self._end("tool_calls", [self._chunk({"tool_calls": tool_calls(calls, has_places=True)})])
+                return self._end("tool_calls", [self._chunk({"tool_calls": tool_calls(calls, has_index=True)})])
             case TurnEnd():
                 if (rest := self._text.end(part.text)) is None:
                     return self._fail(ANEW)
@@ -115,12 +115,12 @@ def completion(
     }  # fmt: skip
 
 
-def tool_calls(calls: Sequence[HeldCall], *, has_places: bool = False) -> list[dict[str, Any]]:
+def tool_calls(calls: Sequence[HeldCall], *, has_index: bool = False) -> list[dict[str, Any]]:
     forms: list[dict[str, Any]] = [
         {"id": one.call_id, "type": "function", "function": {"name": one.name, "arguments": one.arguments}}
         for one in calls
     ]
-    return [{"index": place, **form} for place, form in enumerate(forms)] if has_places else forms
+    return [{"index": index, **form} for index, form in enumerate(forms)] if has_index else forms
 
 
 def usage_form(usage: Usage) -> dict[str, Any]:

@@ -43,13 +43,13 @@ async def items_of_turn(call: HttpCall, record: ThreadRecord, entries: Sequence[
     own_calls: dict[str, CallItem] = {}
     forms: list[ItemForm] = []
     continues = False
-    for place, entry in enumerate(entries):
+    for index, entry in enumerate(entries):
         match entry.item:
             case UserItem() as item if item.content:
-                message_id = item.message_id or said_id(ids, entry.turn, -1 - place)
+                message_id = item.message_id or said_id(ids, entry.turn, -1 - index)
                 forms.append(user_item_form(message_id, item.content))
             case ReasoningItem(is_public=True) as item if item.text:
-                thought_id = said_id(ids, entry.turn, -1 - place).replace("msg_", "rs_")
+                thought_id = said_id(ids, entry.turn, -1 - index).replace("msg_", "rs_")
                 forms.append(reasoning_item(thought_id, item.text))
             case AssistantItem() as item if item.text and not continues:
                 start, text = next(texts)

@@ -33,9 +33,9 @@ def list_response(call: HttpCall, objects: Sequence[Mapping[str, Any]], *, is_wh
     ids = [one["id"] for one in page]
     start, end = 0, len(page)
     if (after := query.get("after")) is not None:
-        start = _place(ids, after) + 1
+        start = _index_of(ids, after) + 1
     if (before := query.get("before")) is not None:
-        end = _place(ids, before)
+        end = _index_of(ids, before)
     limit = min(LARGEST_PAGE, max(1, call.number("limit", USUAL_PAGE, 10_000)))
     # Before a cursor the nearest are meant, not the first of all.
     if before is not None and after is None:
@@ -51,7 +51,7 @@ def _page(objects: Sequence[Mapping[str, Any]], *, has_more: bool) -> Response:
     )
 
 
-def _place(ids: Sequence[str], cursor: str) -> int:
+def _index_of(ids: Sequence[str], cursor: str) -> int:
     if cursor not in ids:
         raise NotFound(f"there is nothing {cursor[:80]!r} in this list")
     return ids.index(cursor)

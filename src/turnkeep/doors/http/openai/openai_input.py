@@ -105,8 +105,8 @@ def _part(part: object) -> dict[str, Any]:
 
 
 def _image(image: Mapping[str, Any]) -> dict[str, Any]:
-    place = image.get("url") or image.get("image_url")
-    data = {"image_url": place} if place else {"file_id": image.get("file_id")}
+    url = image.get("url") or image.get("image_url")
+    data = {"image_url": url} if url else {"file_id": image.get("file_id")}
     return data | ({"detail": image["detail"]} if image.get("detail") else {})
 
 

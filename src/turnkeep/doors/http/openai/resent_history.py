@@ -37,7 +37,7 @@ class Utterance:
 class Continuation:
     """From this place on it is new."""
 
-    place: int
+    index: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class Regeneration:
 class Divergence:
     """At this place it says otherwise than the transcript."""
 
-    place: int
+    index: int
 
 
 Comparison = Continuation | Repetition | Regeneration | Divergence
@@ -105,22 +105,22 @@ def _say(result: list[Utterance], text: str, *, is_cut: bool = False) -> None:
 
 def compare(resent: Sequence[Utterance], transcript: Sequence[Utterance]) -> Comparison:
     """What a request asks for, by what we have of its conversation."""
-    place = here = 0
-    while place < len(resent) and here < len(transcript):
-        theirs, ours = resent[place], transcript[here]
+    index = here = 0
+    while index < len(resent) and here < len(transcript):
+        theirs, ours = resent[index], transcript[here]
         if theirs.role == ours.role:
             if not _is_same(theirs, ours):
-                return Divergence(place)
-            place, here = place + 1, here + 1
+                return Divergence(index)
+            index, here = index + 1, here + 1
         elif theirs.role == "user":
             here += 1  # an answer that the client has not seen, or has not kept
         elif _is_seen_early(transcript, here):
-            place += 1
+            index += 1
         else:
-            return Divergence(place)
+            return Divergence(index)
     if here == len(transcript):
-        return _at_end(resent, transcript, place)
-    return _before_end(transcript, here, place)
+        return _at_end(resent, transcript, index)
+    return _before_end(transcript, here, index)
 
 
 def _is_seen_early(transcript: Sequence[Utterance], here: int) -> bool:
@@ -137,26 +137,26 @@ def _is_same(theirs: Utterance, ours: Utterance) -> bool:
     return False
 
 
-def _at_end(resent: Sequence[Utterance], transcript: Sequence[Utterance], place: int) -> Comparison:
-    if place < len(resent) and resent[place].role == "assistant" and _is_seen_early(transcript, len(transcript)):
-        place += 1
-    if place < len(resent) or not transcript:
-        return Continuation(place)
+def _at_end(resent: Sequence[Utterance], transcript: Sequence[Utterance], index: int) -> Comparison:
+    if index < len(resent) and resent[index].role == "assistant" and _is_seen_early(transcript, len(transcript)):
+        index += 1
+    if index < len(resent) or not transcript:
+        return Continuation(index)
     last = transcript[-1]
-    return Repetition(last.message_id) if last.role == "user" else Continuation(place)
+    return Repetition(last.message_id) if last.role == "user" else Continuation(index)
 
 
-def _before_end(transcript: Sequence[Utterance], here: int, place: int) -> Comparison:
+def _before_end(transcript: Sequence[Utterance], here: int, index: int) -> Comparison:
     last, rest = transcript[here - 1], transcript[here:]
     if here == 0 or last.role == "assistant":
-        return Divergence(place)
+        return Divergence(index)
     if all(one.is_open for one in rest):
         return Repetition(last.message_id)
     is_last_answer = len(rest) == 1 and rest[0].role == "assistant"
-    return Regeneration(last.message_id) if is_last_answer else Divergence(place)
+    return Regeneration(last.message_id) if is_last_answer else Divergence(index)
 
 
 def answer_before(messages: Sequence[Mapping[str, Any]]) -> int:
     """How many messages there are up to the last answer of the assistant, with the outputs behind it."""
-    ends = [place + 1 for place, one in enumerate(messages) if one.get("role") in ("assistant", "tool", "function")]
+    ends = [index + 1 for index, one in enumerate(messages) if one.get("role") in ("assistant", "tool", "function")]
     return ends[-1] if ends else 0

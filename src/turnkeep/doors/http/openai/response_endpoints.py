@@ -219,12 +219,12 @@ async def _stream_again(
         resources.enter_context(call.limits.streaming(call.holder))
         outline = await outline_of(call, record.address, name.message_id)
         hold_before = outline.holds[name.segment - 1 : name.segment] if name.segment else ()
-        place = hold_before[0] if hold_before else None if name.segment else outline.beginning
-        if message.status not in OPEN_STATES and place is None:  # the log does not know it any more
+        cursor = hold_before[0] if hold_before else None if name.segment else outline.beginning
+        if message.status not in OPEN_STATES and cursor is None:  # the log does not know it any more
             parts = _settled_parts(call, record, message, name.segment)
         else:
-            reader = await resources.enter_async_context(TurnReader(call, record.address, place))
-            parts = reader.logged_parts(name.message_id) if place else reader.parts(name.message_id)
+            reader = await resources.enter_async_context(TurnReader(call, record.address, cursor))
+            parts = reader.logged_parts(name.message_id) if cursor else reader.parts(name.message_id)
         return SentEvents(_frames(parts, events), resources.aclose)
 
 

@@ -125,19 +125,21 @@ class ResponseEvents:
             item = form.reasoning_item(self._thought_id, "", "in_progress")
             events = [
                 self._event("response.output_item.added", output_index=self._index, item=item),
-                self._event("response.reasoning_summary_part.added", part=form.summary_part(""), **self._thought_place),
+                self._event(
+                    "response.reasoning_summary_part.added", part=form.summary_part(""), **self._thought_location
+                ),
             ]
         kind = "response.reasoning_summary_text.delta"
-        return [*events, self._event(kind, size=len(addition), delta=addition, **self._thought_place)]
+        return [*events, self._event(kind, size=len(addition), delta=addition, **self._thought_location)]
 
     def _end_thought(self) -> list[dict[str, Any]]:
         if self._thought_id is None:
             return []
-        text, place = self._thoughts.text[self._thought_start :], self._thought_place
+        text, location = self._thoughts.text[self._thought_start :], self._thought_location
         item = form.reasoning_item(self._thought_id, text, "completed")
         events = [
-            self._event("response.reasoning_summary_text.done", text=text, **place),
-            self._event("response.reasoning_summary_part.done", part=form.summary_part(text), **place),
+            self._event("response.reasoning_summary_text.done", text=text, **location),
+            self._event("response.reasoning_summary_part.done", part=form.summary_part(text), **location),
             self._event("response.output_item.done", output_index=self._index, item=item),
         ]
         self._output.append(item)
@@ -146,7 +148,7 @@ class ResponseEvents:
         return events
 
     @property
-    def _thought_place(self) -> dict[str, Any]:
+    def _thought_location(self) -> dict[str, Any]:
         return {"item_id": self._thought_id, "output_index": self._index, "summary_index": 0}
 
     def _begin_range(self) -> None:
@@ -161,20 +163,20 @@ class ResponseEvents:
         return [
             *ending,
             self._event("response.output_item.added", output_index=self._index, item=item),
-            self._event("response.content_part.added", part=form.text_part(""), **self._place),
+            self._event("response.content_part.added", part=form.text_part(""), **self._location),
         ]
 
     def _delta(self, text: str) -> dict[str, Any]:
-        return self._event("response.output_text.delta", size=len(text), delta=text, logprobs=[], **self._place)
+        return self._event("response.output_text.delta", size=len(text), delta=text, logprobs=[], **self._location)
 
     def _end_item(self, status: str = "completed") -> list[dict[str, Any]]:
         if not self._is_open:
             return []
-        text, place, item_id = self._text.text, self._place, self._item_id
+        text, location, item_id = self._text.text, self._location, self._item_id
         item = form.message_item(item_id, text, status)
         events = [
-            self._event("response.output_text.done", text=text, logprobs=[], **place),
-            self._event("response.content_part.done", part=form.text_part(text), **place),
+            self._event("response.output_text.done", text=text, logprobs=[], **location),
+            self._event("response.content_part.done", part=form.text_part(text), **location),
             self._event("response.output_item.done", output_index=self._index, item=item),
         ]
         self._output.append(item)
@@ -186,15 +188,15 @@ class ResponseEvents:
         self._begin_range()
         item = form.call_item(call)
         start = form.call_item(call, status="in_progress", arguments="")
-        place = {"item_id": item["id"], "output_index": self._index}
+        location = {"item_id": item["id"], "output_index": self._index}
         self._output.append(item)
         self._index += 1
         arguments = "response.function_call_arguments"
         return [
-            self._event("response.output_item.added", output_index=place["output_index"], item=start),
-            self._event(f"{arguments}.delta", delta=call.arguments, **place),
-            self._event(f"{arguments}.done", arguments=call.arguments, name=call.name, **place),
-            self._event("response.output_item.done", output_index=place["output_index"], item=item),
+            self._event("response.output_item.added", output_index=location["output_index"], item=start),
+            self._event(f"{arguments}.delta", delta=call.arguments, **location),
+            self._event(f"{arguments}.done", arguments=call.arguments, name=call.name, **location),
+            self._event("response.output_item.done", output_index=location["output_index"], item=item),
         ]
 
     def _finish_calls(self) -> list[dict[str, Any]]:
@@ -216,5 +218,5 @@ class ResponseEvents:
         return form.message_item_id(self._head.name, self._number)
 
     @property
-    def _place(self) -> dict[str, Any]:
+    def _location(self) -> dict[str, Any]:
         return {"item_id": self._item_id, "output_index": self._index, "content_index": 0}

@@ -151,7 +151,7 @@ class RunEvents:
     def _want_outputs(self, part: OutputsWanted) -> list[RunFrame]:
         self.is_over = True
         step = objects.step_of_calls(self._state, part.calls, {}, status="in_progress")
-        deltas = [{"index": place, **objects.call_form(one, shows_output=True)} for place, one in enumerate(part.calls)]
+        deltas = [{"index": index, **objects.call_form(one, shows_output=True)} for index, one in enumerate(part.calls)]
         details = {"step_details": {"type": "tool_calls", "tool_calls": deltas}}
         action = objects.action_form(part.calls)
         start = {**step, "step_details": {"type": "tool_calls", "tool_calls": []}}

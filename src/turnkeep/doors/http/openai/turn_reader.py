@@ -126,7 +126,7 @@ class CallerGone(ClientDisconnect):
 
 
 @dataclass(frozen=True, slots=True)
-class LogPlace:
+class LogCursor:
     """Where to begin in a log: behind the outputs of `calls`, where there are any. `base` is what
     the turn had shown by then: it belongs to an earlier answer and is left out.
     """
@@ -143,17 +143,17 @@ class RunOutline:
     held for outputs of the caller's functions, each time. The log may be younger than the turn.
     """
 
-    beginning: LogPlace | None = None
-    holds: tuple[LogPlace, ...] = ()
+    beginning: LogCursor | None = None
+    holds: tuple[LogCursor, ...] = ()
 
     def text_before(self, hold: int) -> str:
         """What was shown between this hold and the one before it."""
         text = self.holds[hold].base
         return text[len(self.holds[hold - 1].base) :].removeprefix(SEPARATOR) if hold else text
 
-    def behind(self, calls: Collection[str]) -> LogPlace | None:
+    def behind(self, calls: Collection[str]) -> LogCursor | None:
         """The last place that was held for one of these calls."""
-        return next((place for place in reversed(self.holds) if not set(calls).isdisjoint(place.calls)), None)
+        return next((cursor for cursor in reversed(self.holds) if not set(calls).isdisjoint(cursor.calls)), None)
 
 
 async def outline_of(call: HttpCall, address: Address, message_id: str) -> RunOutline:
@@ -166,12 +166,12 @@ async def outline_of(call: HttpCall, address: Address, message_id: str) -> RunOu
             if message_id not in event.message_ids:
                 continue
             if event.kind == "started" and outline.beginning is None:
-                outline = replace(outline, beginning=LogPlace(page.epoch, event.offset - 1))
+                outline = replace(outline, beginning=LogCursor(page.epoch, event.offset - 1))
             calls = tuple(one["call_id"] for one in event.calls if one.get("kind") == "output")
             # A claim that found one of them undecided holds them again: it is the same round.
             if event.kind == "held" and calls and outline.behind(calls) is None:
-                place = LogPlace(page.epoch, event.offset, answer.text, calls)
-                outline = replace(outline, holds=(*outline.holds, place))
+                cursor = LogCursor(page.epoch, event.offset, answer.text, calls)
+                outline = replace(outline, holds=(*outline.holds, cursor))
         if not page.events or page.events[-1].offset >= page.top:
             return outline
         after = page.events[-1].offset
@@ -181,21 +181,21 @@ class TurnReader:
     """Reads for one call, `async with`: subscribed before the message is accepted, so that nothing
     of its turn is missed.
 
-    `place` is where in the log to begin; None: a run in progress from its beginning, else what
+    `cursor` is where in the log to begin; None: a run in progress from its beginning, else what
     happens now.
     """
 
-    def __init__(self, call: HttpCall, address: Address, place: LogPlace | None = None) -> None:
+    def __init__(self, call: HttpCall, address: Address, cursor: LogCursor | None = None) -> None:
         self._call = call
         self._address = address
-        after, epoch = (place.offset, place.epoch) if place else (None, None)
+        after, epoch = (cursor.offset, cursor.epoch) if cursor else (None, None)
         application = call.application
         self._store = application.store
         self._stream = EventStream(application.hub, application.store, address, after=after, epoch=epoch)
         self._run_id: str | None = None
         self._text: list[str] = []
-        self._place = place
-        self._is_at_base = bool(place and place.base)
+        self._cursor = cursor
+        self._is_at_base = bool(cursor and cursor.base)
 
     async def __aenter__(self) -> Self:
         await self._stream.__aenter__()
@@ -207,7 +207,7 @@ class TurnReader:
     @property
     def base_length(self) -> int:
         """Characters of the turn that belong to an earlier answer, with what parts them from this one."""
-        return len(self._place.base) + len(SEPARATOR) if self._place and self._place.base else 0
+        return len(self._cursor.base) + len(SEPARATOR) if self._cursor and self._cursor.base else 0
 
     async def parts(self, message_id: str) -> AsyncIterator[TurnPart]:
         """What becomes of it, up to a last word. Raises `CallerGone`."""
@@ -232,7 +232,7 @@ class TurnReader:
         if record is None:
             raise NotFound(f"message {message_id!r} is not known any more")
         if record.status not in ("waiting", "running", "delayed"):
-            yield await settled_part(self._call, self._address, record, self._place.calls if self._place else ())
+            yield await settled_part(self._call, self._address, record, self._cursor.calls if self._cursor else ())
             return
         async for part in self._live_parts(message_id):
             yield part
@@ -246,7 +246,7 @@ class TurnReader:
         while True:
             if loop.time() - looked_at >= LOOK_AGAIN:
                 looked_at = loop.time()
-                if (end := await self._look()) is not None:
+                if (end := await self._check_caller()) is not None:
                     yield end
                     return
             events = await self._arrivals()
@@ -322,7 +322,7 @@ class TurnReader:
 
     def _without_base(self, text: str) -> str:
         """Behind what an earlier answer of this turn has shown."""
-        base = self._place.base if self._place else ""
+        base = self._cursor.base if self._cursor else ""
         self._is_at_base = bool(base) and text == base
         return text[len(base) :].removeprefix(SEPARATOR) if base and text.startswith(base) else text
 
@@ -334,7 +334,7 @@ class TurnReader:
         calls = tuple(call for call in record.calls if call.kind == "output" and call.decision is None)
         return OutputsWanted(seen_calls(self._call, calls)) if calls else None
 
-    async def _look(self) -> TurnFailure | None:
+    async def _check_caller(self) -> TurnFailure | None:
         """Whether there is still somebody who may be told."""
         if await self._call.request.is_disconnected():
             raise CallerGone
@@ -353,7 +353,7 @@ async def settled_part(
         fault = run.fault if run else None
         return TurnFailure(WITHDRAWAL if record.status == "withdrawn" else fault or FORGOTTEN_FAULT)
     entries = await turn_of(call, address, record.message_id)
-    ends = [place for place, entry in enumerate(entries, 1) if getattr(entry.item, "call_id", None) in calls]
+    ends = [end for end, entry in enumerate(entries, 1) if getattr(entry.item, "call_id", None) in calls]
     outcome: Outcome = "completed"
     if run is not None and run.status in ("completed", "incomplete", "cancelled"):
         outcome = run.status

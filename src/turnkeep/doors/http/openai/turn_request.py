@@ -17,7 +17,7 @@ from turnkeep.doors.http.openai.openai_input import allow_wishes, id_from, messa
 from turnkeep.doors.http.openai.sdk_retries import find_written
 from turnkeep.doors.http.openai.turn_reader import (
     Beginning,
-    LogPlace,
+    LogCursor,
     Replacement,
     TextGrowth,
     ThoughtGrowth,
@@ -33,7 +33,7 @@ from turnkeep.store.clearing import forget_at_work
 from turnkeep.store.values import HeldCall, History, ThreadRecord, TranscriptEntry
 
 DIVERGENCE = (
-    "the history that was sent is not how this conversation went on here (message {place} of it): an earlier message "
+    "the history that was sent is not how this conversation went on here (message {number} of it): an earlier message "
     "was changed, left out or answered otherwise. Send what was said, or begin a conversation of its own under "
     "another key; TURNKEEP_OPENAI_HISTORY=fresh does that by itself"
 )
@@ -130,17 +130,17 @@ async def _ask_in(call: HttpCall, address: Address, request: TurnRequest, stack:
             if not isinstance(comparison, history.Divergence):
                 break
             if call.application.settings.openai_history == "refuse":
-                raise Conflict(DIVERGENCE.format(place=comparison.place + 1))
-            address = await _branch(call, address, request, comparison.place)
+                raise Conflict(DIVERGENCE.format(number=comparison.index + 1))
+            address = await _branch(call, address, request, comparison.index)
         else:
-            raise Conflict(DIVERGENCE.format(place=1))
+            raise Conflict(DIVERGENCE.format(number=1))
     else:
         comparison = await _repetition(call, address, request) or history.Continuation(0)
     reader = await stack.enter_async_context(TurnReader(call, address))
     match comparison:
-        case history.Continuation(place):
-            place = await _take_others_answers(call, address, request, place)
-            name = await _send(call, address, request, place)
+        case history.Continuation(index):
+            index = await _take_others_answers(call, address, request, index)
+            name = await _send(call, address, request, index)
         case history.Regeneration(message_id) if not request.is_retry:
             name = await _regenerate(call, address, message_id)
         case _:
@@ -165,7 +165,7 @@ async def _compare(call: HttpCall, address: Address, request: TurnRequest) -> hi
             break
         comparison = history.compare(resent[start:], transcript)
         if isinstance(comparison, history.Continuation):
-            comparison = history.Continuation(start + comparison.place)
+            comparison = history.Continuation(start + comparison.index)
     return comparison
 
 
@@ -178,12 +178,12 @@ async def _repetition(call: HttpCall, address: Address, request: TurnRequest) ->
     return None if message_id is None else history.Repetition(message_id)
 
 
-async def _branch(call: HttpCall, address: Address, request: TurnRequest, place: int) -> Address:
+async def _branch(call: HttpCall, address: Address, request: TurnRequest, index: int) -> Address:
     """A thread of its own for the history that differs here, with what was said before. Its name
     says where it differs, so that the next request finds it.
     """
     resent = history.utterances_resent(request.messages)
-    digest = id_from(*(f"{one.role}:{one.text}" for one in resent[: place + 1])).removeprefix("msg_")[:12]
+    digest = id_from(*(f"{one.role}:{one.text}" for one in resent[: index + 1])).removeprefix("msg_")[:12]
     branch = call.application.address(f"{address.channel.partition('~')[0]}~{digest}", address.tenant)
     for scope in ("send", "read"):
         call.principal.require(scope, branch.channel)
@@ -193,27 +193,27 @@ async def _branch(call: HttpCall, address: Address, request: TurnRequest, place:
     return branch
 
 
-async def _take_others_answers(call: HttpCall, address: Address, request: TurnRequest, place: int) -> int:
+async def _take_others_answers(call: HttpCall, address: Address, request: TurnRequest, index: int) -> int:
     """Write into the transcript what was said since to somebody else, or before it came here; the
     place of what is to be answered.
     """
     resent = history.utterances_resent(request.messages)
-    ends = [at for at, one in enumerate(resent, 1) if one.role == "assistant" and at > place]
+    ends = [at for at, one in enumerate(resent, 1) if one.role == "assistant" and at > index]
     if not request.compares or not ends:
-        return place
+        return index
     last = history.answer_before(request.messages)
-    # What stands before `place` is in the transcript: users are counted, for only they stay single.
-    skip = sum(one.role == "user" for one in resent[:place])
+    # What stands before `index` is in the transcript: users are counted, for only they stay single.
+    skip = sum(one.role == "user" for one in resent[:index])
     users = [at for at, one in enumerate(request.messages) if one.get("role") == "user"]
-    start = users[skip] if place else 0
+    start = users[skip] if index else 0
     digest = id_from(address.channel, *(f"{one.role}:{one.text}" for one in resent[: ends[-1]]))
     await _write_past(call, address, request.messages[start:last], once=digest)
     return ends[-1]
 
 
-async def _send(call: HttpCall, address: Address, request: TurnRequest, place: int) -> AnswerName:
+async def _send(call: HttpCall, address: Address, request: TurnRequest, index: int) -> AnswerName:
     """Take in what is new; the name of the last one."""
-    messages = _new_messages(call, address, request, place)
+    messages = _new_messages(call, address, request, index)
     thread_id, message_id = "", ""
     for message in messages:
         receipt = await _accept(call, message)
@@ -234,10 +234,10 @@ async def _accept(call: HttpCall, message: Message) -> tuple[str, str]:
     raise Conflict("nobody could answer this message, however often it was sent: change it, or ask the operator why")
 
 
-def _new_messages(call: HttpCall, address: Address, request: TurnRequest, place: int) -> list[Message]:
+def _new_messages(call: HttpCall, address: Address, request: TurnRequest, index: int) -> list[Message]:
     users = [one for one in request.messages if one.get("role") == "user"]
     resent = history.utterances_resent(request.messages)
-    count = len(resent) - place if request.compares else len(users)
+    count = len(resent) - index if request.compares else len(users)
     fresh = users[-count:] if count else []
     if not fresh:
         raise InvalidMessage("there is no message of a user to answer")
@@ -392,12 +392,12 @@ async def _follow_calls(
 ) -> TurnAnswer:
     """What the turn says behind the outputs of these calls."""
     outline = await outline_of(call, address, name.message_id)
-    place = outline.behind(calls)
-    if place is None:  # the log is younger than the calls
+    cursor = outline.behind(calls)
+    if cursor is None:  # the log is younger than the calls
         page = await call.application.store.read(address, after=0, limit=1)
-        place = LogPlace(page.epoch, page.top, calls=tuple(calls))
-    name = replace(name, segment=outline.holds.index(place) + 1 if place in outline.holds else 1)
-    reader = await stack.enter_async_context(TurnReader(call, address, place))
+        cursor = LogCursor(page.epoch, page.top, calls=tuple(calls))
+    name = replace(name, segment=outline.holds.index(cursor) + 1 if cursor in outline.holds else 1)
+    reader = await stack.enter_async_context(TurnReader(call, address, cursor))
     return TurnAnswer(Question(address, name), reader, stack)
 
 
