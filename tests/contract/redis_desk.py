@@ -7,6 +7,8 @@ from contextlib import asynccontextmanager
 from itertools import count
 from typing import Any, TypeVar
 
+import pytest
+
 from turnkeep.clock import Clock
 from turnkeep.errors import Rejection
 from turnkeep.events import Event, TurnFault
@@ -64,6 +66,25 @@ async def store_on(
         yield store
     finally:
         await store.close()
+
+
+def scripts_of(store: RedisStore, monkeypatch: pytest.MonkeyPatch, *names: str) -> list[str]:
+    """Grows with each of these scripts that is run."""
+    scripts: list[str] = []
+    link = store._link
+    run, tell = link.run, link.tell
+
+    def counted(name: str, *arguments: Any, **options: Any) -> Any:
+        scripts.extend([name] if name in names else [])
+        return run(name, *arguments, **options)
+
+    def told(name: str, *arguments: Any) -> None:
+        scripts.extend([name] if name in names else [])
+        tell(name, *arguments)
+
+    monkeypatch.setattr(link, "run", counted)
+    monkeypatch.setattr(link, "tell", told)
+    return scripts
 
 
 async def accepted(store: RedisStore, message: Message) -> Receipt:

@@ -3,36 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 import pytest
 
-from tests.contract.redis_desk import LEASE, accepted, channel, said, store_on
+from tests.contract.redis_desk import LEASE, accepted, channel, said, scripts_of, store_on
 from tests.contract.suite.desk import answer
 from tests.patience import PATIENCE
 from tests.services import HOST, RedisServer
 from tests.services.tcp_proxy import TcpProxy
 from turnkeep.store.redis import RedisStore, outlook
 from turnkeep.store.values import Claim, Policies, Policy
-
-
-def scripts_of(store: RedisStore, monkeypatch: pytest.MonkeyPatch, *names: str) -> list[str]:
-    """Grows with each of these scripts that is run."""
-    scripts: list[str] = []
-    link = store._link
-    run, tell = link.run, link.tell
-
-    def counted(name: str, *arguments: Any, **options: Any) -> Any:
-        scripts.extend([name] if name in names else [])
-        return run(name, *arguments, **options)
-
-    def told(name: str, *arguments: Any) -> None:
-        scripts.extend([name] if name in names else [])
-        tell(name, *arguments)
-
-    monkeypatch.setattr(link, "run", counted)
-    monkeypatch.setattr(link, "tell", told)
-    return scripts
 
 
 def looks_of(store: RedisStore, monkeypatch: pytest.MonkeyPatch) -> list[str]:

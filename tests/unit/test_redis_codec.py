@@ -112,7 +112,9 @@ def test_events_read_back_from_what_followers_are_told(told: list[Event]) -> Non
     frames = b""
     for offset, event in enumerate(told, 5):
         kind, members, words = codec.event_row(event)
-        frames += b"%d %s 1700000000.25 %d %d\n" % (offset, kind, len(members), len(words)) + members + words
+        frame = b"%d %s 1700000000.25 %d %d\n" % (offset, kind, len(members), len(words)) + members + words
+        assert b"%d" % offset + codec.event_frame(event, b"1700000000.25") == frame
+        frames += frame
 
     read = codec.read_frames(frames, "e")
 

@@ -1,13 +1,15 @@
 -- publish: append events of runs in progress to their logs; the hot path, one call for a server and a moment.
 -- KEYS: | thread log channel | sinks
--- ARGV: now | a b c
+-- ARGV: now log_events | value
 -- USES: live groups
 -- RETURNS: for each thread its top offset; or {'gap', published}; {'lost'}; {'long'}: nothing was done, `publish_long` has to
 -- do it, which also says what is damaged.
 -- GUARANTEE: what was appended before is dropped; a gap and a claim that is not valid append nothing, and leave the other
 -- threads alone. Works on a full server.
 --
--- For each thread a row of token, n and the number of its events; after it for each event a row of kind, members and text.
+-- For each thread its token, n and the number of its events; after it each event as the rest of its frame (lib/log.lua), all
+-- that follows the offset: whoever publishes can write it, and what is put together there is not taken apart and put together
+-- here. `log_events` is the smallest number of deltas that one of these logs may hold.
 
 local TRIM_EVERY = 64
 
@@ -20,45 +22,45 @@ local function has_sinks()
   return with_sinks[key]
 end
 
--- The events in these rows, from the one that is the next of the run.
-local function append(t, first, last)
-  local at, frames = A.now, {}
-  for i = first, last do
-    local kind, members, text = values(i)
-    t.top = t.top + 1
-    if kind == 'delta' then t.deltas = t.deltas + 1 end
-    local frame = string.format('%d %s %s %d %d\n', t.top, kind, at, #members, #text) .. members .. text
-    redis.call('XADD', K.log, string.format('%d-0', t.top), 'f', frame)
-    frames[#frames + 1] = frame
-  end
-  local count = last - first + 1
-  t.published, t.untrimmed = t.published + count, t.untrimmed + count
-  redis.call('HSET', K.thread, 'live', live_value(t))
-  redis.pcall(PUBLISH, K.channel, t.epoch .. '\n' .. table.concat(frames))
+-- Whether there are so many deltas that the older ones are to become a snapshot. What stands before the run is cut by the act
+-- that ends it: trimmed at each 64th event, most runs paid for a whole script that found nothing to do.
+local function is_to_roll(deltas, untrimmed)
+  return untrimmed >= TRIM_EVERY and deltas > tonumber(A.log_events)
 end
 
+-- Read and written as numbers and not as a record: a table for each token was a twentieth of what it cost.
 local function publish(token, n, first, last)
   local raw = redis.call('HGET', K.thread, 'live')
   if not raw then return {'lost'} end
-  local t = read_live(raw)
-  if t.token ~= token then return {'lost'} end
-  if n > t.published then return {'gap', t.published} end
-  local skipped = t.published - n
-  if skipped > last - first then return t.top end
-  if has_sinks() or t.untrimmed + last - first + 1 >= TRIM_EVERY then return {'long'} end
+  local top, published, deltas, untrimmed, check, owner, epoch = struct.unpack(LIVE, raw)
+  if not is_live(raw, top, published, deltas, untrimmed, check, owner, epoch) then return {'long'} end
+  if owner ~= token then return {'lost'} end
+  if n > published then return {'gap', published} end
+  first = first + published - n
+  if first > last then return top end
+  local count, frames = last - first + 1, {}
+  if has_sinks() or is_to_roll(deltas + count, untrimmed + count) then return {'long'} end
   free()
-  append(t, first + skipped, last)
-  return t.top
+  for i = first, last do
+    top = top + 1
+    local offset, rest = string.format('%d', top), value(i)
+    local frame = offset .. rest
+    if rest:sub(1, 7) == ' delta ' then deltas = deltas + 1 end
+    redis.call('XADD', K.log, offset, 'f', frame)
+    frames[#frames + 1] = frame
+  end
+  redis.call('HSET', K.thread, 'live', pack_live(top, published + count, deltas, untrimmed + count, token, epoch))
+  redis.pcall(PUBLISH, K.channel, epoch .. '\n' .. (count == 1 and frames[1] or table.concat(frames)))
+  return top
 end
 
-local reply, row_number = {}, 1
+local reply, place = {}, 1
 for group = 1, GROUPS do
   point(group)
-  local token, n, count = values(row_number)
-  local last = row_number + tonumber(count)
-  local is_done, answer = pcall(publish, token, tonumber(n), row_number + 1, last)
+  local token, n, first = value(place), tonumber(value(place + 1)), place + 3
+  place = first + tonumber(value(place + 2))
+  local is_done, answer = pcall(publish, token, n, first, place - 1)
   if not is_done and is_refusal(answer) then error(answer) end
   reply[group] = is_done and answer or {'long'}
-  row_number = last + 1
 end
 return reply

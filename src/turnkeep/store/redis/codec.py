@@ -168,6 +168,12 @@ def event_row(event: Event) -> tuple[bytes, bytes, bytes]:
     return event.kind.encode(), dump(members), to_bytes(event.text)
 
 
+def event_frame(event: Event, at: bytes) -> bytes:
+    """An event as its log holds it, without the offset in front: the log gives that."""
+    kind, members, text = event_row(event)
+    return b" %b %b %d %d\n%b%b" % (kind, at, len(members), len(text), members, text)
+
+
 @lru_cache(maxsize=4096)
 def _delta_members(run_id: str | None, attempt: int) -> bytes:
     data = {"run_id": run_id, "attempt": attempt}

@@ -11,7 +11,7 @@ from turnkeep.events import Event
 from turnkeep.messages import Address
 from turnkeep.store.contract import EventGap, Follower
 from turnkeep.store.redis.client.pipe import Argument, Reply
-from turnkeep.store.redis.codec import epoch_of, event_row, exact, number, read_event, read_frames, words
+from turnkeep.store.redis.codec import epoch_of, event_frame, event_row, exact, number, read_event, read_frames, words
 from turnkeep.store.redis.hints import RedisFeed
 from turnkeep.store.redis.key_names import PartitionKeys, address_of, plain, to_bytes, to_text
 from turnkeep.store.redis.part import RedisPart, gather, status_word
@@ -54,13 +54,13 @@ class RedisEvents(RedisPart):
 
     async def _publish_share(self, publications: Sequence[Publication]) -> list[int | Exception]:
         threads = [self._keys.thread(one.claim.address) for one in publications]
-        arguments: list[Argument] = []
-        for claim, n, events in publications:
-            arguments += (claim.token, n, len(events))
-            for event in events:
-                arguments += event_row(event)
+        queues = {one.claim.address.queue for one in publications}
+        arguments: list[Argument] = [min(self._policies.of(queue).log_events for queue in queues)]
         try:
-            replies = await self._run_grouped("publish", threads, arguments)
+            now = self._now()
+            for claim, n, events in publications:
+                arguments += (claim.token, n, len(events), *[event_frame(event, now) for event in events])
+            replies = await self._run_grouped("publish", threads, arguments, now=now)
         except StoreError as error:
             return [error] * len(publications)
         # Nearly all are offsets: for them no coroutine each. The others side by side, since runs that began
@@ -76,8 +76,8 @@ class RedisEvents(RedisPart):
         """What came of one that the short script has not appended."""
         claim, n, events = publication
         try:
-            # A token has a script that touches four keys and can neither trim the log nor write to
-            # sinks. Each 64th event, and each where a sink is open, needs the long one.
+            # A token has a script that touches four keys and can neither roll deltas into a snapshot
+            # nor write to sinks. Where either is to be done, it takes the long one.
             if status_word(reply) == "long":
                 keys, policy = self._keys.thread(claim.address), self._policy(claim.address.queue)
                 rows = [value for event in events for value in event_row(event)]

@@ -121,8 +121,13 @@ class RedisPart(RevisionCount):
         """What one script may touch together: all partitions, or in a cluster each by itself."""
         return partition.index if self._link.topology.kind == "cluster" else 0
 
-    async def _run_grouped(self, name: str, threads: Sequence[ThreadKeys], arguments: Sequence[Argument]) -> list[Any]:
-        """Run a script that acts on several threads; of one that is alone the damage is reported."""
+    async def _run_grouped(
+        self, name: str, threads: Sequence[ThreadKeys], arguments: Sequence[Argument], *, now: bytes | None = None
+    ) -> list[Any]:
+        """Run a script that acts on several threads; of one that is alone the damage is reported.
+
+        `now` is its moment where the arguments tell it too.
+        """
         link = self._link
         script = link.scripts[name]
         partitions: dict[PartitionKeys, int] = {}
@@ -134,8 +139,9 @@ class RedisPart(RevisionCount):
         for partition in partitions:
             keys += partition.shared_keys(script)
         link.greet(partitions)
+        head = (bytes(places), now or self._now())
         try:
-            reply: list[Any] = await link.run(name, threads[0].partition, keys, bytes(places), self._now(), *arguments)
+            reply: list[Any] = await link.run(name, threads[0].partition, keys, *head, *arguments)
         except ThreadQuarantined as damage:
             if len(threads) == 1:
                 await self._quarantine(threads[0], damage)

@@ -18,10 +18,18 @@ local function live_check(top, published, deltas, untrimmed)
   return (top * 7 + published * 31 + deltas * 127 + untrimmed * 8191) % 999983
 end
 
-local function live_value(t)
-  local top, published, deltas, untrimmed = t.top, t.published, t.deltas, t.untrimmed
+local function pack_live(top, published, deltas, untrimmed, token, epoch)
   return struct.pack(LIVE, top, published, deltas, untrimmed, live_check(top, published, deltas, untrimmed),
-    #t.token, t.token, #t.epoch, t.epoch)
+    #token, token, #epoch, epoch)
+end
+
+local function live_value(t)
+  return pack_live(t.top, t.published, t.deltas, t.untrimmed, t.token, t.epoch)
+end
+
+-- Whether what was unpacked is what was packed.
+local function is_live(raw, top, published, deltas, untrimmed, check, token, epoch)
+  return #raw == 42 + #token + #epoch and live_check(top, published, deltas, untrimmed) == check
 end
 
 -- The seven fields of a packed value, or of a text.

@@ -8,14 +8,20 @@ The comment on top of a file is read by this loader::
     -- USES: shared pieces from `lib`, in this order
 
 A script sees them as `K.name` and `A.name`. `row(i)` gives the i-th of the `ROWS` repeated argument
-groups by name, `values(i)` in order; `turn_to(i)` makes its values those of `A.name`, without a
-table for them. `point(i)` makes the i-th of the `GROUPS` repeated keys current, and the shared ones
-that belong to it: which those are is told in `PLACES`, an argument before all others, a byte each.
+groups by name, `values(i)` in order, `value(i)` the only one of a group of one; `turn_to(i)` makes
+its values those of `A.name`, without a table for them. `point(i)` makes the i-th of the `GROUPS`
+repeated keys current, and the shared ones that belong to it: which those are is told in `PLACES`,
+an argument before all others, a byte each.
 
 Redis runs all definitions of a script at each call, so a script gets only the definitions and keys
 that it reaches, and `K.name` and `A.name` become places in KEYS and ARGV. What only a function
 needs that a shared piece calls `SELDOM` is defined inside that function, when it runs. A name that
 is not declared is an error at the start.
+
+Redis Functions would run the definitions once, at FUNCTION LOAD. Measured, they are 10 µs of a
+script that acts on up to sixteen threads, and 1.4 of the one of tokens: a hundredth of a message
+and of a token, for libraries that are written, replicated and backed up, that outlive the program,
+and that a full server refuses as a whole.
 """
 
 from __future__ import annotations
@@ -182,6 +188,10 @@ local function turn_to(i)
 end"""
 
 _ROW = {
+    "value(": """\
+local function value(i)
+  return ARGV[{first} + i]
+end""",
     "row(": """\
 local NAMES = {names}
 local function row(i)
