@@ -1,5 +1,5 @@
-"""An event loop in a thread of its own, for programs that have none: Flask,
-Celery, Django, scripts, notebooks.
+"""An event loop in a thread of its own, for programs that have none: Flask, Celery, Django,
+scripts, notebooks.
 
 One thread for one face: what was opened on a loop belongs to it, so a loop per call could not keep
 a connection.

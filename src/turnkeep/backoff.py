@@ -30,7 +30,7 @@ class Backoff:
 
     def after(self, failures: int, source: random.Random | None = None) -> float:
         """A delay after this many failures."""
-        # Full jitter spreads most (Brooker, AWS Architecture
-        # Blog, 2015); a fixed part would keep bursts together.
+        # Full jitter spreads most (Brooker, AWS Architecture Blog, 2015); a fixed part would keep
+        # bursts together.
         longest = self.ceiling(failures)
         return (source or random).uniform(0.0, longest) if self.jitter else longest

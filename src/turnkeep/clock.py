@@ -99,8 +99,8 @@ class SteadyClock:
 
         Exactly the same where both agree within a second.
         """
-        # Within a second they agree: else each call would
-        # move the moment by the time between two readings.
+        # Within a second they agree: else each call would move the moment by the time
+        # between two readings.
         ahead = self.now() - self._clock.now()
         return moment + ahead if abs(ahead) > 1.0 else moment
 
@@ -118,8 +118,8 @@ class _CountedClock:
         self._total = 0.0
 
     def elapsed(self) -> float:
-        # Read once and remembered: a clock that goes back
-        # and forth again counts the second way only.
+        # Read once and remembered: a clock that goes back and forth again counts the
+        # second way only.
         before, self._last = self._last, self._clock.now()
         self._total += max(0.0, self._last - before)
         return self._total

@@ -1,5 +1,5 @@
-"""What a queue and a service are built of: from settings to parts that are
-open and closed together.
+"""What a queue and a service are built of: from settings to parts that are open and
+closed together.
 """
 
 from __future__ import annotations
@@ -102,8 +102,8 @@ class Lifespan:
 
 
 async def open_endpoint(settings: Settings, stack: AsyncExitStack) -> Provider:
-    """Where models are asked: what is set, or the built-in simulator, which
-    only this process reaches.
+    """Where models are asked: what is set, or the built-in simulator, which only this
+    process reaches.
     """
     if not settings.uses_simulator:
         return endpoint_of(settings)
@@ -118,8 +118,8 @@ async def open_endpoint(settings: Settings, stack: AsyncExitStack) -> Provider:
 
 
 def endpoint_of(settings: Settings) -> Provider:
-    """Who answers for models that are nobody's in particular: the server of
-    OpenAI's kind, else Anthropic.
+    """Who answers for models that are nobody's in particular: the server of OpenAI's
+    kind, else Anthropic.
     """
     if (anthropic := anthropic_of(settings)) is not None and not settings.uses_openai:
         return anthropic

@@ -28,8 +28,8 @@ class Hooks:
     """Calls hooks in this process for channels that messages were sent to from here, event by
     event, in channel order.
 
-    Not a delivery guarantee: nothing is called for what happens while this process
-    is down. Sinks deliver.
+    Not a delivery guarantee: nothing is called for what happens while this process is
+    down. Sinks deliver.
     """
 
     def __init__(self, hub: Hub) -> None:

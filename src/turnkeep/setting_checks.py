@@ -52,8 +52,8 @@ class SettingChecks(BaseSettings):
     @field_validator("exchange_name", "queue_name", "routing_key", "amqp_reply_exchange", check_fields=False)
     @classmethod
     def _is_amqp_name(cls, value: str | None, info: ValidationInfo) -> str | None:
-        """A name has 255 bytes; that of the dead exchange is longer by `_dlx`, of
-        its queue by `_failed`.
+        """A name has 255 bytes; that of the dead exchange is longer by `_dlx`, of its
+        queue by `_failed`.
         """
         most = {"exchange_name": 251, "queue_name": 248}.get(info.field_name or "", 255)
         if value is not None and len(value.encode(errors="replace")) > most:
@@ -139,8 +139,8 @@ class SettingChecks(BaseSettings):
 
 
 def env(*names: str, doc: str, default: Any, **limits: Any) -> Any:
-    """A field with its environment names, first one preferred, and the sentence
-    that the reference prints.
+    """A field with its environment names, first one preferred, and the sentence that the
+    reference prints.
     """
     return Field(default=default, validation_alias=AliasChoices(*names), description=doc, **limits)
 
@@ -165,8 +165,8 @@ def _readable(value: str | None) -> str | None:
     if value is not None and "://" in value:
         try:
             parts = urlsplit(value)
-            # Read only to see whether it can be: urlsplit
-            # takes wrong brackets and ports and fails later.
+            # Read only to see whether it can be: urlsplit takes wrong brackets and ports
+            # and fails later.
             _ = parts.port, parts.hostname
         except ValueError:
             raise ValueError("this URL cannot be read, look at its brackets and its port") from None
@@ -198,8 +198,8 @@ def kind_of(error: Exception) -> str:
 
 
 def report(error: ValidationError, spelling: Spelling) -> str:
-    """All problems, one a line: the name as it was written, value (secrets
-    masked), what was expected.
+    """All problems, one a line: the name as it was written, value (secrets masked), what was
+    expected.
     """
     lines: dict[str, None] = {}
     for problem in error.errors():

@@ -325,8 +325,8 @@ class Settings(CoreSettings):
 
     @classmethod
     def load_named(cls, file: Path, **values: Any) -> Self:
-        """Read the environment and this file, for which whoever names
-        it vouches. Raises `ConfigurationError`.
+        """Read the environment and this file, for which whoever names it vouches. Raises
+        `ConfigurationError`.
         """
         if not file.is_file():
             raise ConfigurationError(f"there is no file {str(file)[:200]!r} to read settings from")

@@ -91,8 +91,8 @@ class EventStream:
         return events
 
     async def _refill_once(self) -> None:
-        """A reader may wait for less time than the log needs, again and again: one
-        look goes on meanwhile.
+        """A reader may wait for less time than the log needs, again and again: one look
+        goes on meanwhile.
         """
         if self._refilling is None:
             self._refilling = asyncio.get_running_loop().create_task(self._refill())

@@ -1,5 +1,5 @@
-"""TOML that a person wrote: prices, tools, sentences. It is read in time that
-grows with its length.
+"""TOML that a person wrote: prices, tools, sentences. It is read in time that grows with its
+length.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ _DEEP = re.compile(r"(?<![\w-])(?:[\w-]++[ \t]*+\.[ \t]*+){32}")
 def parse(text: str, *, parse_float: Callable[[str], Any] = float) -> dict[str, Any]:
     """The tables of this text.
 
-    Raises ValueError for what is no TOML or too deep a key, RecursionError for
-    arrays a thousand deep.
+    Raises ValueError for what is no TOML or too deep a key, RecursionError for arrays a thousand
+    deep.
     """
     # Looked for before parsing: the time of the parser grows with the square of the parts.
     if (deep := _DEEP.search(text)) is not None:

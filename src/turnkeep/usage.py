@@ -18,9 +18,9 @@ MOST = 1_000_000_000
 class Usage:
     """Tokens and money of one or more model requests; adds with `+`.
 
-    `cost_nano` is in billionths of a US dollar and covers the priced requests only: `unpriced`
-    counts those for which no price is known, so a total is exact exactly when `unpriced` is 0.
-    `estimated` counts requests whose tokens we counted ourselves because the
+    `cost_nano` is in billionths of a US dollar and covers the priced requests only:
+    `unpriced` counts those for which no price is known, so a total is exact exactly when
+    `unpriced` is 0. `estimated` counts requests whose tokens we counted ourselves because the
     provider sent no usage.
     """
 

@@ -1,5 +1,5 @@
-"""How long a thread waits for more: named windows, and one that learns from the
-rhythm of its channel.
+"""How long a thread waits for more: named windows, and one that learns from the rhythm of its
+channel.
 
 The adaptive window is a wish put on messages that have none of their own, before they are accepted;
 what the store promises about windows stays as it is. When a window ends is computed in

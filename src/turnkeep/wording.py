@@ -1,5 +1,5 @@
-"""What people are told of an error: six sentences by cause, each of which a file
-may replace or translate.
+"""What people are told of an error: six sentences by cause, each of which a file may
+replace or translate.
 
 The file is TOML. Its keys are causes (`rate_limit`, `timeout`, `connection`, `invalid_request`,
 `thread_not_found`, `tool_failure`) or codes of errors, its values the sentences. A code goes before

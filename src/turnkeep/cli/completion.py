@@ -75,9 +75,7 @@ def words(
     *,
     as_json: JsonOption = False,
 ) -> None:
-    """Print what may follow, one a line: what the script of
-    a shell asks for.
-    """
+    """Print what may follow, one a line: what the script of a shell asks for."""
     candidates = complete(line or [""])
     output.emit(candidates) if as_json else print("\n".join(candidates))
 

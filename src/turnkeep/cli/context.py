@@ -70,8 +70,8 @@ def store_location(config: Settings) -> str:
 async def attach_store(config: Settings, *, create: bool = False) -> AsyncIterator[Store]:
     """The store, beside whoever else has it open.
 
-    A file that does not exist is not made unless `create`: then nothing is found, and
-    a remark says why.
+    A file that does not exist is not made unless `create`: then nothing is found, and a
+    remark says why.
     """
     from turnkeep.composition import policies
     from turnkeep.store import open_store, store_of

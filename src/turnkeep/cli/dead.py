@@ -57,8 +57,8 @@ async def _all(
     """All dead letters, page by page, numbered from 1."""
     number, after = 0, ""
     while limit is None or number < limit:
-        # By the last id, not by number: what is discarded meanwhile
-        # would shift every page after it.
+        # By the last id, not by number: what is discarded meanwhile would shift every page after
+        # it.
         size = PAGE if limit is None else min(PAGE, limit - number)
         page = await store.dead(tenant=tenant, queue=settings.queue, after=after, limit=size)
         for letter in page:

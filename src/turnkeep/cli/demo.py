@@ -27,8 +27,8 @@ NOBODY = ("openai_api_key", "openai_base_url", "openai_assistant_id", "anthropic
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """What somebody says, so many seconds after what they said
-    before; or while they are being answered.
+    """What somebody says, so many seconds after what they said before; or while they are being
+    answered.
     """
 
     who: str

@@ -1,5 +1,5 @@
-"""Sending one message and hearing the answer: from a server, or in this process.
-Both give frames of the seed dialect.
+"""Sending one message and hearing the answer: from a server, or in this process. Both give frames
+of the seed dialect.
 
 The first frame is the receipt, ``{"status": "accepted", "receipt": …}``. A frame whose status is
 ``settled`` tells of a message that was settled before.
@@ -32,9 +32,7 @@ PATIENCE = 2.0
 GUESTS = 4
 """Runs at once in a process that came to send one message."""
 LEAVING = 5.0
-"""Seconds that runs of other channels may take to end in such
-a process; then they are given back.
-"""
+"""Seconds that runs of other channels may take to end in such a process; then they are given back."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,5 @@
-"""What the command line says: results to stdout, remarks to stderr, JSON for
-machines, one sentence for a failure.
+"""What the command line says: results to stdout, remarks to stderr, JSON for machines, one
+sentence for a failure.
 
 Nothing that a user or a model wrote reaches a terminal with its control characters.
 """
@@ -138,17 +138,15 @@ def size(number: float) -> str:
 
 
 def dollars(cost: float | None, requests: int) -> str | None:
-    """Money spent on so many requests; None where there were none,
-    and never 0 for lack of a price.
-    """
+    """Money spent on so many requests; None where there were none, and never 0 for lack of a price."""
     if not requests:
         return None
     return "unknown" if cost is None else f"${cost:.4f}"
 
 
 def confirm(question: str, *, yes: bool) -> None:
-    """Ask before something is lost. Raises `ConfirmationMissing` for a no,
-    and where there is nobody to ask.
+    """Ask before something is lost. Raises `ConfirmationMissing` for a no, and where there
+    is nobody to ask.
     """
     if yes:
         return
@@ -185,8 +183,8 @@ def fail(message: str) -> NoReturn:
 
 
 def report_failure(program: str, error: BaseException, *, as_json: bool = False) -> int:
-    """Tell what went wrong in one sentence; the exit code. Only
-    what nobody foresaw shows a traceback.
+    """Tell what went wrong in one sentence; the exit code. Only what nobody foresaw shows a
+    traceback.
     """
     error = _first(error)
     code, sentence = _describe(error)
@@ -202,8 +200,8 @@ def report_failure(program: str, error: BaseException, *, as_json: bool = False)
 
 def _describe(error: BaseException) -> tuple[str, str]:
     match error:
-        # The bare class is what a server of another version says with
-        # a code that is not known here.
+        # The bare class is what a server of another version says with a code that is not known
+        # here.
         case TurnkeepError() if type(error) is not TurnkeepError:
             return error.code, str(error)
         case typer.TyperException():

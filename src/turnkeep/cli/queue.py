@@ -33,8 +33,8 @@ def status(
     tenant: Annotated[str | None, typer.Option("--tenant", metavar="NAME", help="Whose; all without.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """How many threads are being answered, wait or are due later; how
-    many messages were answered or died.
+    """How many threads are being answered, wait or are due later; how many messages were
+    answered or died.
     """
     asyncio.run(_status(context.settings(), tenant, watch=watch, as_json=as_json))
 

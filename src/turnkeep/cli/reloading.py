@@ -1,5 +1,5 @@
-"""`turnkeep dev --reload`: the same in a child process, started
-again when a watched file has changed.
+"""`turnkeep dev --reload`: the same in a child process, started again when a watched file has
+changed.
 
 Nothing is lost by it: the child drains, and what it gives back the next one goes on with.
 """
@@ -64,12 +64,12 @@ class _Keeper:
     def run(self) -> int:
         while True:
             stamps = self._stamps()
-            # In a session of its own, Ctrl-C reaches the parent alone,
-            # which asks the child to drain.
+            # In a session of its own, Ctrl-C reaches the parent alone, which asks the child to
+            # drain.
             with subprocess.Popen(self._command, start_new_session=True) as child:  # noqa: S603 - ourselves
                 self._watch(child, stamps)
-                # A wrong file is waited for until it is corrected; any other
-                # end is the child's own.
+                # A wrong file is waited for until it is corrected; any other end is the child's
+                # own.
                 if not self._stopping and self._stamps() == stamps and child.returncode != WRONG:
                     return child.returncode
                 self._end(child)

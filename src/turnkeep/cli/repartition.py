@@ -28,8 +28,8 @@ def repartition(
 ) -> None:
     """Copy the Redis store into N partitions, while no other program uses it.
 
-    The old ones count until all is copied and counted. Interrupted, the same
-    again goes on; with the number of before it is undone.
+    The old ones count until all is copied and counted. Interrupted, the same again goes on; with
+    the number of before it is undone.
     """
     outcome = asyncio.run(_copy(context.settings(), partitions, alone=alone))
     if as_json:

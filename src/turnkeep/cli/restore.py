@@ -24,8 +24,8 @@ def restore(
     yes: Yes = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Put a backup in the place of the store, which nobody may use
-    meanwhile; the old file is kept beside it.
+    """Put a backup in the place of the store, which nobody may use meanwhile; the old file
+    is kept beside it.
     """
     from turnkeep.store.sqlite import place_aside
     from turnkeep.store.sqlite import restore as put_back
@@ -49,8 +49,8 @@ def restore(
 
 
 async def _valid_keys(settings: Settings) -> list[Key]:
-    """Whoever holds one of these comes in: the backup knew nothing
-    of what happened to them elsewhere.
+    """Whoever holds one of these comes in: the backup knew nothing of what happened to them
+    elsewhere.
     """
     now = SystemClock().now()
     async with context.attach_store(settings) as store:

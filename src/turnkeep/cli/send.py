@@ -1,7 +1,7 @@
 """`turnkeep send CHANNEL TEXT`: one message, its streamed answer, and then the end.
 
-It goes to the server of `TURNKEEP_URL`, else to a running one that uses the
-same store, else it is answered here.
+It goes to the server of `TURNKEEP_URL`, else to a running one that uses the same store, else it
+is answered here.
 """
 
 from __future__ import annotations
@@ -78,9 +78,7 @@ async def _tell(settings: Settings, ask: Ask, printer: AnswerPrinter, *, here: b
 
 
 async def _frames(settings: Settings, ask: Ask, *, here: bool) -> AsyncGenerator[Frame, None]:
-    """From the server that is set or found; from this process
-    where there is none that lets us in.
-    """
+    """From the server that is set or found; from this process where there is none that lets us in."""
     server = None if here else settings.url or server_note.find(settings)
     if server is not None:
         try:

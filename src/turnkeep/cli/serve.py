@@ -55,8 +55,8 @@ def serve(
     insecure_no_auth: NoAuth = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Start the service. Without a key or base URL the simulator
-    answers, and it says so. SIGTERM drains it.
+    """Start the service. Without a key or base URL the simulator answers, and it says so.
+    SIGTERM drains it.
     """
     options: dict[str, Any] = {"host": host, "tools": tools, "concurrency": concurrency}
     flags = {

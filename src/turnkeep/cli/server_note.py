@@ -1,7 +1,7 @@
 """The note of a running server: a small file beside the SQLite store that says where it listens.
 
-It is written when the server listens and removed when it ends. Whoever reads it
-asks the server whether it is there.
+It is written when the server listens and removed when it ends. Whoever reads it asks the server
+whether it is there.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ def find(settings: Settings) -> str | None:
     """The base URL of a server that uses this store and lives."""
     path = path_of(settings)
     note = _read(path) if path else None
-    # The process first, which costs nothing. Its port may belong to another program
-    # by now, so it is asked as well.
+    # The process first, which costs nothing. Its port may belong to another program by now, so it
+    # is asked as well.
     if note is None or not _lives(note[1]) or not answers(note[0]):
         return None
     return note[0]

@@ -29,8 +29,8 @@ Files = list[tuple[Toolbox, "DeclaredTools"]]
 
 @asynccontextmanager
 async def open_toolbox(settings: Settings, environment: Mapping[str, str], pins: Pins) -> AsyncIterator[Toolbox]:
-    """All tools, with the servers of a file connected as long as this lasts;
-    theirs appear once `pins` has a registry.
+    """All tools, with the servers of a file connected as long as this lasts; theirs appear once
+    `pins` has a registry.
 
     Raises `ConfigurationError`.
     """
@@ -75,8 +75,8 @@ def _load(settings: Settings, environment: Mapping[str, str], pins: Pins | None 
 
 
 def demand_separate(settings: Settings, toolbox: Toolbox) -> None:
-    """Tools of the workspace are given to another tenant only where it has a
-    workspace. Raises `ConfigurationError`.
+    """Tools of the workspace are given to another tenant only where it has a workspace. Raises
+    `ConfigurationError`.
     """
     if DEFAULT_TENANT in (settings.tenant_tools or {}):
         raise ConfigurationError("TURNKEEP_TENANT_TOOLS names the tenant 'default', which has every tool: leave it out")

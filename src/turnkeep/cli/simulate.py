@@ -48,8 +48,8 @@ def simulate(  # noqa: PLR0913 - the options of a verb
     ping: Ping = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Start an OpenAI-compatible server: Responses, Conversations and Chat
-    Completions by rules. Ctrl-C ends it.
+    """Start an OpenAI-compatible server: Responses, Conversations and Chat Completions by
+    rules. Ctrl-C ends it.
     """
     from turnkeep.simulator import QUIRKS, Options, StreamPace, run
     from turnkeep.simulator.listener import DEV_LEDGER, new_key

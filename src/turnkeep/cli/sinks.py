@@ -1,5 +1,5 @@
-"""`turnkeep sinks`: how deliveries to the outside stand, and what is
-parked because its receiver fails on it.
+"""`turnkeep sinks`: how deliveries to the outside stand, and what is parked because its
+receiver fails on it.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ def list_parked(
     limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, help="The oldest so many.")] = 100,
     as_json: JsonOption = False,
 ) -> None:
-    """List what is parked of a sink, the oldest first: channel, reason,
-    since when its receiver fails on it.
+    """List what is parked of a sink, the oldest first: channel, reason, since when its
+    receiver fails on it.
     """
     events = asyncio.run(_list_parked(sink, limit))
     if as_json:

@@ -22,8 +22,8 @@ ToolName = Annotated[str, typer.Argument(metavar="NAME", help="As the model know
 
 @app.command("list")
 def list_tools(*, as_json: JsonOption = False) -> None:
-    """List the tools that MCP servers have offered, with those
-    that changed since they were accepted.
+    """List the tools that MCP servers have offered, with those that changed since they were
+    accepted.
     """
     pins = asyncio.run(_list(context.settings()))
     if as_json:
@@ -41,8 +41,8 @@ def accept(name: ToolName, yes: Yes = False, as_json: JsonOption = False) -> Non
     pin = next((one for one in asyncio.run(_list(settings)) if one.name == name), None)
     if pin is None:
         raise NotFound(f"no server has offered a tool {name!r}, list them with `turnkeep tools list`")
-    # With its own words: they are what the model would read, and what
-    # changed since they were accepted.
+    # With its own words: they are what the model would read, and what changed since they were
+    # accepted.
     output.confirm(f"accept {name}, which says of itself: {pin.description}?", yes=yes)
     accepted_pin = asyncio.run(_accept(settings, name))
     if as_json:

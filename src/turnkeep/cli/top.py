@@ -1,5 +1,5 @@
-"""`turnkeep top`: the fleet, what waits, the last hour and the newest threads, on
-one screen that stays.
+"""`turnkeep top`: the fleet, what waits, the last hour and the newest threads, on one
+screen that stays.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ def top(
     ] = "default",
     as_json: JsonOption = False,
 ) -> None:
-    """Watch what runs, what waits and why, and what the last hour has cost,
-    until Ctrl-C. Into a pipe it writes one look after the other.
+    """Watch what runs, what waits and why, and what the last hour has cost, until Ctrl-C. Into a
+    pipe it writes one look after the other.
     """
     asyncio.run(_watch(context.settings(), tenant, every=every, once=once, as_json=as_json))
 

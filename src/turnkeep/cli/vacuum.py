@@ -14,8 +14,8 @@ app = typer.Typer(add_completion=False)
 
 @app.command()
 def vacuum(*, as_json: JsonOption = False) -> None:
-    """Write the store anew, in use or not, so that nothing of what was
-    deleted is left in its file or its log.
+    """Write the store anew, in use or not, so that nothing of what was deleted is left in its
+    file or its log.
     """
     from turnkeep.store.sqlite import vacuum as write_anew
 

@@ -34,9 +34,7 @@ def worker(  # noqa: PLR0913 - the options of a verb
     allow_unsafe_redis: UnsafeRedis = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Start a worker alone. SIGTERM drains it: runs end or are
-    given back, no attempt is used up.
-    """
+    """Start a worker alone. SIGTERM drains it: runs end or are given back, no attempt is used up."""
     settings = context.settings(
         tools_file=tools,
         concurrency=concurrency,

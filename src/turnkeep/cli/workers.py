@@ -15,8 +15,8 @@ app = typer.Typer(add_completion=False)
 
 @app.command()
 def workers(*, as_json: JsonOption = False) -> None:
-    """List the processes that serve or answer with this store: where they
-    run, how much they have in hand, when each was last heard of.
+    """List the processes that serve or answer with this store: where they run, how much they have
+    in hand, when each was last heard of.
     """
     now, records = asyncio.run(_read_workers())
     if as_json:

@@ -83,8 +83,8 @@ class ServerLink:
     async def events(self, path: str, position: str) -> AsyncGenerator[JsonObject, None]:
         """The frames of one connection, from a position on.
 
-        Raises `aiohttp.ClientError` or `TimeoutError` when it is cut, and what
-        the server refuses with.
+        Raises `aiohttp.ClientError` or `TimeoutError` when it is cut, and what the server refuses
+        with.
         """
         headers = {**self._headers, **({"Last-Event-ID": position} if position else {})}
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT, sock_read=SILENCE)

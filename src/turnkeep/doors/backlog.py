@@ -1,5 +1,5 @@
-"""What was read of a connection and waits to be parsed: how much at a turn of the
-loop, and whose first.
+"""What was read of a connection and waits to be parsed: how much at a turn of the loop,
+and whose first.
 
 A peer that pours, and an address that asks a thousand times at once, wait for themselves; others
 have their turn.
@@ -39,8 +39,8 @@ NO_REASON: frozenset[HoldReason] = frozenset()
 
 
 class Valve:
-    """A transport that reads while nobody holds it. What uvicorn knows of it is
-    one reason among others.
+    """A transport that reads while nobody holds it. What uvicorn knows of it is one
+    reason among others.
     """
 
     __slots__ = ("_reasons", "inner", "write")
@@ -176,8 +176,8 @@ class Backlog:
             self._later(0.0)
 
     def step(self) -> None:
-        """One slice: a larger one after each that was one piece, so that what
-        is honest costs little.
+        """One slice: a larger one after each that was one piece, so that what is honest costs
+        little.
         """
         self._waiting = None
         if not self._data or self._valve.is_closing():

@@ -27,11 +27,11 @@ LAST_WORDS = 5.0
 
 @contextlib.asynccontextmanager
 async def outside(application: Application) -> AsyncIterator[None]:
-    """Everything that `application.settings` names is open until the end of
-    the block. Raises `ConfigurationError`.
+    """Everything that `application.settings` names is open until the end of the block. Raises
+    `ConfigurationError`.
 
-    At the end nothing more comes in, runs end, and what they said last goes out
-    before the sinks close.
+    At the end nothing more comes in, runs end, and what they said last goes out before
+    the sinks close.
     """
     settings = application.settings
     doors = [amqp_door(application)] if settings.rabbitmq_url else []

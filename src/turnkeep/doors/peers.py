@@ -139,8 +139,8 @@ class Peers:
         """Whose request this is, by its peer and the values of X-Forwarded-For."""
         if not self._is_trusted(host):
             return host
-        # From the right, as far as those are ours: what stands further left
-        # the sender wrote himself.
+        # From the right, as far as those are ours: what stands further left the sender wrote
+        # himself.
         hops = [one.strip() for one in b",".join(headers).decode("latin-1").split(",")]
         return next((one for one in reversed(hops) if one and not self._is_trusted(one)), hops[0] or host)[:LONGEST]
 
@@ -271,8 +271,8 @@ def _for_connections(descriptors: int) -> int:
 
 
 def raise_descriptors() -> int | None:
-    """Take as many descriptors as the system gives this process; how many. None
-    where nobody counts them.
+    """Take as many descriptors as the system gives this process; how many. None where
+    nobody counts them.
     """
     if resource is None:
         return None

@@ -9,8 +9,8 @@ from turnkeep.messages import DEFAULT_TENANT
 
 
 async def demand_separation(application: Application) -> None:
-    """Where there are tools and credentials of several tenants, somebody has said
-    who may use which.
+    """Where there are tools and credentials of several tenants, somebody has said who may use
+    which.
 
     Raises `ConfigurationError`. Unsaid means none for others than the default tenant, which would
     surprise whoever turned the tools on; that they share them would surprise the tenants.

@@ -96,8 +96,8 @@ def spare_collector() -> None:
 
 
 def secrets_in(settings: Settings) -> Iterator[str]:
-    """Every value that nobody may read in a log: what is set as a secret,
-    and passwords in addresses.
+    """Every value that nobody may read in a log: what is set as a secret, and passwords in
+    addresses.
     """
     for name in type(settings).model_fields:
         value = getattr(settings, name)

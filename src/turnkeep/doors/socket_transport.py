@@ -158,8 +158,8 @@ class SocketTransport(WebSocketsSansIOProtocol):
         self._rota = rota
         self.scope = {"state": {}}  # type: ignore[typeddict-item]  # until there is one
         self._read_limit = self.conn.max_message_size
-        # A stranger's first frame is a credential; what is larger costs
-        # memory for somebody unknown.
+        # A stranger's first frame is a credential; what is larger costs memory for
+        # somebody unknown.
         self.conn.max_message_size = UNKNOWN_READ_LIMIT
         self._fragments = self._size = 0
         self._deadline: asyncio.TimerHandle | None = None

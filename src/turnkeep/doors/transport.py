@@ -1,8 +1,8 @@
 """HTTP and WebSocket connections that cost little before they have asked for anything.
 
 uvicorn speaks the protocols; here is what it leaves open: how long a request may take to arrive,
-and that nothing is read from a peer that does not read. How much is parsed at a turn
-of the loop: `backlog`.
+and that nothing is read from a peer that does not read. How much is parsed at a turn of the
+loop: `backlog`.
 """
 
 from __future__ import annotations

@@ -231,8 +231,8 @@ class Parking:
     async def _note_failure(self, address: Address, channel: _ParkedChannel, first: Delivery, *, reason: str) -> None:
         channel.failures += 1
         channel.due_at = self._loop.time() + self._rules.backoff.after(channel.failures)
-        # By the store's clock: what failed first was noted by another process,
-        # perhaps on another machine.
+        # By the store's clock: what failed first was noted by another process, perhaps on
+        # another machine.
         now = await self._store.now()
         give_up = now - self._failed_at.get(first.position, now) >= self._rules.give_up_after
         if channel.failing != first.position or first.position not in self._failed_at or give_up:

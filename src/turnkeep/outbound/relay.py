@@ -1,5 +1,5 @@
-"""The relay: a client of somebody's own WebSocket server, to which every frame is
-sent in an envelope.
+"""The relay: a client of somebody's own WebSocket server, to which every frame is sent in an
+envelope.
 
 As services before this one did it: on the channel ``subscription`` it announces each channel before
 its first frame and takes leave of it after the last, and frames are ``{"channel": C, "payload":
@@ -73,8 +73,8 @@ class Relay:
             async with asyncio.timeout(ANSWER_TIMEOUT):
                 for text in await self._texts(deliveries):
                     await connection.send(text)
-                # Frames have no receipt in this protocol; a ping sent after them
-                # is answered after them.
+                # Frames have no receipt in this protocol; a ping sent after them is
+                # answered after them.
                 await (await connection.ping())
         except websockets.ConnectionClosed as error:
             self._drop()
@@ -140,8 +140,8 @@ class Relay:
         self._encoders.clear()
         self._announced_channels.clear()
         if connection is not None:
-            # No closing handshake: a server that does not answer would hold
-            # up everything that waits.
+            # No closing handshake: a server that does not answer would hold up everything that
+            # waits.
             connection.transport.abort()
 
     async def _texts(self, deliveries: Sequence[Delivery]) -> list[str]:
@@ -183,8 +183,8 @@ class Relay:
         return encoder
 
     async def _shown_before(self, delivery: Delivery) -> Answer:
-        """The answer in progress up to this event, folded from the log: somebody
-        else told its beginning.
+        """The answer in progress up to this event, folded from the log: somebody else
+        told its beginning.
 
         Of a damaged thread nothing can be read; it is told from here on, and holds up no other.
         """

@@ -83,8 +83,8 @@ class ReplyExchange:
 
     async def _find_or_make(self, connection: AbstractConnection) -> None:
         try:
-            # Declared with another type than it has, an exchange is refused; so it
-            # is looked at first.
+            # Declared with another type than it has, an exchange is refused; so it is
+            # looked at first.
             async with connection.channel() as asking:
                 await asking.get_exchange(self._name)
         except ChannelNotFoundEntity:

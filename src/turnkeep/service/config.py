@@ -1,5 +1,5 @@
-"""How an `OpenAIService` answers: checked once, when it is made, against what is
-known of the model.
+"""How an `OpenAIService` answers: checked once, when it is made, against what is known of the
+model.
 """
 
 from __future__ import annotations
@@ -168,8 +168,8 @@ def _check_numbers(config: OpenAIConfig) -> None:
 
 
 def _check_model(config: OpenAIConfig, today: date) -> None:
-    """A model that has ended is refused where OpenAI answers; elsewhere the name
-    may mean something else.
+    """A model that has ended is refused where OpenAI answers; elsewhere the name may mean something
+    else.
     """
     settings = config.settings
     is_openais = settings.uses_openai and server_of(endpoint_of(settings)) in ("openai", "azure")

@@ -90,8 +90,8 @@ class OpenAIService:
         on the thread is answered along. Where a run is in progress there, the call waits for so
         many seconds. Leaving the iterator early cancels: the text so far is kept in the session.
 
-        Raises, before the first chunk:
-        `InvalidMessage`, `ThreadBusy`, `ConfigurationError`, `StoreError`.
+        Raises, before the first chunk: `InvalidMessage`, `ThreadBusy`,
+        `ConfigurationError`, `StoreError`.
         """
         WAIT_LIMIT.check("wait", wait)
         request = DirectRequest.of(messages) if session_id is None else DirectRequest.of_session(messages)

@@ -39,8 +39,8 @@ LONGEST_DELAY = SecondsLimit(3_600.0)
 
 @dataclass(frozen=True, slots=True)
 class RetryConfig:
-    """How often a request is made again, and after how many seconds (full
-    jitter, at most `max_delay`).
+    """How often a request is made again, and after how many seconds (full jitter, at most
+    `max_delay`).
 
     Where the provider names a time to wait, that counts. An answer that was partly shown begins
     anew: the next ``content`` chunk replaces it.

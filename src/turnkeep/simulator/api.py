@@ -115,8 +115,8 @@ class _Routes:
 
     async def models(self, request: Request) -> ASGIApp:
         self._admit(request)
-        # Both platforms have a list at this address; their requests
-        # differ in nothing but this header.
+        # Both platforms have a list at this address; their requests differ in nothing but this
+        # header.
         if "anthropic-version" in request.headers:
             return self._reply(_message_models())
         entries = [_model(model) for model in model_list.KNOWN_MODELS.values()]
@@ -197,8 +197,8 @@ class _Routes:
             refusal.headers = {**headers(exchange.request_id), **refusal.headers}
             raise refusal from None
         finally:
-            # A defect of ours may leave no exchange open: whoever waits
-            # for `quiet` would wait for ever.
+            # A defect of ours may leave no exchange open: whoever waits for `quiet` would wait for
+            # ever.
             if exchange.outcome == "open" and exchange.response_id is None:
                 simulator.ledger.finish(exchange, "failed", 500)
 

@@ -1,5 +1,5 @@
-"""Background responses: they run beside the request that asked, can be
-cancelled, and their stream resumed.
+"""Background responses: they run beside the request that asked, can be cancelled, and
+their stream resumed.
 """
 
 from __future__ import annotations

@@ -1,6 +1,4 @@
-"""The contract of tool calls: each has exactly one output, and
-reasoning stays with what it led to.
-"""
+"""The contract of tool calls: each has exactly one output, and reasoning stays with what it led to."""
 
 from __future__ import annotations
 
@@ -23,8 +21,8 @@ ContextItem = Mapping[str, Any]
 
 
 def check_items(context: Sequence[ContextItem], partners: Mapping[str, str]) -> None:
-    """The whole input of a Responses request; `partners` tells
-    which reasoning item an item came with.
+    """The whole input of a Responses request; `partners` tells which reasoning item an item came
+    with.
     """
     _check_doubles(context)
     _check_calls(context)
@@ -35,8 +33,8 @@ def check_messages(messages: Sequence[ContextItem]) -> None:
     """The messages of a Chat Completions request."""
     waiting: list[str] = []
     for at, message in enumerate(messages):
-        # In chat all outputs follow their calls at once. Responses want
-        # them in the same request only.
+        # In chat all outputs follow their calls at once. Responses want them in the same request
+        # only.
         if message["role"] == "tool":
             if message["tool_call_id"] not in waiting:
                 raise _stray_tool(at)

@@ -1,5 +1,5 @@
-"""One chat completion as it comes into being: its chunks, with the
-ways of whichever server is played.
+"""One chat completion as it comes into being: its chunks, with the ways of whichever
+server is played.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ _FINISH = {
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """What every chunk repeats. `is_forced`: a named tool was demanded.
-    `usage`: a usage chunk was asked for.
+    """What every chunk repeats. `is_forced`: a named tool was demanded. `usage`: a usage
+    chunk was asked for.
     """
 
     id: str
@@ -98,8 +98,8 @@ class ChatRun:
         return [b"event: hologram\n" + data({"object": "hologram.chunk", "choices": []}), data({"object": "ping"})]
 
     def fail(self, code: str, message: str, *, error_event: bool, failed_event: bool) -> Iterator[ReplyFrame]:
-        """An error within HTTP 200 is nested in its chunk; this
-        protocol has one form for both kinds.
+        """An error within HTTP 200 is nested in its chunk; this protocol has one form for both
+        kinds.
         """
         self.outcome = "failed"
         self._error = {"message": message, "type": "server_error", "param": None, "code": code}
@@ -162,8 +162,8 @@ class ChatRun:
         for token in tokens:
             self._tokens += 1
             wait = self._wait()
-            # LiteLLM gives each chunk an id of its own (litellm#37792):
-            # no client may join chunks by it.
+            # LiteLLM gives each chunk an id of its own (litellm#37792): no client may
+            # join chunks by it.
             if self._quirk.changing_id:
                 before, after = self._chunk({field: "\x00"}).split(b'"\\u0000"')
             yield ReplyFrame(b"".join((before, orjson.dumps(token), after)), wait, delta=True)

@@ -30,8 +30,8 @@ Call = tuple[str, str]
 
 
 def choose(tools: Sequence[OfferedTool], text: str, choice: str) -> list[Call]:
-    """Calls for one user message: name and arguments as JSON.
-    Empty when no tool is meant or allowed.
+    """Calls for one user message: name and arguments as JSON. Empty when no tool is meant or
+    allowed.
     """
     if choice == "none" or not tools:
         return []

@@ -52,8 +52,8 @@ class Control:
         )
 
     async def ledger(self, request: Request) -> Response:
-        """What was asked, with `thread`, `text`, `after` (n) and
-        `limit`, and what the detectors say.
+        """What was asked, with `thread`, `text`, `after` (n) and `limit`, and what the detectors
+        say.
         """
         ledger = self._world.ledger
         exchanges = [exchange.to_json() for exchange in ledger if _matches(exchange, request.query_params)]

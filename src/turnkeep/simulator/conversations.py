@@ -1,8 +1,8 @@
 """Conversations: lists of items that responses are bound to, with the platform's lock.
 
-A response bound to a conversation reads its items and appends input and output
-once it is complete. While it is open, and `lock_release_delay` seconds longer, no
-other response may use the conversation.
+A response bound to a conversation reads its items and appends input and output once it is
+complete. While it is open, and `lock_release_delay` seconds longer, no other response may use
+the conversation.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ _HEADS = {"message": "msg_", "function_call": "fc_", "function_call_output": "fc
 
 @dataclass(slots=True)
 class BoundConversation:
-    """`items` with the moment from which each can be listed;
-    `holder` is the response that locks it.
+    """`items` with the moment from which each can be listed; `holder` is the response that locks
+    it.
     """
 
     id: str

@@ -1,5 +1,5 @@
-"""Getting a run to its client, whole or as a fault wants it, and
-noticing at once when the client is gone.
+"""Getting a run to its client, whole or as a fault wants it, and noticing at once when
+the client is gone.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ class JsonReply(Response):
 
 
 class RunDelivery:
-    """The ASGI application of one reply. `abandon` is called once
-    if the run does not reach its end.
+    """The ASGI application of one reply. `abandon` is called once if the run does not reach its
+    end.
     """
 
     def __init__(
@@ -129,15 +129,13 @@ class RunDelivery:
         body = orjson.dumps(self._run.body())
         if act == "end" or is_garbled:
             self._world.ledger.finish(self._exchange, "truncated")
-            # The length that is sent is that of the half: what is broken
-            # is the JSON, not the transfer.
+            # The length that is sent is that of the half: what is broken is the JSON, not the
+            # transfer.
             body = body[: len(body) // 2]
         await _send(send, wire, 200, body=body, headers={"content-type": "application/json", **self._headers})
 
     async def _play(self) -> tuple[FrameAct, bool]:
-        """Let a run happen without showing it; how it ended, and
-        whether its body is to be broken.
-        """
+        """Let a run happen without showing it; how it ended, and whether its body is to be broken."""
         frames = disturb(self._run, self._fault)
         for frame in frames:
             if frame.wait > 0:
@@ -160,8 +158,8 @@ class RunDelivery:
         await self._drop(wire, reset=fault.kind != "hang")
 
     async def _lose(self) -> None:
-        # Answered and stored here, and the client cannot know: a
-        # blind retry pays and says it twice.
+        # Answered and stored here, and the client cannot know: a blind retry pays and says it
+        # twice.
         for frame in self._run.stream:
             if frame.wait > 0:
                 await self._world.clock.sleep(frame.wait)
@@ -185,8 +183,8 @@ class RunDelivery:
         if self._quirk.done_after_responses and self._exchange.surface == "responses":
             frames = itertools.chain(frames, (ReplyFrame(b"data: [DONE]\n\n"),))
         if self._quirk.crlf:
-            # SSE allows all three line ends; a reader that knows LF only
-            # works until it meets such a server.
+            # SSE allows all three line ends; a reader that knows LF only works until it
+            # meets such a server.
             return (frame._replace(data=frame.data.replace(b"\n", b"\r\n")) for frame in frames)
         return frames
 

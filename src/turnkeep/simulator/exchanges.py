@@ -234,13 +234,13 @@ class ExchangeLedger:
         return [text for text in texts if text not in arrivals]
 
     def answered_twice(self) -> dict[str, list[Exchange]]:
-        """User messages that were new in final answers (without calls) of
-        more than one run, and those exchanges.
+        """User messages that were new in final answers (without calls) of more than one run, and
+        those exchanges.
         """
         answers: dict[str, list[Exchange]] = defaultdict(list)
         for exchange in self._exchanges:
-            # A run with tools asks several times, each time with the same new
-            # message: steps are no answers.
+            # A run with tools asks several times, each time with the same new message:
+            # steps are no answers.
             if exchange.outcome in ANSWER_OUTCOMES and not exchange.calls:
                 for text in set(exchange.new):
                     answers[text].append(exchange)
@@ -261,8 +261,8 @@ class ExchangeLedger:
 
     def _write(self, what: str, exchange: Exchange) -> None:
         if self._file is not None:
-            # One write to a file opened for appending: a kill leaves at
-            # most one torn line, the last.
+            # One write to a file opened for appending: a kill leaves at most one torn line, the
+            # last.
             line = orjson.dumps({"what": what, **exchange.to_json()}, default=str)
             os.write(self._file, line + b"\n")
 

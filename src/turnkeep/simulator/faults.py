@@ -146,8 +146,8 @@ class Faults:
     def strike(self, prompt: Prompt) -> Fault | None:
         """The fault of this request, if any; counts it."""
         for message in prompt.open_messages():
-            # Before the list: whoever writes a fault into a text means the
-            # request that brings this text.
+            # Before the list: whoever writes a fault into a text means the request that
+            # brings this text.
             if (fault := self._from_markers(message)) is not None:
                 return fault
         for fault in self:
@@ -212,8 +212,8 @@ class FaultyRun(Protocol):
 
 
 def disturb(run: FaultyRun, fault: Fault | None) -> Iterator[ReplyFrame]:
-    """The frames of a run as a faulty provider sends them. Dropping
-    the iterator leaves the run as it is.
+    """The frames of a run as a faulty provider sends them. Dropping the iterator leaves
+    the run as it is.
     """
     return run.stream if fault is None or fault.kind not in _STRIKES else _with_fault(run, fault)
 

@@ -1,7 +1,7 @@
 """Frames of a stream, and how they get onto the connection.
 
-A run yields `ReplyFrame`s. `pour` writes them at their pace; a frame may carry an
-act, such as to cut the connection.
+A run yields `ReplyFrame`s. `pour` writes them at their pace; a frame may carry an act, such as to
+cut the connection.
 """
 
 from __future__ import annotations
@@ -71,8 +71,8 @@ def data(payload: dict[str, Any]) -> bytes:
 
 
 class FrameStream:
-    """One streamed reply. With `dice` its chunks are cut at arbitrary
-    bytes, within frames and characters.
+    """One streamed reply. With `dice` its chunks are cut at arbitrary bytes, within
+    frames and characters.
     """
 
     def __init__(self, send: Send, wire: Wire | None, dice: SeededIds | None) -> None:

@@ -54,8 +54,8 @@ async def serve(
 
 @contextlib.asynccontextmanager
 async def inside(simulator: Simulator) -> AsyncIterator[Dial]:
-    """Answer in this process alone: each call of what is yielded is a pair of
-    sockets, one end of which is answered.
+    """Answer in this process alone: each call of what is yielded is a pair of sockets, one end of
+    which is answered.
 
     There is no port and no file, so no other user, page or program of this machine can come in.
     """
@@ -77,8 +77,8 @@ def run(
     key: str,
     announce: Callable[[str], None] | None = None,
 ) -> None:
-    """Serve until SIGINT or SIGTERM whoever shows the key. `announce`
-    is told the base URL once it answers.
+    """Serve until SIGINT or SIGTERM whoever shows the key. `announce` is told the base URL
+    once it answers.
     """
     run_options = options or Options(ledger_limit=DEV_LEDGER)
     simulator = Simulator(seed=seed, pace=pace or StreamPace.lively(), options=run_options)
@@ -181,8 +181,8 @@ class _SimulatorServer(uvicorn.Server):
 
     async def close(self) -> None:
         self._stop_listening()
-        # Cut at once, whatever is being streamed: nobody who closes a
-        # simulator waits for its clients.
+        # Cut at once, whatever is being streamed: nobody who closes a simulator waits for its
+        # clients.
         for connection in list(self.server_state.connections):
             connection.transport.abort()
         if tasks := list(self.server_state.tasks):

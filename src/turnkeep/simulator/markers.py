@@ -25,8 +25,8 @@ _JSON = json.JSONDecoder()
 
 @dataclass(frozen=True, slots=True)
 class Marker:
-    """`text` is what stands after the colon; tools have their
-    arguments apart, faults their parameters.
+    """`text` is what stands after the colon; tools have their arguments apart, faults
+    their parameters.
     """
 
     name: str

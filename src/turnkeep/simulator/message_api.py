@@ -1,5 +1,5 @@
-"""POST /v1/messages, as Anthropic's platform answers it: one exchange
-without memory but the prompt cache.
+"""POST /v1/messages, as Anthropic's platform answers it: one exchange without memory but
+the prompt cache.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Checks of the bodies of POST /v1/messages: what the platform refuses, the
-simulator refuses in the same words.
+"""Checks of the bodies of POST /v1/messages: what the platform refuses, the simulator refuses
+in the same words.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ _GENERATION = re.compile(r"claude(?:-[a-z]+)*-(\d{1,2})(?:[-.](\d{1,2}))?(?!\d)"
 
 
 def generation(model: str) -> tuple[int, int]:
-    """Which Claude a name means: one without a number is of the newest, a
-    model of somebody else takes everything.
+    """Which Claude a name means: one without a number is of the newest, a model of somebody else
+    takes everything.
     """
     if "claude" not in model:
         return 4, 6

@@ -1,5 +1,5 @@
-"""One answer of the Messages API as it comes into being: its events in
-true order, and the message it ends as.
+"""One answer of the Messages API as it comes into being: its events in true order, and the
+message it ends as.
 """
 
 from __future__ import annotations

@@ -74,8 +74,8 @@ class Options:
     keep_bodies: bool = False
 
     def but(self, changes: Mapping[str, Any]) -> Self:
-        """A copy with other values; raises ValueError with a sentence
-        for names and types that do not exist.
+        """A copy with other values; raises ValueError with a sentence for names and types
+        that do not exist.
         """
         current = {field.name: getattr(self, field.name) for field in fields(self)}
         for name, value in changes.items():

@@ -85,8 +85,8 @@ class Refuse:
 
 @dataclass(frozen=True, slots=True)
 class CallStep:
-    """`call_id` only where it has to be a certain one; `arguments`
-    is the text as the model writes it.
+    """`call_id` only where it has to be a certain one; `arguments` is the text as the
+    model writes it.
     """
 
     name: str
@@ -99,8 +99,8 @@ AnswerPart = Think | Search | Drawing | Say | Refuse | CallStep
 
 @dataclass(frozen=True, slots=True)
 class AnswerPlan:
-    """The output of one response, in order. `incomplete` says why it stops
-    short; pace in seconds, where steered.
+    """The output of one response, in order. `incomplete` says why it stops short; pace in
+    seconds, where steered.
     """
 
     parts: tuple[AnswerPart, ...]
@@ -114,8 +114,8 @@ class AnswerPlan:
 
 
 class AnswerScript:
-    """Steering that comes from the test instead of the user's
-    text: replies in order, then a default.
+    """Steering that comes from the test instead of the user's text: replies in order, then a
+    default.
 
     A reply is a text with markers (``[[say:hello]]``), a finished
     `AnswerPlan`, or None to leave it to the text.
@@ -152,8 +152,8 @@ class Persona:
             return reply
         messages = prompt.open_messages()
         if reply is not None:
-            # With the rounds of the real message: else its calls would be
-            # made anew after each output.
+            # With the rounds of the real message: else its calls would be made anew after each
+            # output.
             rounds = messages[0].rounds if messages else 0
             messages = [OpenMessage(reply, rounds)]
         markers = [marker for message in messages for marker in parse(message.text)[0]]

@@ -34,9 +34,7 @@ class OfferedTool:
 
 @dataclass(frozen=True, slots=True)
 class OpenMessage:
-    """A user message that no answer has closed yet. `rounds`
-    counts the responses with calls since.
-    """
+    """A user message that no answer has closed yet. `rounds` counts the responses with calls since."""
 
     text: str
     rounds: int
@@ -62,8 +60,8 @@ class Prompt:
 
     @property
     def turn_start(self) -> int:
-        """Where the newest turn begins: after the last answer. Text
-        that comes with calls closes no turn.
+        """Where the newest turn begins: after the last answer. Text that comes with calls closes no
+        turn.
         """
         for at in range(len(self.entries) - 1, -1, -1):
             if self.entries[at].kind == "assistant" and not self._call_follows(at):
@@ -72,9 +70,7 @@ class Prompt:
 
     @property
     def has_paused(self) -> bool:
-        """Whether the newest turn holds what a tool of the provider
-        did before it was broken off.
-        """
+        """Whether the newest turn holds what a tool of the provider did before it was broken off."""
         return any(entry.kind == "other" for entry in self.entries[self.turn_start :])
 
     def open_messages(self) -> list[OpenMessage]:
@@ -103,8 +99,8 @@ class Prompt:
         return letters // 4 + 4 * len(self.entries) + 20 * len(self.tools) + 3
 
     def _call_follows(self, at: int) -> bool:
-        # Models comment on what they are about to call: the turn goes
-        # on until a text without calls.
+        # Models comment on what they are about to call: the turn goes on until a text without
+        # calls.
         rest = (entry.kind for entry in self.entries[at + 1 :] if entry.kind != "reasoning")
         return next(rest, None) == "call"
 

@@ -1,5 +1,5 @@
-"""The prompt cache of the Messages API: what was marked once and comes again
-unchanged is read instead of written.
+"""The prompt cache of the Messages API: what was marked once and comes again unchanged is read
+instead of written.
 """
 
 from __future__ import annotations

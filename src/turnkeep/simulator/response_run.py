@@ -33,9 +33,7 @@ ENCRYPTED_PREFIX = "gAAAAAB"
 
 @dataclass(frozen=True, slots=True)
 class Manner:
-    """How a run speaks: its pace, padding against traffic
-    analysis, and summaries of its thoughts.
-    """
+    """How a run speaks: its pace, padding against traffic analysis, and summaries of its thoughts."""
 
     pace: StreamPace
     obfuscate: bool = True
@@ -94,8 +92,8 @@ class ResponseRun:
     def fail(self, code: str, message: str, *, error_event: bool, failed_event: bool) -> Iterator[ReplyFrame]:
         self.outcome = "failed"
         self.response.update(status="failed", error={"code": code, "message": message})
-        # Two forms of one failure, which come alone or together; the
-        # error is flat in this protocol.
+        # Two forms of one failure, which come alone or together; the error is flat in this
+        # protocol.
         frames = [self._event("error", code=code, message=message, param=None)] if error_event else []
         if failed_event:
             frames.append(self._event("response.failed", response=self.response))
@@ -272,9 +270,7 @@ def encrypted_thoughts(item_id: str) -> str:
 
 
 def pieces(arguments: str) -> list[str]:
-    """Arguments as they are streamed: small fragments, fewer and
-    larger ones where they are long.
-    """
+    """Arguments as they are streamed: small fragments, fewer and larger ones where they are long."""
     size = max(12, len(arguments) // 64)
     return [arguments[at : at + size] for at in range(0, len(arguments), size)]
 

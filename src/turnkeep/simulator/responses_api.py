@@ -57,8 +57,8 @@ _ECHO_DEFAULTS: Mapping[str, Any] = {
 
 @dataclass(slots=True)
 class StoredResponse:
-    """A stored response: the object, what it read, and for background
-    its frames and whoever waits for more.
+    """A stored response: the object, what it read, and for background its frames and
+    whoever waits for more.
     """
 
     response: Json
@@ -149,8 +149,8 @@ class Responses:
             entry.response["status"] = "cancelled"
             self._bind(entry)
         else:
-            # It runs to its end and says completed, yet the conversation holds
-            # nothing of it (openai-python#3561).
+            # It runs to its end and says completed, yet the conversation holds nothing of it
+            # (openai-python#3561).
             bound, entry.conversation = entry.conversation, None
             for _ in entry.run.stream:
                 pass
@@ -282,8 +282,8 @@ class Responses:
         return [item for entry in reversed(chain) for item in (*entry.input_items, *entry.response["output"])]
 
     def _resolve(self, items: Sequence[Json]) -> list[Json]:
-        """Replace references by what they name; opaque thoughts
-        without content have to be known here.
+        """Replace references by what they name; opaque thoughts without content have to be known
+        here.
         """
         whole_items: list[Json] = []
         for raw in items:

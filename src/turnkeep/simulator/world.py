@@ -24,8 +24,8 @@ class Door(Protocol):
 
 
 class World:
-    """One simulator's state. `group` holds what runs beside the
-    requests while the application is up.
+    """One simulator's state. `group` holds what runs beside the requests while the
+    application is up.
     """
 
     def __init__(
@@ -42,8 +42,8 @@ class World:
         self.options = options or Options()
         self.pace = pace or StreamPace()
         self.ids = SeededIds(seed)
-        # A source for each purpose: a fault more or a cut more must
-        # change no id of a later response.
+        # A source for each purpose: a fault more or a cut more must change no id of a later
+        # response.
         self.dice = SeededIds(seed + 1)
         self.faults = Faults(SeededIds(seed + 2))
         self.persona = Persona(seed, script or AnswerScript())

@@ -1,5 +1,5 @@
-"""The worst calls a model can emit: what a hijacked or broken one
-would do with the tools it was given.
+"""The worst calls a model can emit: what a hijacked or broken one would do with the tools it was
+given.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ WorstCall = tuple[str, str, str | None]
 
 
 def calls(names: Sequence[str], kind: str) -> list[WorstCall]:
-    """Name, arguments and, where it matters, the call id. Without a kind:
-    fifty calls with everything among them.
+    """Name, arguments and, where it matters, the call id. Without a kind: fifty calls with
+    everything among them.
     """
     name = names[0] if names else "anything"
     if kind == "many":

@@ -42,8 +42,8 @@ class FakeClock:
             await asyncio.sleep(0)
             return
         waits: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        # with an order: sleepers of one moment wake as they fell asleep, and
-        # futures cannot be compared
+        # with an order: sleepers of one moment wake as they fell asleep, and futures
+        # cannot be compared
         heapq.heappush(self._sleepers, (self._seconds + seconds, next(self._order), waits))
         await waits
 
@@ -56,8 +56,8 @@ class FakeClock:
                 waits.set_result(None)
 
     async def run(self, seconds: float) -> None:
-        """Move from one sleeper to the next, each of which acts at its own moment
-        (and may sleep again).
+        """Move from one sleeper to the next, each of which acts at its own moment (and
+        may sleep again).
         """
         end = self._seconds + seconds
         await settle()

@@ -78,8 +78,8 @@ def _forms(address: IpAddress) -> list[IpAddress]:
     """The address and those written inside it; of a mapped or translated one only the inner."""
     if isinstance(address, IPv4Address):
         return [address]
-    # a translator forwards to the address inside, so a private one behind its
-    # prefix would be reached
+    # a translator forwards to the address inside, so a private one behind its prefix
+    # would be reached
     last = IPv4Address(int(address) & 0xFFFFFFFF)
     if address.ipv4_mapped or address in _NAT64:
         return [last]

@@ -2,9 +2,9 @@
 
 For tools that are described by a schema instead of a Python function.
 
-`jsonschema-rs` decides, by the draft that the schema names (2020-12 if it names none). Here are
-only the bounds that hold for schemas and values of strangers, and the sentences
-that the model reads.
+`jsonschema-rs` decides, by the draft that the schema names (2020-12 if it names none). Here
+are only the bounds that hold for schemas and values of strangers, and the sentences that
+the model reads.
 """
 
 from __future__ import annotations

@@ -68,8 +68,8 @@ def builtin_tools(
         return tools
     report = report or probe(mechanism)
     inside = sandbox(report)
-    # bash was asked for by name and must not be missing silently; git only comes
-    # along with a workspace
+    # bash was asked for by name and must not be missing silently; git only comes along
+    # with a workspace
     if bash and (inside is None or report.refusal):
         raise ConfigurationError(report.refusal)
     tools += file_tools(workspaces)

@@ -106,8 +106,7 @@ def start_bubblewrap(program: list[str], rules: bytes) -> NoReturn:  # pragma: n
     filters = os.memfd_create("filter", 0)
     os.write(filters, rules)
     os.lseek(filters, 0, os.SEEK_SET)
-    # an empty environment: what this process knows (keys, addresses) must
-    # not even reach bubblewrap
+    # an empty environment: what this process knows (keys, addresses) must not even reach bubblewrap
     os.execve(program[0], [program[0], "--seccomp", str(filters), *program[1:]], {})  # noqa: S606 - no shell is wanted
 
 

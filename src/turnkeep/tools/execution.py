@@ -63,9 +63,9 @@ def refusal(tool: Tool | None, request: ToolRequest) -> Result | None:
 async def call(tool: Tool | None, request: ToolRequest, context: ToolContext, *, clock: Clock) -> Result:
     """Run one call. `tool` is None when there is none of this name.
 
-    A call that is stopped, by its timeout or by `context.cancellation`, ends "unknown" if the tool
-    has effects: nobody can say whether they happened. Otherwise it ends as an
-    error or as cancelled.
+    A call that is stopped, by its timeout or by `context.cancellation`, ends "unknown" if
+    the tool has effects: nobody can say whether they happened. Otherwise it ends as an error
+    or as cancelled.
     """
     try:
         ready, arguments = _admit(tool, request)
@@ -163,8 +163,8 @@ async def _convert_failures(work: Awaitable[T], name: str, context: ToolContext)
     except (Exception, SystemExit) as error:
         kind = type(error).__name__
         log.warning("tool_failed tool=%s call_id=%s error=%s", name, context.call_id, kind, exc_info=True)
-        # the type only: an exception's words may hold a password, and the model
-        # repeats what it reads
+        # the type only: an exception's words may hold a password, and the model repeats what it
+        # reads
         raise ToolFailed(f"the tool failed with {kind}; nothing more is known") from error
 
 

@@ -103,8 +103,7 @@ async def answer_of(response: aiohttp.ClientResponse, cap: int = ANSWER_CAP) -> 
 async def _exchange(endpoint: ToolEndpoint, url: URL, *, headers: Mapping[str, str], body: Any) -> tuple[int, str]:
     # plain http only within named networks: elsewhere anybody on the way could read and change it
     factory = checked_sockets(endpoint.networks, public=url.scheme == "https")
-    # nothing is shared between calls: each resolves anew and is checked on the
-    # socket that it uses
+    # nothing is shared between calls: each resolves anew and is checked on the socket that it uses
     connector = aiohttp.TCPConnector(
         socket_factory=factory, resolver=endpoint.resolver, use_dns_cache=False, force_close=True
     )

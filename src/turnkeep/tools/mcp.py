@@ -249,8 +249,7 @@ async def _list_tools(client: Any) -> list[Any]:
     """The tools of a server. Raises `ToolFailed` for one that has pages without end."""
     tools: list[Any] = []
     cursor = None
-    # pages are counted, not only tools: empty pages without end were asked for
-    # 2,000 times a second
+    # pages are counted, not only tools: empty pages without end were asked for 2,000 times a second
     for _ in range(MOST_PAGES):
         page = await client.list_tools(cursor=cursor, cache_mode="bypass")
         tools.extend(page.tools)

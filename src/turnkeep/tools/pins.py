@@ -74,8 +74,7 @@ class Pins:
         for _ in range(MOST_ATTEMPTS):
             document = await self._require_registry().get("setting", DEFAULT_TENANT, name)
             pin = {"accepted": digest} if document is None else dict(document.body)
-            # written also when it has not changed: `offered` is what the
-            # operator sees and accepts
+            # written also when it has not changed: `offered` is what the operator sees and accepts
             body = {**pin, "offered": digest, "description": tool.description}
             try:
                 await self._require_registry().put(

@@ -197,8 +197,8 @@ def candidates(own: str, mounts: str, controller: Controller) -> Iterator[Path]:
         with suppress(ValueError):
             path = "/" + str(Path(path).relative_to(root))
         below = Path(os.path.normpath(f"{mount}/{path}"))
-        # upwards: a group of version 2 that holds processes, as our own does,
-        # cannot limit its children
+        # upwards: a group of version 2 that holds processes, as our own does, cannot
+        # limit its children
         yield from (level for level in (below, *below.parents) if level == mount or mount in level.parents)
 
 

@@ -220,8 +220,8 @@ class _NotStrict(Exception):
 def _strict(node: Any) -> Schema:
     if not isinstance(node, Mapping):
         raise _NotStrict
-    # strict mode has no defaults, and a missing argument becomes null there:
-    # that default changes nothing
+    # strict mode has no defaults, and a missing argument becomes null there: that default changes
+    # nothing
     form = {key: value for key, value in node.items() if not (key == "default" and value is None)}
     is_typed = "type" in form or "anyOf" in form or "enum" in form or "const" in form
     if not is_typed or not form.keys() <= _STRICT_KEYWORDS or form.get("format", "date") not in _STRICT_FORMATS:

@@ -124,8 +124,7 @@ class Tool:
             raise ConfigurationError(f"tool {self.name!r} needs a function, or client_side=True and none")
         if self.accept is None:
             try:
-                # frozen, but made once here: a schema is compiled with the tool,
-                # not with each call
+                # frozen, but made once here: a schema is compiled with the tool, not with each call
                 object.__setattr__(self, "_schema", ArgumentSchema(self.parameters))
             except ConfigurationError as error:
                 raise ConfigurationError(f"tool {self.name!r}: {error}") from None

@@ -46,8 +46,8 @@ class Workspaces:
             return workspace
         if self._tenants is None:
             raise ToolDenied("this tenant has no workspace")
-        # all at once: a workspace costs little to make again, and tenants from
-        # tokens are without number
+        # all at once: a workspace costs little to make again, and tenants from tokens are without
+        # number
         if len(self._by_tenant) >= MOST_REMEMBERED:
             self._by_tenant = {DEFAULT_TENANT: self._by_tenant[DEFAULT_TENANT]}
         workspace = self._by_tenant[tenant] = self._workspace(_make_folder(self._tenants / folder_name(tenant)))

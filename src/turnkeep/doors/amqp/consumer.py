@@ -60,8 +60,8 @@ log = get_log(__name__)
 PREFETCH = 500
 """Deliveries that are on their way into the store at most."""
 HOLD = 120.0
-"""Seconds for which deliveries wait for the store; far less than the broker's own
-limit of 30 minutes.
+"""Seconds for which deliveries wait for the store; far less than the broker's own limit of 30
+minutes.
 """
 RECONNECT = Backoff(delay=0.5, cap=5.0)
 PATIENCE = Backoff(delay=0.05, cap=2.0)
@@ -236,8 +236,8 @@ class AmqpDoor:
             return error
 
     async def _check_rate(self, message: Message | TurnkeepError) -> Message | TurnkeepError:
-        """What is beyond a rate is refused, unless we have it: a delivery may
-        come again. Raises `StoreError`.
+        """What is beyond a rate is refused, unless we have it: a delivery may come again.
+        Raises `StoreError`.
         """
         if not isinstance(message, Message):
             return message
@@ -255,8 +255,8 @@ class AmqpDoor:
         return [next(receipts) if isinstance(one, Message) else one for one in inputs]
 
     async def _accept(self, messages: Sequence[Message]) -> list[Acceptance]:
-        """One outcome per message. What one of them does to the store does
-        not concern its neighbours.
+        """One outcome per message. What one of them does to the store does not concern its
+        neighbours.
         """
         try:
             return await self._patiently(messages)
@@ -265,8 +265,8 @@ class AmqpDoor:
         except Exception as error:
             if len(messages) == 1:
                 return [_as_refusal(error)]
-        # One by one: a message that breaks the operation would come back with
-        # its neighbours for ever.
+        # One by one: a message that breaks the operation would come back with its
+        # neighbours for ever.
         return [outcome for message in messages for outcome in await self._accept([message])]
 
     async def _patiently(self, messages: Sequence[Message]) -> list[Acceptance]:

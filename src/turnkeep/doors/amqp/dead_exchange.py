@@ -123,8 +123,8 @@ class DeadExchange:
         await self._drop()
 
     async def park(self, dead: DeadMessage) -> None:
-        """Publish and wait for the confirm. If the exchange leads nowhere, straight
-        to the dead queue.
+        """Publish and wait for the confirm. If the exchange leads nowhere, straight to the dead
+        queue.
 
         Raises one of `BROKEN` when the broker has not confirmed it, whatever the reason.
         """

@@ -56,8 +56,8 @@ class Body(BaseModel):
 
 
 class StrictBody(BaseModel):
-    """What is not named is refused: a misspelt setting, taken in silence, would
-    be missed much later.
+    """What is not named is refused: a misspelt setting, taken in silence, would be missed much
+    later.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True)

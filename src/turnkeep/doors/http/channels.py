@@ -64,8 +64,8 @@ async def send(call: HttpCall) -> Response:
     body = await call.body()
     key = call.request.headers.get("idempotency-key")
     if key is not None and "message_id" not in body:
-        # Its id is what makes a repeat of a message safe; a second key beside
-        # it could contradict it.
+        # Its id is what makes a repeat of a message safe; a second key beside it could contradict
+        # it.
         body["message_id"] = key
     message = authority.message_of(body, address, call.limits, call.principal)
     receipt = await authority.accept(call.application, call.limits, call.principal, message)

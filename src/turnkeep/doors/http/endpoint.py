@@ -72,8 +72,8 @@ class HttpCall:
 
     @property
     def once(self) -> str | None:
-        """How the caller names this call, so that a repeat gives the first
-        answer: the header Idempotency-Key.
+        """How the caller names this call, so that a repeat gives the first answer: the header
+        Idempotency-Key.
         """
         return authority.once(self.principal, self.request.headers.get("idempotency-key"))
 
@@ -158,8 +158,8 @@ Handler = Callable[[HttpCall], Awaitable[Response]]
 
 @dataclass(frozen=True, slots=True)
 class HttpEndpoint:
-    """Everything about a route: what makes it, who may, what goes in, what comes
-    out (names of `schemas`).
+    """Everything about a route: what makes it, who may, what goes in, what comes out
+    (names of `schemas`).
 
     `scope` None: whoever has a credential; `public`: without one. `is_metered`: it counts as a
     request of its credential; messages have rates of their own. `answers` None: no body. `refuse`:

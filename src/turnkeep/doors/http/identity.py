@@ -28,8 +28,8 @@ async def begin_session(call: HttpCall) -> Response:
     value, principal = await _guard(call).tickets.begin(call.principal)
     await audit(call, "session_begun")
     response = JsonResponse(session_json(principal, csrf_of(value)), status_code=201)
-    # Over plain HTTP a browser drops a secure cookie, and a dashboard on this
-    # machine had no session.
+    # Over plain HTTP a browser drops a secure cookie, and a dashboard on this machine had no
+    # session.
     secure = call.request.url.scheme == "https"
     name = SECURE_COOKIE if secure else COOKIE
     response.set_cookie(

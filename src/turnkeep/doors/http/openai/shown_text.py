@@ -4,8 +4,8 @@ from __future__ import annotations
 
 
 class ShownText:
-    """Tells what is to be shown next, for dialects in which nothing that was shown
-    can be taken back.
+    """Tells what is to be shown next, for dialects in which nothing that was shown can be taken
+    back.
 
     A further attempt mostly says again what was said: as long as it does, nothing is shown twice.
     """
