@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from turnkeep.windows import AdaptiveRules, Rhythm
+from turnkeep.adaptive_window import AdaptiveRules, Rhythm
 
 BURSTS = 25
 """Bursts of each person."""

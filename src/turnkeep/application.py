@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from typing import Self
 
+from turnkeep.adaptive_window import AdaptiveWindow
 from turnkeep.assistants import Assistant, Assistants
 from turnkeep.broadcast import Broadcasts
 from turnkeep.clock import SystemClock
@@ -43,7 +44,6 @@ from turnkeep.streams import EventStream, EventSubscription
 from turnkeep.telemetry import SILENT, Meter, get_log
 from turnkeep.telemetry.siblings import Siblings
 from turnkeep.tools.toolbox import Toolbox
-from turnkeep.windows import AdaptiveWindow
 
 log = get_log(__name__)
 

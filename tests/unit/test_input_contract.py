@@ -12,7 +12,7 @@ from turnkeep.doors.http import bodies
 from turnkeep.errors import Rejection
 from turnkeep.inputs import assistant_fields, drops_inbox, read_content, read_message, read_metadata
 from turnkeep.messages import Address
-from turnkeep.windows import thread_options
+from turnkeep.thread_options import thread_options
 
 LIMIT = 1_000_000
 Reader = Callable[[dict[str, Any]], object]

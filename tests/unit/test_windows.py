@@ -8,10 +8,11 @@ from collections.abc import Callable
 import pytest
 
 from bench.windows import WINDOWS, Tally, bursts_of, live
+from turnkeep.adaptive_window import AdaptiveRules, AdaptiveWindow
 from turnkeep.errors import InvalidMessage
 from turnkeep.messages import Address, Message, text_content
 from turnkeep.store.values import ThreadOptions
-from turnkeep.windows import AdaptiveRules, AdaptiveWindow, thread_options
+from turnkeep.thread_options import thread_options
 
 RULES = AdaptiveRules()
 HERE, THERE = Address("default", "q", "here"), Address("default", "q", "there")

@@ -34,8 +34,8 @@ from turnkeep.setting_types import QueueSettings
 from turnkeep.settings import Settings
 from turnkeep.store.contract import Store
 from turnkeep.telemetry import SILENT, Meter
+from turnkeep.thread_options import Preset
 from turnkeep.tools.toolbox import Registrable, Toolbox
-from turnkeep.windows import Preset
 
 HandleRequiresAction = Callable[[str, str, list[dict[str, Any]]], Awaitable[list[dict[str, Any]] | None]]
 

@@ -11,7 +11,7 @@ from turnkeep.option_names import load_options
 from turnkeep.seconds import SecondsLimit
 from turnkeep.settings import Settings
 from turnkeep.spelling import strangers_sentence
-from turnkeep.windows import PRESETS, Preset
+from turnkeep.thread_options import PRESETS, Preset
 
 OPTION_FIELDS: Mapping[str, tuple[str, ...]] = {
     "assistant_id": ("openai_assistant_id",),

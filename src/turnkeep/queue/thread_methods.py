@@ -13,8 +13,8 @@ from turnkeep.store.clearing import forget_at_work
 from turnkeep.store.passages import Passage, TextSearch
 from turnkeep.store.thread_search import ThreadPlace, ThreadSearch
 from turnkeep.store.values import ThreadRecord
+from turnkeep.thread_options import thread_options
 from turnkeep.usage import Usage
-from turnkeep.windows import thread_options
 
 LEAST_SEARCH = 2
 

@@ -32,7 +32,7 @@ from turnkeep.inputs import (
     FormatKind,
 )
 from turnkeep.messages import BusyPolicy
-from turnkeep.windows import Preset
+from turnkeep.thread_options import Preset
 
 JsonSchema = dict[str, Any]
 

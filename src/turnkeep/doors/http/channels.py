@@ -34,7 +34,7 @@ from turnkeep.messages import (
 from turnkeep.remedies import remedy_of
 from turnkeep.store.clearing import forget_at_work
 from turnkeep.store.values import DeadLetter, RunRecord, ThreadRecord, TranscriptEntry
-from turnkeep.windows import thread_options
+from turnkeep.thread_options import thread_options
 from turnkeep.wire import call_form
 
 LETTERS_SHOWN = 200

@@ -1,62 +1,21 @@
-"""How long a thread waits for more: named windows, and one that learns from the rhythm of its
-channel.
+"""A window that learns from the rhythm of its channel how long to wait for more.
 
-The adaptive window is a wish put on messages that have none of their own, before they are accepted;
-what the store promises about windows stays as it is. When a window ends is computed in
-`store/rules_accept.py`, not here. It is learned per process and forgotten with it: a window that is
-not yet learned is the queue's.
+It is a wish put on messages that have none of their own, before they are accepted; what the store
+promises about windows stays as it is, and when one ends is computed in `store/rules_accept.py`. It
+is learned per process and forgotten with it: a window that is not yet learned is the queue's.
 """
 
 from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Literal
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
-from turnkeep.errors import InvalidMessage
-from turnkeep.inputs import MAX_WAIT, MAX_WINDOW, optional_number, optional_text
-from turnkeep.messages import BUSY_POLICIES, Address, Message
-from turnkeep.store.values import ThreadOptions
-
-Preset = Literal["web", "seed"]
-
-PRESETS: dict[Preset, tuple[float, float]] = {"web": (1.5, 8.0), "seed": (10.0, 10.0)}
-"""Window and max_wait. `web`: sliding, for people who look at the page; `seed`: fixed, 10 s after
-the first message.
-"""
-
-OPTIONS = frozenset({"preset", *(field.name for field in fields(ThreadOptions))})
+from turnkeep.messages import Address, Message
 
 CHANNELS = 100_000
 """Channels whose rhythm is remembered; the longest silent ones are forgotten first."""
-
-
-def thread_options(wishes: object) -> ThreadOptions:
-    """What a thread is to have of its own, None for nothing; a preset stands for its window and
-    max_wait. Raises `InvalidMessage`.
-    """
-    if wishes is None:
-        return ThreadOptions()
-    if not isinstance(wishes, Mapping):
-        raise InvalidMessage("'options' must be an object or null")
-    optional_number(wishes, "window", MAX_WINDOW)
-    optional_number(wishes, "max_wait", MAX_WAIT)
-    for name in ("on_busy", "preset"):
-        optional_text(wishes, name, 20)
-    if strangers := set(wishes) - OPTIONS:
-        raise InvalidMessage(f"there is no option {', '.join(sorted(strangers))[:200]}, known are {sorted(OPTIONS)}")
-    options = {name: value for name, value in wishes.items() if value is not None}
-    preset = options.pop("preset", None)
-    if preset is not None:
-        if preset not in PRESETS:
-            raise InvalidMessage(f"'preset' must be one of {', '.join(PRESETS)}")
-        window, max_wait = PRESETS[preset]
-        options = {"window": window, "max_wait": max_wait} | options
-    if options.get("on_busy", "collect") not in BUSY_POLICIES:
-        raise InvalidMessage(f"'on_busy' must be one of {', '.join(BUSY_POLICIES)}")
-    return ThreadOptions(**options)
 
 
 @dataclass(frozen=True, slots=True)
