@@ -307,6 +307,7 @@ async def test_within_a_second_the_disk_has_what_nobody_waited_for(tmp_path: Pat
             assert [event.kind for event in (await desk.store.read(HERE)).events] == ["accepted", "started", "delta"]
 
 
+@pytest.mark.usefixtures("no_sweep")
 async def test_what_stops_the_machine_again_and_again_is_counted(tmp_path: Path, boot: Path) -> None:
     path, deaths = tmp_path / "0.db", []
     for number in range(4):
