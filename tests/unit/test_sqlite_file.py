@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import stat
+from contextlib import closing
 from pathlib import Path
 
 import apsw
@@ -14,7 +15,7 @@ from tests.unit.sqlite_files import engine, opened
 from turnkeep.errors import StoreMisconfigured, StoreUnavailable
 from turnkeep.messages import AssistantItem, UserItem
 from turnkeep.store.sqlite import SqliteStore, layout
-from turnkeep.store.sqlite.connection import check_version, connect_to_write
+from turnkeep.store.sqlite.connection import check_version, connect_to_read, connect_to_write
 from turnkeep.store.sqlite.file_identity import make_file
 from turnkeep.store.sqlite.owners import Owners
 from turnkeep.store.values import LAYOUT
@@ -79,6 +80,13 @@ async def test_the_check_writes_and_says_what_it_stands_on(tmp_path: Path) -> No
     assert found["version"] == apsw.sqlite_lib_version()
     assert found["layout"] == LAYOUT
     assert found["path"] == str(tmp_path / "a.db")
+
+
+def test_no_statement_is_planned_anew_for_other_values(tmp_path: Path) -> None:
+    make_file(tmp_path / "a.db")
+    for connect in (connect_to_write, connect_to_read):
+        with closing(connect(tmp_path / "a.db")) as connection:
+            assert connection.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, -1) == 1
 
 
 async def test_a_file_that_is_deleted_takes_no_receipts_until_it_is_back(tmp_path: Path) -> None:

@@ -99,6 +99,9 @@ def _connect(path: Path, patience: float, *, pages_kib: int) -> apsw.Connection:
     # as an empty store.
     connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE, statementcachesize=200)
     connection.set_busy_handler(Patience(patience))
+    # plans by the statement alone: else those with an index to choose are made anew for all values, which
+    # costs more than most of them do, and there is nothing to choose by (nobody runs ANALYZE)
+    connection.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, 1)
     connection.pragma("cache_size", -pages_kib)
     # sorting would spill to another disk, which may be full, and leave words of threads there
     connection.pragma("temp_store", "memory")
