@@ -9,6 +9,7 @@ from tests.services import RedisServer
 from turnkeep.events import Event
 from turnkeep.store.log_bounds import TRIM_EVERY
 from turnkeep.store.redis import RedisStore
+from turnkeep.store.sinks import EVERYTHING, Selection
 from turnkeep.store.values import Claim, Policies, Policy, Publication
 
 TOKENS = 150
@@ -36,6 +37,38 @@ async def test_only_a_run_that_outgrows_its_log_needs_the_long_script(
 
         assert scripts.count("publish") == TOKENS
         assert scripts.count("publish_long") == long
+
+
+@pytest.mark.parametrize(
+    ("selection", "long", "told"), [(Selection(finals=True), 0, 1), (EVERYTHING, TOKENS, TOKENS + 3)]
+)
+async def test_only_a_sink_for_what_runs_say_needs_the_long_script(
+    selection: Selection, long: int, told: int, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with store_on(redis_server.url()) as store:
+        partitions = await store.open_sink("s", selection)
+        claim = await leased(store, channel("c"), "m")
+        scripts = scripts_of(store, monkeypatch, "publish_long")
+
+        await speak(store, claim)
+        await store.commit(claim, answer(claim))
+
+        assert scripts.count("publish_long") == long
+        deliveries = [one for place in partitions for one in await store.deliveries("s", place, after="", limit=1000)]
+        assert (len(deliveries), deliveries[-1].event.kind) == (told, "completed")
+
+
+async def test_a_sink_that_opens_while_a_run_speaks_gets_what_comes_then(redis_server: RedisServer) -> None:
+    """Beside one for finals alone, which keeps nothing from it."""
+    async with store_on(redis_server.url()) as store:
+        await store.open_sink("finals", Selection(finals=True))
+        claim = await leased(store, channel("c"), "m")
+        await store.publish(claim, 0, [Event("delta", text="before")])
+        partitions = await store.open_sink("all", EVERYTHING)
+        await store.publish(claim, 1, [Event("delta", text="after")])
+
+        deliveries = [one for place in partitions for one in await store.deliveries("all", place, after="", limit=9)]
+        assert [one.event.text for one in deliveries] == ["after"]
 
 
 async def test_each_queue_keeps_its_own_bound_when_they_publish_together(redis_server: RedisServer) -> None:

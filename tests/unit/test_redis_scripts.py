@@ -76,7 +76,7 @@ def test_a_script_gets_only_what_it_reaches() -> None:
     assert publish.keys == ()
     assert publish.repeated_keys == ("thread", "log", "channel")
     assert publish.shared_keys == ("sinks",)
-    assert b"cmsgpack" not in publish.text
+    assert b"sha1hex" not in publish.text
 
 
 def test_an_undeclared_key_is_an_error_at_the_start() -> None:

@@ -13,13 +13,18 @@
 
 local TRIM_EVERY = 64
 
-local with_sinks = {}
+local has_audience = {}
 
--- Whether a sink is open in the partition of this thread; asked once for each partition.
-local function has_sinks()
+-- Whether a sink of the partition of this thread takes what a run says; asked once for each partition. Webhooks and replies
+-- take only how a turn ends: with one open, each token had the long script.
+local function is_for_sinks()
   local key = K.sinks
-  if with_sinks[key] == nil then with_sinks[key] = redis.call('EXISTS', key) == 1 end
-  return with_sinks[key]
+  if has_audience[key] == nil then
+    local has_one = false
+    for _, raw in ipairs(redis.call('HVALS', key)) do has_one = has_one or not cmsgpack.unpack(raw).finals end
+    has_audience[key] = has_one
+  end
+  return has_audience[key]
 end
 
 -- Whether there are so many deltas that the older ones are to become a snapshot. What stands before the run is cut by the act
@@ -39,7 +44,7 @@ local function publish(token, n, first, last)
   first = first + published - n
   if first > last then return top end
   local count, frames = last - first + 1, {}
-  if has_sinks() or is_to_roll(deltas + count, untrimmed + count) then return {'long'} end
+  if is_for_sinks() or is_to_roll(deltas + count, untrimmed + count) then return {'long'} end
   free()
   for i = first, last do
     top = top + 1
