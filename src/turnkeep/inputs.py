@@ -28,6 +28,52 @@ MAX_VALUES = 10_000
 MAX_DIGITS = 20
 SMALLEST_INTEGER, LARGEST_INTEGER = -(2**63), 2**64 - 1
 
+MAX_NAME = 512
+"""Characters of a channel or message id."""
+MAX_WINDOW = 3600.0
+MAX_WAIT = 86_400.0
+MAX_DELAY = 366 * 86_400.0
+MAX_MOMENT = 1e11
+"""Seconds since 1970: some 3,000 years from now, and what a clock in milliseconds would
+say is far beyond.
+"""
+MAX_INSTRUCTIONS = 32_000
+MAX_ASSISTANT_INSTRUCTIONS = 100_000
+MAX_MODEL = 200
+"""Characters of the name of a model, a tool or an assistant."""
+MAX_PARTS = 64
+MAX_ENTRIES = 64
+"""Entries of an object that is handed on as it is."""
+MAX_NAMES = 200
+MAX_FORMAT_NAME = 64
+MAX_FUNCTION_NAME = 64
+MAX_METADATA, MAX_METADATA_NAME, MAX_METADATA_TEXT = 16, 64, 512
+"""Entries, and characters of their names and texts."""
+RESERVED_CHANNELS = frozenset({"subscription"})
+OURS = ("type", "status", "timestamp")
+"""A frame that has one of these is output and never taken for input, so that a
+relay makes no loops.
+"""
+
+INSIDE_NAMES = frozenset({"localhost", "local", "internal", "intranet", "lan", "home", "corp", "arpa", "test", "onion"})
+"""Last parts of names that lead to machines of somebody's own network."""
+
+ATTACHMENT_KINDS = {
+    "image": (("image_url", "file_id"), ("detail",)),
+    "file": (("file_id", "file_url", "file_data"), ("filename",)),
+}
+"""Of a part that is no text: the names of its place, of which it has one, and what
+else it may hold.
+"""
+
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+EFFORTS: tuple[Effort, ...] = get_args(Effort)
+FormatKind = Literal["text", "json_object", "json_schema"]
+FORMATS: tuple[FormatKind, ...] = get_args(FormatKind)
+MAX_PARAMETERS = 32_768
+
+ASSISTANT_TEXTS = (("model", MAX_MODEL), ("name", MAX_MODEL), ("instructions", MAX_ASSISTANT_INSTRUCTIONS))
+
 
 def read_json(data: bytes | str, *, limit: int) -> dict[str, Any]:
     """An object without NaN, duplicate keys or lone surrogates, at most `MAX_DEPTH` deep, `limit`
@@ -102,34 +148,6 @@ def _integer(digits: str) -> int:
     return value
 
 
-MAX_NAME = 512
-"""Characters of a channel or message id."""
-MAX_WINDOW = 3600.0
-MAX_WAIT = 86_400.0
-MAX_DELAY = 366 * 86_400.0
-MAX_MOMENT = 1e11
-"""Seconds since 1970: some 3,000 years from now, and what a clock in milliseconds would
-say is far beyond.
-"""
-MAX_INSTRUCTIONS = 32_000
-MAX_ASSISTANT_INSTRUCTIONS = 100_000
-MAX_MODEL = 200
-"""Characters of the name of a model, a tool or an assistant."""
-MAX_PARTS = 64
-MAX_ENTRIES = 64
-"""Entries of an object that is handed on as it is."""
-MAX_NAMES = 200
-MAX_FORMAT_NAME = 64
-MAX_FUNCTION_NAME = 64
-MAX_METADATA, MAX_METADATA_NAME, MAX_METADATA_TEXT = 16, 64, 512
-"""Entries, and characters of their names and texts."""
-RESERVED_CHANNELS = frozenset({"subscription"})
-OURS = ("type", "status", "timestamp")
-"""A frame that has one of these is output and never taken for input, so that a
-relay makes no loops.
-"""
-
-
 def read_message(
     body: Mapping[str, Any], address: Address, *, limit: int, mint: bool = True, user: str | None = None
 ) -> Message:
@@ -179,18 +197,6 @@ def checked_channel(value: object) -> str:
     if value in RESERVED_CHANNELS:
         raise InvalidMessage(f"the channel {value!r} is reserved, choose another")
     return _clean("channel", value)
-
-
-INSIDE_NAMES = frozenset({"localhost", "local", "internal", "intranet", "lan", "home", "corp", "arpa", "test", "onion"})
-"""Last parts of names that lead to machines of somebody's own network."""
-
-ATTACHMENT_KINDS = {
-    "image": (("image_url", "file_id"), ("detail",)),
-    "file": (("file_id", "file_url", "file_data"), ("filename",)),
-}
-"""Of a part that is no text: the names of its place, of which it has one, and what
-else it may hold.
-"""
 
 
 def read_content(body: Mapping[str, Any], *, limit: int) -> Content:
@@ -334,13 +340,6 @@ def _policy(body: Mapping[str, Any]) -> Any:
     return value
 
 
-Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
-EFFORTS: tuple[Effort, ...] = get_args(Effort)
-FormatKind = Literal["text", "json_object", "json_schema"]
-FORMATS: tuple[FormatKind, ...] = get_args(FormatKind)
-MAX_PARAMETERS = 32_768
-
-
 def _parameters(body: Mapping[str, Any]) -> dict[str, Any] | None:
     """What is asked of the answer: `effort` and `format` for what is asked most, `parameters` for
     all else.
@@ -418,9 +417,6 @@ def _is_metadata(entry: tuple[object, object]) -> bool:
         and len(name) <= MAX_METADATA_NAME
         and len(text) <= MAX_METADATA_TEXT
     )
-
-
-ASSISTANT_TEXTS = (("model", MAX_MODEL), ("name", MAX_MODEL), ("instructions", MAX_ASSISTANT_INSTRUCTIONS))
 
 
 def assistant_fields(body: Mapping[str, Any]) -> dict[str, Any]:

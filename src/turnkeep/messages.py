@@ -31,6 +31,15 @@ Showing = Literal["name", "arguments", "all"]
 """What people who follow a conversation see of a tool call: that it is made, its arguments, or its output too."""
 SHOWINGS: tuple[Showing, ...] = ("name", "arguments", "all")
 
+# What was stored is compared with these: they stay what they are, byte for byte.
+_CANONICAL_JSON = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
+_READABLE_JSON = json.JSONEncoder(ensure_ascii=False).encode
+
+_MESSAGE_WISHES = (
+    "instructions", "user_instructions", "assistant_instructions", "model", "assistant", "on_busy", "window",
+    "max_wait", "not_before",
+)  # fmt: skip
+
 
 @lean_init
 @dataclass(frozen=True, slots=True, order=True)
@@ -73,11 +82,6 @@ class Part:
 
 
 Content = tuple[Part, ...]
-
-
-# What was stored is compared with these: they stay what they are, byte for byte.
-_CANONICAL_JSON = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
-_READABLE_JSON = json.JSONEncoder(ensure_ascii=False).encode
 
 
 def text_content(text: str) -> Content:
@@ -193,12 +197,6 @@ class Message:
         for name, value in changes.items():
             values[_MESSAGE_PLACES[name]] = value
         return type(self)(*values)
-
-
-_MESSAGE_WISHES = (
-    "instructions", "user_instructions", "assistant_instructions", "model", "assistant", "on_busy", "window",
-    "max_wait", "not_before",
-)  # fmt: skip
 
 
 _message_wishes = attrgetter(*_MESSAGE_WISHES)

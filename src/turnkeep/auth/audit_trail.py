@@ -45,6 +45,9 @@ USED_AGAIN = 3_600.0
 MOST_REMEMBERED = 10_000
 LONGEST = 200
 
+# A context variable: who acts stands floors below the doors, and knows of no request.
+_context: ContextVar[AuditContext | None] = ContextVar("turnkeep_audit_context", default=None)
+
 
 @dataclass(frozen=True, slots=True)
 class AuditEvent:
@@ -180,10 +183,6 @@ class AuditContext:
     trail: Trail
     door: str
     peer: str
-
-
-# A context variable: who acts stands floors below the doors, and knows of no request.
-_context: ContextVar[AuditContext | None] = ContextVar("turnkeep_audit_context", default=None)
 
 
 def watch(context: AuditContext) -> None:

@@ -43,6 +43,21 @@ LEAST_PAIRS = 20
 repeats fewer.
 """
 
+_SSH = re.compile(rb"....(?:ssh-|ecdsa-|sk-ssh|sk-ecdsa)", re.DOTALL)
+
+_PATH = re.compile(r"\s*(?:\.{0,2}[/~]|~|[A-Za-z]:[\\/])[^\s+=]*\s*")
+_FILE = re.compile(r".*\.(?:pem|key|pub|crt|cer|der|json|jwks?|txt|env|ya?ml|toml|conf)\s*", re.IGNORECASE | re.DOTALL)
+
+_WORDS = re.compile(
+    r"secret|change.?me|change.?this|replace.?(?:me|this)|password|passw0rd|passwort|default|example|sample|placeholder|"
+    r"insert|your|here|must|please|jwt|token|shared|public|private|auth|turnkeep|keycloak|supabase|super|admin|root|"
+    r"letmein|welcome|iloveyou|monkey|dragon|qwerty(?:uiop)?|asdf(?:ghjkl)?|zxcv(?:bnm)?|testing|test|dummy|development|"
+    r"production|staging|localhost|bytes|characters|at.?least|long|with|this|that|for|the|and|key|sign(?:ing|ature)?|"
+    r"hs256|sha256|\b(?:a|an|is|of|in|to|my|me|or|and|not)\b",
+    re.IGNORECASE,
+)
+WORDLESS_SHARE = 0.5
+
 
 @dataclass(frozen=True, slots=True)
 class SigningKey:
@@ -109,9 +124,6 @@ def _why_no_secret(text: str) -> str | None:
 
 def _is_armoured(text: str) -> bool:
     return "-----BEGIN" in text or "PRIVATE KEY" in text or "PUBLIC KEY" in text
-
-
-_SSH = re.compile(rb"....(?:ssh-|ecdsa-|sk-ssh|sk-ecdsa)", re.DOTALL)
 
 
 def _is_encoded_key(text: str) -> bool:
@@ -193,10 +205,6 @@ def _is_address(text: str) -> bool:
     )
 
 
-_PATH = re.compile(r"\s*(?:\.{0,2}[/~]|~|[A-Za-z]:[\\/])[^\s+=]*\s*")
-_FILE = re.compile(r".*\.(?:pem|key|pub|crt|cer|der|json|jwks?|txt|env|ya?ml|toml|conf)\s*", re.IGNORECASE | re.DOTALL)
-
-
 def _is_path(text: str) -> bool:
     """Base64 may begin with a slash, but has neither dots, dashes nor tildes beside it, and hardly
     lower case alone.
@@ -206,17 +214,6 @@ def _is_path(text: str) -> bool:
     if not _PATH.fullmatch(text) or "/" not in text.replace("\\", "/"):
         return False
     return text.lstrip()[0] in ".~" or text[1:2] == ":" or bool(re.search(r"[._~-]", text)) or text == text.lower()
-
-
-_WORDS = re.compile(
-    r"secret|change.?me|change.?this|replace.?(?:me|this)|password|passw0rd|passwort|default|example|sample|placeholder|"
-    r"insert|your|here|must|please|jwt|token|shared|public|private|auth|turnkeep|keycloak|supabase|super|admin|root|"
-    r"letmein|welcome|iloveyou|monkey|dragon|qwerty(?:uiop)?|asdf(?:ghjkl)?|zxcv(?:bnm)?|testing|test|dummy|development|"
-    r"production|staging|localhost|bytes|characters|at.?least|long|with|this|that|for|the|and|key|sign(?:ing|ature)?|"
-    r"hs256|sha256|\b(?:a|an|is|of|in|to|my|me|or|and|not)\b",
-    re.IGNORECASE,
-)
-WORDLESS_SHARE = 0.5
 
 
 def _is_words(text: str) -> bool:

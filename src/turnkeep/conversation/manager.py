@@ -35,6 +35,8 @@ SYSTEM_MARK = "system_messages"
 SUMMED_UP = "Summary of the conversation so far:\n"
 TRIES = 3
 
+REDIS_PLACE = ("host", "port", "db", "username", "password", "tls")
+
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
@@ -280,9 +282,6 @@ def _check_names(redis: object, strangers: Mapping[str, object]) -> None:
             "ConversationManager takes keywords, not one object: "
             "ConversationManager(redis={'host': …, 'port': …}, ttl=…, max_messages=…)"
         )
-
-
-REDIS_PLACE = ("host", "port", "db", "username", "password", "tls")
 
 
 def redis_url(place: Mapping[str, Any]) -> str:

@@ -44,6 +44,13 @@ VERSION = "2023-06-01"
 gives nothing more.
 """
 
+_DELTA = "content_block_delta"
+_TEXT = "text_delta"
+_NO_BLOCK = object()
+
+# What people may read of the input of a server's tool.
+_TELLING = ("query", "url", "code", "command", "pattern")
+
 
 class AnthropicModel:
     """A `Model` over `POST /messages`."""
@@ -88,11 +95,6 @@ class AnthropicModel:
 
 def _alternating(items: Sequence[Item], _: Capabilities) -> list[dict[str, Any]]:
     return alternating(items)
-
-
-_DELTA = "content_block_delta"
-_TEXT = "text_delta"
-_NO_BLOCK = object()
 
 
 @dataclass(slots=True)
@@ -332,10 +334,6 @@ class AnthropicReader:
         if calls:
             return "calls"
         return "pause" if self._reason == "pause_turn" else "stop"
-
-
-# What people may read of the input of a server's tool.
-_TELLING = ("query", "url", "code", "command", "pattern")
 
 
 def _add_reasoning(block: _Block, text: str) -> Iterator[ReasoningDelta]:

@@ -39,6 +39,22 @@ OPENING = "(The conversation goes on.)"
 word are the user's.
 """
 
+_DATA_URL = re.compile(r"data:([\w.+/-]*)[^,]*?(;base64)?,(.*)", re.DOTALL)
+_MEDIA_TYPES = ("image/jpeg", "image/png", "image/gif", "image/webp", "application/pdf")
+
+_NATIVE = (
+    *("thinking", "output_config", "top_k", "stop_sequences", "service_tier", "speed", "inference_geo", "container"),
+    *("context_management", "mcp_servers"),
+)
+_SAMPLING = ("temperature", "top_p", "top_k")
+_BUDGETS = {"minimal": 1_024, "low": 2_048, "medium": 8_192, "high": 16_384, "xhigh": 32_768, "max": 32_768}
+LEAST_BUDGET = 1_024
+ROOM, ROOM_TO_THINK, ROOM_ELSEWHERE = 16_000, 32_000, 8_192
+"""Tokens an answer may have where nobody set a limit; this API has no default of its own."""
+
+_VERSION = re.compile(r"claude(?:-[a-z]+)*-(\d{1,2})(?:[-.](\d{1,2}))?(?!\d)")
+_NEWEST = (99, 0)
+
 
 def request_body(request: ModelRequest, most: int | None = None) -> dict[str, Any]:
     """The body of one request that was made fit for its server before, for an answer of `most` so
@@ -194,10 +210,6 @@ def _unreadable(what: str) -> Block:
     return _text(f"[{what} that cannot be shown here]")
 
 
-_DATA_URL = re.compile(r"data:([\w.+/-]*)[^,]*?(;base64)?,(.*)", re.DOTALL)
-_MEDIA_TYPES = ("image/jpeg", "image/png", "image/gif", "image/webp", "application/pdf")
-
-
 def _source(reference: object) -> dict[str, str] | None:
     """Where the bytes are: an address, or a `data:` URL taken apart.
 
@@ -232,17 +244,6 @@ def _tool(tool: ToolSpec) -> Block:
     schema = {"type": "object", **tool.parameters}
     block = {"name": tool.name, "description": tool.description, "input_schema": schema}
     return {**block, "strict": True} if tool.strict else block
-
-
-_NATIVE = (
-    *("thinking", "output_config", "top_k", "stop_sequences", "service_tier", "speed", "inference_geo", "container"),
-    *("context_management", "mcp_servers"),
-)
-_SAMPLING = ("temperature", "top_p", "top_k")
-_BUDGETS = {"minimal": 1_024, "low": 2_048, "medium": 8_192, "high": 16_384, "xhigh": 32_768, "max": 32_768}
-LEAST_BUDGET = 1_024
-ROOM, ROOM_TO_THINK, ROOM_ELSEWHERE = 16_000, 32_000, 8_192
-"""Tokens an answer may have where nobody set a limit; this API has no default of its own."""
 
 
 def parameters(
@@ -358,10 +359,6 @@ def _choice(options: Mapping[str, Any], *, thinks: bool) -> dict[str, Any] | Non
     if options.get("parallel_tool_calls") is False and choice["type"] != "none":
         choice["disable_parallel_tool_use"] = True
     return None if choice == {"type": "auto"} else choice
-
-
-_VERSION = re.compile(r"claude(?:-[a-z]+)*-(\d{1,2})(?:[-.](\d{1,2}))?(?!\d)")
-_NEWEST = (99, 0)
 
 
 def _version(model: str) -> tuple[int, int] | None:

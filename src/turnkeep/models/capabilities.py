@@ -33,6 +33,38 @@ CallIdForm = Literal["any", "word", "nine"]
 nine letters and digits.
 """
 
+FAMILIES_REMEMBERED = 256
+"""Names whose family is remembered: people may write any."""
+
+_REASONING = re.compile(r"(?:o[1-9]|gpt-(?:[5-9]|[12]\d)(?!\d)|codex)(?![\w.-]*-chat)")
+_PLAIN = re.compile(r"gpt-[34]|chatgpt-|gpt-[5-9][\w.]*-chat")
+
+SIMULATOR_KEY = "sk-simulator"
+"""What the key of a simulator running elsewhere begins with: it tells it from any other server on
+the same host.
+"""
+
+_YES_NO = {"yes": True, "true": True, "on": True, "1": True, "no": False, "false": False, "off": False, "0": False}
+
+LEAST_CONTEXT = 2_000
+"""Tokens below which nothing is believed: a mistaken refusal must not take a model its memory."""
+MOST_CONTEXT = 100_000_000
+SIZES_REMEMBERED = 1_000
+"""Models that are remembered; more names than that are not of one server."""
+
+_FIELDS = (
+    "max_model_len",  # vLLM, SGLang
+    "loaded_context_length",  # LM Studio: what the model was loaded with, before what it could be
+    "context_length",  # OpenRouter, Together, Ollama
+    "context_window",  # Groq
+    "max_context_length",  # Mistral, LM Studio
+    "max_input_tokens",  # LiteLLM proxy
+    "n_ctx",  # llama.cpp
+)
+
+MODELS_REMEMBERED = 256
+"""How many models of an endpoint are remembered."""
+
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
@@ -108,13 +140,6 @@ class Capabilities:
         return self.server not in ("openai", "azure") or not is_plain(model)
 
 
-FAMILIES_REMEMBERED = 256
-"""Names whose family is remembered: people may write any."""
-
-_REASONING = re.compile(r"(?:o[1-9]|gpt-(?:[5-9]|[12]\d)(?!\d)|codex)(?![\w.-]*-chat)")
-_PLAIN = re.compile(r"gpt-[34]|chatgpt-|gpt-[5-9][\w.]*-chat")
-
-
 @lru_cache(FAMILIES_REMEMBERED)
 def reasons(model: str) -> bool:
     """Whether this is one of OpenAI's reasoning models, by its name."""
@@ -129,12 +154,6 @@ def is_plain(model: str) -> bool:
 
 def _bare(model: str) -> str:
     return model.lower().removeprefix("ft:").rpartition("/")[2]
-
-
-SIMULATOR_KEY = "sk-simulator"
-"""What the key of a simulator running elsewhere begins with: it tells it from any other server on
-the same host.
-"""
 
 
 @cache
@@ -190,8 +209,6 @@ def protocol_of(endpoint: Provider) -> Protocol:
 OVERRIDES = tuple(f.name for f in fields(Capabilities) if f.name.startswith(("takes_", "wants_", "call_ids")))
 """What a setting may say of a server."""
 
-_YES_NO = {"yes": True, "true": True, "on": True, "1": True, "no": False, "false": False, "off": False, "0": False}
-
 
 def read_capabilities(text: str) -> dict[str, bool | str]:
     """Overrides as a setting says them: the name of a server, then `capability=yes` or `=no`, with
@@ -224,23 +241,6 @@ def check_capabilities(overrides: Mapping[str, bool | str]) -> None:
             raise ConfigurationError(f"call_ids are {', '.join(get_args(CallIdForm))}, not {value!r}")
         if name not in ("call_ids", "server") and not isinstance(value, bool):
             raise ConfigurationError(f"the model capability {name} is yes or no, not {value!r}")
-
-
-LEAST_CONTEXT = 2_000
-"""Tokens below which nothing is believed: a mistaken refusal must not take a model its memory."""
-MOST_CONTEXT = 100_000_000
-SIZES_REMEMBERED = 1_000
-"""Models that are remembered; more names than that are not of one server."""
-
-_FIELDS = (
-    "max_model_len",  # vLLM, SGLang
-    "loaded_context_length",  # LM Studio: what the model was loaded with, before what it could be
-    "context_length",  # OpenRouter, Together, Ollama
-    "context_window",  # Groq
-    "max_context_length",  # Mistral, LM Studio
-    "max_input_tokens",  # LiteLLM proxy
-    "n_ctx",  # llama.cpp
-)
 
 
 class ContextSizes:
@@ -346,10 +346,6 @@ def _at(body: object, name: str) -> object:
 def _plausible_size(value: object) -> int | None:
     """A whole number within reason."""
     return value if isinstance(value, int) and LEAST_CONTEXT <= value <= MOST_CONTEXT else None
-
-
-MODELS_REMEMBERED = 256
-"""How many models of an endpoint are remembered."""
 
 
 @dataclass(frozen=True, slots=True)

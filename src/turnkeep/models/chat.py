@@ -48,6 +48,8 @@ from turnkeep.usage import Usage
 TRIMMINGS = 5.0
 """How long to wait, after the last of the answer, for its usage."""
 
+_CALLS = ("tool_calls", "function_call")
+
 
 class ChatModel:
     """A `Model` over `POST /chat/completions`."""
@@ -77,9 +79,6 @@ class ChatModel:
 
     async def close(self) -> None:
         await self._client.close()
-
-
-_CALLS = ("tool_calls", "function_call")
 
 
 class ChatReader:

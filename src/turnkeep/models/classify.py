@@ -37,6 +37,57 @@ MAX_MESSAGE = 500
 LOCKED_RETRY = 2.0
 """Seconds to stay away from a conversation that somebody else holds."""
 
+# Where servers put the sentence, in any spelling of its case; the first that holds words counts.
+_SAYING = ("message", "msg", "detail", "details", "error_msg", "error_message", "errormessage", "errors", "error",
+           "status_msg", "description", "reason", "title", "text")  # fmt: skip
+
+_PHRASES = frozenset(status.phrase for status in HTTPStatus)
+
+_KINDS: Mapping[Meaning, type[ModelError]] = {
+    "too_long": ContextTooLong,
+    "credentials": CredentialsRefused,
+    "quota": QuotaExhausted,
+    "rate_limit": ModelRateLimited,
+    "gone": ModelGone,
+    "unavailable": ModelUnavailable,
+    "malformed": AnswerMalformed,
+    "refused": ModelRefused,
+    "unpaired": UnansweredCall,
+}
+# Comes as a rate limit, but one request above the limit per minute fits no more after a wait.
+_NEVER_FITS = re.compile(r"^Request too large for ")
+# Characters of a message that are held against the table: what matters stands at the front, and a
+# body has 64 kB.
+_READ_LIMIT = 2000
+
+_MODEL_MISSING = re.compile(
+    r"\bmodel\b.*(?:not found|not exist|not supported|unknown|decommissioned)|^model: \S+$", re.I | re.S
+)
+_THING_MISSING = re.compile(r"\b(?:item|response|conversation|file|container)\b.*not found", re.I | re.S)
+
+_BY_STATUS: dict[int, type[ModelError]] = {
+    401: CredentialsRefused,
+    402: QuotaExhausted,
+    403: CredentialsRefused,
+    405: EndpointBlocked,
+    407: EndpointBlocked,
+    408: ModelUnavailable,
+    409: ModelUnavailable,
+    413: ContextTooLong,
+    425: ModelUnavailable,
+    429: ModelRateLimited,
+    529: ModelRateLimited,
+}
+
+_KEYS = re.compile(
+    r"\b(?:sk|sess|pk|rk|tk)-[\w*.\-]{4,}"
+    r"|\b(?i:bearer|basic)\s+[\w.~+/=*\-]{4,}"
+    r"|(?<=://)[^/@\s]+(?=@)"
+    # the name of a field is no secret: `Unknown key: stream_options`
+    r"|(?:(?<!known )(?<!recognized )(?<!expected )|(?!key[\"']?: ?[\"']?[a-z]+(?:_[a-z]+)*(?![\w-])))"
+    r"(?P<label>(?i:\b(?:[\w-]*key(?:\s+provided)?|authorization)\b[\"']?\s*[:=]\s*[\"']?))(?!(?i:bearer|basic)\b)[^\s\"',;]{4,}"
+)
+
 
 def classify(
     status: int,
@@ -111,11 +162,6 @@ def _message(error: Mapping[str, Any]) -> str:
     return f"{sentence}: {behind[:MAX_MESSAGE]}" if behind else sentence
 
 
-# Where servers put the sentence, in any spelling of its case; the first that holds words counts.
-_SAYING = ("message", "msg", "detail", "details", "error_msg", "error_message", "errormessage", "errors", "error",
-           "status_msg", "description", "reason", "title", "text")  # fmt: skip
-
-
 def _words(error: Mapping[str, Any], depth: int = 3) -> str:
     fields = {str(name).lower(): value for name, value in error.items()}
     for name in _SAYING:
@@ -176,9 +222,6 @@ def _words_beside(body: Mapping[str, Any], error: object) -> object:
     return body if error in _PHRASES and body.get("message") else error
 
 
-_PHRASES = frozenset(status.phrase for status in HTTPStatus)
-
-
 def _text(value: object) -> str:
     """The words of a value; of a list of complaints what and where, not the input that some servers
     repeat in them.
@@ -192,43 +235,6 @@ def _text(value: object) -> str:
         where = ".".join(str(step) for step in place) + ": " if isinstance(place, list) else ""
         return where + _text(value.get("msg") or value.get("message") or value.get("detail"))
     return str(value)
-
-
-_KINDS: Mapping[Meaning, type[ModelError]] = {
-    "too_long": ContextTooLong,
-    "credentials": CredentialsRefused,
-    "quota": QuotaExhausted,
-    "rate_limit": ModelRateLimited,
-    "gone": ModelGone,
-    "unavailable": ModelUnavailable,
-    "malformed": AnswerMalformed,
-    "refused": ModelRefused,
-    "unpaired": UnansweredCall,
-}
-# Comes as a rate limit, but one request above the limit per minute fits no more after a wait.
-_NEVER_FITS = re.compile(r"^Request too large for ")
-# Characters of a message that are held against the table: what matters stands at the front, and a
-# body has 64 kB.
-_READ_LIMIT = 2000
-
-_MODEL_MISSING = re.compile(
-    r"\bmodel\b.*(?:not found|not exist|not supported|unknown|decommissioned)|^model: \S+$", re.I | re.S
-)
-_THING_MISSING = re.compile(r"\b(?:item|response|conversation|file|container)\b.*not found", re.I | re.S)
-
-_BY_STATUS: dict[int, type[ModelError]] = {
-    401: CredentialsRefused,
-    402: QuotaExhausted,
-    403: CredentialsRefused,
-    405: EndpointBlocked,
-    407: EndpointBlocked,
-    408: ModelUnavailable,
-    409: ModelUnavailable,
-    413: ContextTooLong,
-    425: ModelUnavailable,
-    429: ModelRateLimited,
-    529: ModelRateLimited,
-}
 
 
 def _kind(fault: ProviderFault, wait: float | None) -> type[ModelError]:
@@ -273,16 +279,6 @@ def _missing(fault: ProviderFault) -> type[ModelError]:
         return ModelGone
     # A 404 that names neither model nor thing is an address that leads nowhere, for every request.
     return ModelRefused if _THING_MISSING.search(fault.message) else EndpointBlocked
-
-
-_KEYS = re.compile(
-    r"\b(?:sk|sess|pk|rk|tk)-[\w*.\-]{4,}"
-    r"|\b(?i:bearer|basic)\s+[\w.~+/=*\-]{4,}"
-    r"|(?<=://)[^/@\s]+(?=@)"
-    # the name of a field is no secret: `Unknown key: stream_options`
-    r"|(?:(?<!known )(?<!recognized )(?<!expected )|(?!key[\"']?: ?[\"']?[a-z]+(?:_[a-z]+)*(?![\w-])))"
-    r"(?P<label>(?i:\b(?:[\w-]*key(?:\s+provided)?|authorization)\b[\"']?\s*[:=]\s*[\"']?))(?!(?i:bearer|basic)\b)[^\s\"',;]{4,}"
-)
 
 
 def scrub(text: str, secrets: Sequence[str] = ()) -> str:

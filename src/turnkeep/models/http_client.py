@@ -47,6 +47,19 @@ MAX_EVENT = 8 * 1024 * 1024
 
 _BOM = b"\xef\xbb\xbf"
 
+ERROR_BODY = 64 * 1024
+ERROR_BODY_TIME = 5.0
+LOOK_UP_TIME = 3.0
+LOOK_UP_BODY = 4 * 1024 * 1024
+TAIL_TIME = 0.1
+"""How long the end of a finished answer may take to arrive before its connection is given up."""
+
+Take = Callable[[list[Frame]], bool]
+"""Takes frames; False: somebody has to look at what came of them."""
+
+_LARGE = 1024 * 1024
+_NETWORK_ERRORS = (aiohttp.ClientError, HttpProcessingError, OSError)
+
 
 class Framer:
     """Cuts one stream into frames. After an error it is of no further use."""
@@ -156,20 +169,6 @@ class Framer:
     def _check(self, size: int) -> None:
         if size > self._limit:
             raise AnswerMalformed(f"one event of the stream is larger than {self._limit} bytes")
-
-
-ERROR_BODY = 64 * 1024
-ERROR_BODY_TIME = 5.0
-LOOK_UP_TIME = 3.0
-LOOK_UP_BODY = 4 * 1024 * 1024
-TAIL_TIME = 0.1
-"""How long the end of a finished answer may take to arrive before its connection is given up."""
-
-Take = Callable[[list[Frame]], bool]
-"""Takes frames; False: somebody has to look at what came of them."""
-
-_LARGE = 1024 * 1024
-_NETWORK_ERRORS = (aiohttp.ClientError, HttpProcessingError, OSError)
 
 
 class Client:

@@ -23,6 +23,50 @@ from turnkeep.errors import (
 )
 from turnkeep.messages import Citation
 
+End = Literal["stop", "length", "filter", "refusal", "failed"]
+
+# How servers say that the answer goes on, beside saying nothing.
+_NO_REASON = ("null", "none", "None")
+
+_ENDS: tuple[tuple[str, End], ...] = (
+    # What servers mean by their finish reasons, where it is not what OpenAI calls it; the first
+    # that is in it counts.
+    ("malformed_function_call", "failed"),
+    ("unexpected_tool_call", "failed"),
+    ("error", "failed"),
+    ("abort", "failed"),
+    ("insufficient_system_resource", "failed"),
+    ("cancel", "failed"),
+    ("timeout", "failed"),
+    ("interrupt", "failed"),
+    ("spii", "filter"),
+    ("content_filter", "filter"),
+    ("safety", "filter"),
+    ("recitation", "filter"),
+    ("sensitive", "filter"),
+    ("blocklist", "filter"),
+    ("prohibited_content", "filter"),
+    ("guardrail", "filter"),
+    ("refusal", "refusal"),
+    ("max_", "length"),
+    ("truncat", "length"),
+    ("limit", "length"),
+    ("model_length", "length"),
+    ("context_window", "length"),
+    ("length", "length"),
+)
+
+# Python servers write NaN and raw control characters, which orjson refuses.
+_DECODER = json.JSONDecoder(strict=False)
+_BLANKS = re.compile(r"[\s\0]*")
+
+_PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")
+# Lone surrogates but those that stand for a byte (`surrogateescape`).
+_LONE = re.compile("[\ud800-\udc7f\udd00-\udfff]")
+
+_COMPLAINING = ("detail", "errors", "error_msg", "error_message")
+_FINE = (None, "", 0, "0", 200, "200", "ok", "OK", "success")
+
 
 def words(value: object) -> str:
     """A text; nothing is an empty one, a number its digits.
@@ -89,40 +133,6 @@ def _kind(value: object) -> str:
     return "an object" if isinstance(value, Mapping) else "a list" if isinstance(value, list) else "a truth value"
 
 
-End = Literal["stop", "length", "filter", "refusal", "failed"]
-
-# How servers say that the answer goes on, beside saying nothing.
-_NO_REASON = ("null", "none", "None")
-
-_ENDS: tuple[tuple[str, End], ...] = (
-    # What servers mean by their finish reasons, where it is not what OpenAI calls it; the first
-    # that is in it counts.
-    ("malformed_function_call", "failed"),
-    ("unexpected_tool_call", "failed"),
-    ("error", "failed"),
-    ("abort", "failed"),
-    ("insufficient_system_resource", "failed"),
-    ("cancel", "failed"),
-    ("timeout", "failed"),
-    ("interrupt", "failed"),
-    ("spii", "filter"),
-    ("content_filter", "filter"),
-    ("safety", "filter"),
-    ("recitation", "filter"),
-    ("sensitive", "filter"),
-    ("blocklist", "filter"),
-    ("prohibited_content", "filter"),
-    ("guardrail", "filter"),
-    ("refusal", "refusal"),
-    ("max_", "length"),
-    ("truncat", "length"),
-    ("limit", "length"),
-    ("model_length", "length"),
-    ("context_window", "length"),
-    ("length", "length"),
-)
-
-
 def end_of(reason: object) -> str | None:
     """The reason for which an answer has ended, None while it goes on; odd ones are a plain end."""
     if not reason or reason in _NO_REASON:
@@ -136,11 +146,6 @@ def meaning_of_end(reason: str | None) -> End:
         return "stop"
     lower = reason.lower()
     return next((meaning for word, meaning in _ENDS if word in lower), "stop")
-
-
-# Python servers write NaN and raw control characters, which orjson refuses.
-_DECODER = json.JSONDecoder(strict=False)
-_BLANKS = re.compile(r"[\s\0]*")
 
 
 def is_json(text: str | bytes) -> bool:
@@ -181,11 +186,6 @@ def json_values(data: bytes) -> list[Any]:
 def _end_of_blanks(text: str, start: int) -> int:
     blanks = _BLANKS.match(text, start)
     return blanks.end() if blanks else start
-
-
-_PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")
-# Lone surrogates but those that stand for a byte (`surrogateescape`).
-_LONE = re.compile("[\ud800-\udc7f\udd00-\udfff]")
 
 
 class Halves:
@@ -344,10 +344,6 @@ def error_in(event: Mapping[str, Any]) -> object | None:
         return event
     is_error = "error" in (event.get("type"), event.get("object"))
     return event if is_error else None
-
-
-_COMPLAINING = ("detail", "errors", "error_msg", "error_message")
-_FINE = (None, "", 0, "0", 200, "200", "ok", "OK", "success")
 
 
 def complaint_in(event: Mapping[str, Any]) -> object | None:

@@ -18,6 +18,23 @@ from typing import Any
 from turnkeep import toml
 from turnkeep.models.capabilities import Lesson
 
+_LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
+
+# Without these the answer would be another one.
+_ESSENTIAL = frozenset(["model", "messages", "input", "stream", "tools", "instructions", "response_format", "text"])
+
+_ATTACHMENT_NAMES = re.compile(r"reason|think|thought|signature|extra_content|provider_specific")
+
+_REFUSING = re.compile(
+    r"unknown|unrecogni[sz]ed|unsupported|unexpected|extra\b|additional|extraneous|n.t support|not support"
+    r"|(?:not|never) (?:\w+ )?(?:supported|allowed|permitted|recogni[sz]ed|expected|accepted|valid|exist)"
+    r"|only supported|must be unset|not a valid|invalid (?:field|parameter|argument|property)",
+    re.I,
+)
+
+# Another value may be taken: nothing is learned for other requests.
+_OF_A_VALUE = re.compile(r"\bvalues?\b|one of|must be|between|only supports?\b|at (?:least|most)", re.I)
+
 
 def lessons_in(sentence: str, body: Mapping[str, Any]) -> Iterator[Lesson]:
     """What these words teach about this request, the likeliest first."""
@@ -59,9 +76,6 @@ def _rules() -> tuple[Rule, ...]:
     )
 
 
-_LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
-
-
 def _of_limit(rule: Rule, sentence: str, body: Mapping[str, Any]) -> Iterator[Lesson]:
     """How long an answer may be, by itself (`most`) or beside the question (`context`, less `input`
     where it is told).
@@ -81,12 +95,6 @@ def _of_limit(rule: Rule, sentence: str, body: Mapping[str, Any]) -> Iterator[Le
         yield Lesson({"most_output_tokens": most}, rule.remember)
 
 
-# Without these the answer would be another one.
-_ESSENTIAL = frozenset(["model", "messages", "input", "stream", "tools", "instructions", "response_format", "text"])
-
-_ATTACHMENT_NAMES = re.compile(r"reason|think|thought|signature|extra_content|provider_specific")
-
-
 def _of_fields(says: re.Pattern[str], sentence: str, body: Mapping[str, Any]) -> Iterator[Lesson]:
     names = [_last_word(path) for match in says.finditer(sentence) for path in match.groupdict().values() if path]
     fields = {_snake(name) for name in names}
@@ -101,18 +109,6 @@ def _of_fields(says: re.Pattern[str], sentence: str, body: Mapping[str, Any]) ->
         yield Lesson({"takes_thoughts": False})
     if keywords := {name for name in names if _is_keyword(name, body.get("tools"))}:
         yield Lesson({"drops_keywords": keywords})
-
-
-_REFUSING = re.compile(
-    r"unknown|unrecogni[sz]ed|unsupported|unexpected|extra\b|additional|extraneous|n.t support|not support"
-    r"|(?:not|never) (?:\w+ )?(?:supported|allowed|permitted|recogni[sz]ed|expected|accepted|valid|exist)"
-    r"|only supported|must be unset|not a valid|invalid (?:field|parameter|argument|property)",
-    re.I,
-)
-
-
-# Another value may be taken: nothing is learned for other requests.
-_OF_A_VALUE = re.compile(r"\bvalues?\b|one of|must be|between|only supports?\b|at (?:least|most)", re.I)
 
 
 def _of_named(sentence: str, body: Mapping[str, Any]) -> Iterator[Lesson]:

@@ -41,6 +41,9 @@ NOTHING_LEFT = ("0", "0.0", "-1")
 # A larger number of seconds is a moment, not a duration: 31 years against 2001.
 _EPOCH = 1_000_000_000.0
 
+_FIELDS = ("retry_after", "retryafter", "retry_after_seconds", "retry_after_s", "retrydelay", "retry_delay",
+           "reset_in", "estimated_time")  # fmt: skip
+
 
 def named_wait(headers: Mapping[str, str], body: object, message: str) -> float | None:
     """Seconds until this provider wants to be asked again, None where it names
@@ -149,10 +152,6 @@ def _until(moment: datetime | None, headers: Mapping[str, str]) -> float | None:
 
 def _in_utc(moment: datetime) -> datetime:
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-
-
-_FIELDS = ("retry_after", "retryafter", "retry_after_seconds", "retry_after_s", "retrydelay", "retry_delay",
-           "reset_in", "estimated_time")  # fmt: skip
 
 
 def _in_body(body: object, headers: Mapping[str, str], depth: int = 6) -> float | None:

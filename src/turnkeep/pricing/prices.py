@@ -33,6 +33,24 @@ if TYPE_CHECKING:
 
 _MILLION = 1_000_000
 
+ARE_INSTALLED = importlib.util.find_spec("genai_prices") is not None
+"""Without the extra ``prices`` no price is published here: costs are unknown, never 0."""
+
+_OPENAI = "openai"
+_ANTHROPIC = "anthropic"
+_MINUTE = 60  # prices change at a date or a time of day, never within a minute
+_RECENT = 256
+
+Dollars = Annotated[Decimal, Field(ge=0)]
+
+SIMULATOR = "simulator"
+"""The model that a simulator says it is. It costs nothing."""
+
+_OWN_PRICES = 256
+"""Models and tiers whose prices are remembered: answers may name any."""
+
+_STANDARD = {None, "", "auto", "default", "standard"}
+
 
 @dataclass(frozen=True, slots=True)
 class Rates:
@@ -86,15 +104,6 @@ class Price:
         )
         dollars = per_million / _MILLION + self.request * max(usage.requests, 1)
         return int((dollars * NANO).to_integral_value(ROUND_HALF_UP))
-
-
-ARE_INSTALLED = importlib.util.find_spec("genai_prices") is not None
-"""Without the extra ``prices`` no price is published here: costs are unknown, never 0."""
-
-_OPENAI = "openai"
-_ANTHROPIC = "anthropic"
-_MINUTE = 60  # prices change at a date or a time of day, never within a minute
-_RECENT = 256
 
 
 class PublishedPrices:
@@ -228,17 +237,7 @@ def _at(price: Decimal | TieredPrices | None, input_tokens: int) -> Decimal | No
     return next((tier.price for tier in reversed(price.tiers) if input_tokens > tier.start), price.base)
 
 
-Dollars = Annotated[Decimal, Field(ge=0)]
-
-SIMULATOR = "simulator"
-"""The model that a simulator says it is. It costs nothing."""
-
 _FREE = Price(Rates(*[Decimal(0)] * 5), source="free")
-
-_OWN_PRICES = 256
-"""Models and tiers whose prices are remembered: answers may name any."""
-
-_STANDARD = {None, "", "auto", "default", "standard"}
 
 
 class RateEntry(BaseModel):

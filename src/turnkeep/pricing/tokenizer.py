@@ -80,6 +80,29 @@ _CHECK_DIGEST = {
     "cl100k_base": "a0efe0fb3e94b3aa",
 }
 
+PER_MESSAGE = 3
+"""Around each message, as published for Chat Completions; its role is one more token."""
+
+PRIMING = 3
+"""Once per request: the answer is begun for the model."""
+
+PER_CALL = 8
+"""Estimate: around the name and arguments of a call."""
+
+PER_TOOL = 8
+"""Estimate: around a tool's name, description and schema.
+
+The schema is counted as compact JSON, which is rather more than the provider's own notation.
+"""
+
+IMAGE_LOW, IMAGE_HIGH = 85, 765
+"""Estimate: an image with ``detail: low``, and any other (1024 x 1024 in four tiles)."""
+
+FILE = 1_000
+"""Estimate: a file whose text is not in the message."""
+
+_SEALED_FIELDS = ("encrypted_content", "signature", "data")
+
 
 class Vocabulary:
     """One encoding, built on first use."""
@@ -204,28 +227,6 @@ def _fast_engine(encoding: str) -> Engine | None:
 def digest(ids: list[int]) -> str:
     """A short name for a list of ids."""
     return hashlib.sha256(repr(ids).encode()).hexdigest()[:16]
-
-
-PER_MESSAGE = 3
-"""Around each message, as published for Chat Completions; its role is one more token."""
-
-PRIMING = 3
-"""Once per request: the answer is begun for the model."""
-
-PER_CALL = 8
-"""Estimate: around the name and arguments of a call."""
-
-PER_TOOL = 8
-"""Estimate: around a tool's name, description and schema.
-
-The schema is counted as compact JSON, which is rather more than the provider's own notation.
-"""
-
-IMAGE_LOW, IMAGE_HIGH = 85, 765
-"""Estimate: an image with ``detail: low``, and any other (1024 x 1024 in four tiles)."""
-
-FILE = 1_000
-"""Estimate: a file whose text is not in the message."""
 
 
 # One for an encoding, not for a model: each takes 0.3 s and megabytes to build.
@@ -356,9 +357,6 @@ def item_tokens(item: Item, model: str) -> int:
 @functools.cache
 def _shipped_catalog() -> Catalog:
     return Catalog.load()
-
-
-_SEALED_FIELDS = ("encrypted_content", "signature", "data")
 
 
 def _sealed_tokens(raw: Mapping[str, Any]) -> int:

@@ -53,6 +53,24 @@ from turnkeep.usage import Usage
 TICK = 0.005
 """Seconds between the beginnings of two publications of a lane."""
 
+MERGE_ABOVE = 64
+"""Events waiting for the store from which on neighbouring deltas are merged: only
+when it is behind.
+"""
+
+MOST_SHOWN = 16_384
+"""Characters of arguments, and of an output, that are shown; the whole is in the transcript."""
+MOST_THOUGHT = 262_144
+"""Characters of the thoughts of one step that are shown: a log holds what is thought beside what is said."""
+MOST_OF_A_FILE = 1_048_576
+"""Characters of a file that goes into the log; a larger one is in the transcript alone."""
+NO_SITE = "nowhere"
+"""Whose the thought is that a stop has cut off: half of one is no provider's, who would miss his seal on it."""
+PIECE, EVERY = 1_024, 0.25
+"""Characters, and seconds, after which a piece of a thought is shown: thoughts are not read word by
+word, and their pieces stay in the log for as long as the run goes on.
+"""
+
 
 class Speaker(Protocol):
     """A run that has something to say."""
@@ -160,12 +178,6 @@ class Lane:
                 self._go_on()
         for speaker, outcome in zip(speakers, outcomes, strict=True):
             speaker.settle(outcome)
-
-
-MERGE_ABOVE = 64
-"""Events waiting for the store from which on neighbouring deltas are merged: only
-when it is behind.
-"""
 
 
 class Announcer:
@@ -328,20 +340,6 @@ def _close(result: list[Event], texts: list[str]) -> None:
         last = result[-1]
         result[-1] = delta("".join(texts), last.run_id or "", last.attempt)
     texts.clear()
-
-
-MOST_SHOWN = 16_384
-"""Characters of arguments, and of an output, that are shown; the whole is in the transcript."""
-MOST_THOUGHT = 262_144
-"""Characters of the thoughts of one step that are shown: a log holds what is thought beside what is said."""
-MOST_OF_A_FILE = 1_048_576
-"""Characters of a file that goes into the log; a larger one is in the transcript alone."""
-NO_SITE = "nowhere"
-"""Whose the thought is that a stop has cut off: half of one is no provider's, who would miss his seal on it."""
-PIECE, EVERY = 1_024, 0.25
-"""Characters, and seconds, after which a piece of a thought is shown: thoughts are not read word by
-word, and their pieces stay in the log for as long as the run goes on.
-"""
 
 
 @dataclass(slots=True)

@@ -20,6 +20,9 @@ Request = Mapping[str, Any]
 ChangeResult = tuple[str, dict[str, Any]]
 """The status, and the fields of the frame that says so."""
 
+ASKING = frozenset({"regenerate"})
+"""Changes that ask for an answer: they count like messages."""
+
 
 @dataclass(frozen=True, slots=True)
 class Caller:
@@ -71,10 +74,6 @@ CHANGES: Mapping[str, Change] = {
     "resume": resume,
     "regenerate": regenerate,
 }
-
-
-ASKING = frozenset({"regenerate"})
-"""Changes that ask for an answer: they count like messages."""
 
 
 def _once(caller: Caller, request: Request) -> str | None:

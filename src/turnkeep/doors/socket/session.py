@@ -50,6 +50,20 @@ LAST_WORD = 1.0
 
 RESTART = 1012
 
+EVERY = 0.05
+"""Seconds between two cumulative frames of one channel."""
+BROKEN = 1011
+
+MERGE_ABOVE = 64_000
+"""Unsent bytes from which on text is merged."""
+CLOSE_ABOVE = 800_000
+"""Unsent bytes that are kept for a socket at most; frames of one event that find nothing before
+them may be more.
+"""
+
+TOO_SLOW = 4008
+ABNORMAL = 1006
+
 
 class Socket:
     """One open connection, and what it is subscribed to."""
@@ -213,11 +227,6 @@ class Socket:
         self._writer.write(Payload([frame_bytes(frame) for frame in frames]))
 
 
-EVERY = 0.05
-"""Seconds between two cumulative frames of one channel."""
-BROKEN = 1011
-
-
 class SocketChannel:
     """A subscriber of the hub. Without an encoder until its first frame is out."""
 
@@ -368,17 +377,6 @@ class SocketChannel:
     def _break(self) -> None:
         log.exception("delivery_broke", door="websocket")
         self._writer.close(BROKEN, "something went wrong, resume from the last offset")
-
-
-MERGE_ABOVE = 64_000
-"""Unsent bytes from which on text is merged."""
-CLOSE_ABOVE = 800_000
-"""Unsent bytes that are kept for a socket at most; frames of one event that find nothing before
-them may be more.
-"""
-
-TOO_SLOW = 4008
-ABNORMAL = 1006
 
 
 class SocketEnded(Exception):

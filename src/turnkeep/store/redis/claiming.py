@@ -38,6 +38,8 @@ MOST_LOOKS = 64
 PAUSE = 1.0
 """Seconds before a partition is asked again that could not say what is due."""
 
+_order = attrgetter("at", "entry")
+
 
 class _Ready(NamedTuple):
     """A thread that is due, as an index or a hint says; sorted as claims take it."""
@@ -383,9 +385,6 @@ def _read_ready(answers: Sequence[Sequence[bytes]]) -> list[_Ready]:
             address = address_of(tenant + b"\0" + queue, channel)
             entries.append(_Ready(float(at), address, pairs[place], pairs[place + 1]))
     return entries
-
-
-_order = attrgetter("at", "entry")
 
 
 def _from_anywhere(ready: list[_Ready]) -> list[_Ready]:

@@ -38,6 +38,11 @@ T = TypeVar("T")
 
 _EMPTY = b""
 
+_STORED_ELSEWHERE = ("content", "arrival", "seq", "window", "max_wait", "on_busy")
+
+DELTA_MEMBERS = 120
+"""Bytes of the members of an ordinary delta at most; read once, being the same for a run."""
+
 
 def dump(value: Any) -> bytes:
     """JSON in one line; a blank before what orjson refuses (lone surrogates, huge integers)."""
@@ -114,9 +119,6 @@ def flag(value: bool) -> bytes:
 
 def content_bytes(content: Content) -> bytes:
     return add_checksum(dump([part.to_json() for part in content]))
-
-
-_STORED_ELSEWHERE = ("content", "arrival", "seq", "window", "max_wait", "on_busy")
 
 
 def body(message: Message) -> bytes:
@@ -322,10 +324,6 @@ def read_event(place: tuple[int, str], kind: bytes, at: bytes, members: bytes, t
         return TextDelta(to_text(text), *run, offset, epoch, float(at))
     own = {"kind": words(kind), "text": to_text(text), "offset": offset, "epoch": epoch, "at": float(at)}
     return Event.from_json(parse_json(members, "event") | own)
-
-
-DELTA_MEMBERS = 120
-"""Bytes of the members of an ordinary delta at most; read once, being the same for a run."""
 
 
 @lru_cache(maxsize=4096)

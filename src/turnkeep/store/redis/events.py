@@ -25,6 +25,9 @@ log = get_log(__name__)
 AT_ONCE = 64
 """Publications of one script."""
 
+_ENTRY = (b"space", b"channel", b"thread", b"epoch", b"incarnation", b"frame")
+"""The members of a parked entry that an outbox entry has too, in the order of `sink_parked`."""
+
 
 class RedisEvents(RedisPart):
     """One append-only log per channel, and the outbox of the sinks."""
@@ -235,10 +238,6 @@ class RedisEvents(RedisPart):
         if not 0 <= partition < len(self._keys.partitions):
             raise _not_open(sink, partition)
         return self._keys.partitions[partition]
-
-
-_ENTRY = (b"space", b"channel", b"thread", b"epoch", b"incarnation", b"frame")
-"""The members of a parked entry that an outbox entry has too, in the order of `sink_parked`."""
 
 
 def _by_name(fields: Sequence[bytes]) -> Mapping[bytes, bytes]:

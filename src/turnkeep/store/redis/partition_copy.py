@@ -38,6 +38,9 @@ _KEYS_OF_THREAD = ("thread", "inbox", "delayed", "log", "finals", "known", "hist
 _ENDS_OF_THREAD = frozenset(b"tqdlfkhs")
 """How the names of these keys go on behind that of their partition, before a colon."""
 
+Progress = Callable[[int, int], None]
+"""Told how many families of how many are copied."""
+
 
 @dataclass(frozen=True, slots=True)
 class Holdings:
@@ -56,10 +59,6 @@ class CopyOutcome:
     before: int
     partitions: int
     holdings: Holdings
-
-
-Progress = Callable[[int, int], None]
-"""Told how many families of how many are copied."""
 
 
 class PartitionCopy:

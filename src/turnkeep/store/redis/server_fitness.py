@@ -28,6 +28,20 @@ strict: answers wait until the write is synced, or the replicas have it.
 
 OLDEST, OLDEST_CLUSTER, OLDEST_WAITAOF = (6, 2), (7, 0), (7, 2)
 
+_SECTIONS = ("server", "memory", "persistence", "replication")
+
+CHANGING = 1_000
+"""The layout of a store that is being copied: no program knows it, so none begins on it."""
+
+_LOSS_BY_FSYNC = {
+    "everysec": "about the last second",
+    "no": "what the system had not written",
+    "": "what was not synced (appendfsync cannot be read)",
+}
+
+EVERY = 2.0
+"""Seconds for which a look at a server is believed."""
+
 
 @dataclass(frozen=True, slots=True)
 class Server:
@@ -90,9 +104,6 @@ async def ask_server(pipe: Pipe) -> Server:
 
 def _knows(reply: Reply) -> bool | None:
     return None if isinstance(reply, Refusal) or not reply else reply[0] is not None
-
-
-_SECTIONS = ("server", "memory", "persistence", "replication")
 
 
 def _info_text(reply: Reply) -> bytes:
@@ -164,10 +175,6 @@ def how_to_wait(server: Server, replicas: int) -> tuple[str, ...]:
     if replicas:
         return ("WAIT", str(replicas))
     return ("",) if server.fsync == "always" else ()
-
-
-CHANGING = 1_000
-"""The layout of a store that is being copied: no program knows it, so none begins on it."""
 
 
 async def read_partitions(call: Any, key: bytes) -> int | None:
@@ -262,16 +269,6 @@ def loss_window(server: Server, durability: Durability) -> str:
         losses.append("on a disk that is slow to sync up to two seconds, also when Redis itself is killed")
     return "; ".join(losses)
 
-
-_LOSS_BY_FSYNC = {
-    "everysec": "about the last second",
-    "no": "what the system had not written",
-    "": "what was not synced (appendfsync cannot be read)",
-}
-
-
-EVERY = 2.0
-"""Seconds for which a look at a server is believed."""
 
 NOBODY = Server("nobody", (0, 0), "unknown", has_log=False, fsync="", replicas=0)
 

@@ -22,6 +22,9 @@ MOST_ROWS = 256
 Answer = Any
 """What the script tells of one thread, or the error that it met."""
 
+Run = Callable[[Sequence[ThreadKeys], Sequence[Argument]], Awaitable[list[Answer]]]
+"""Runs the script on threads: keys and rows of arguments of each, in order."""
+
 
 @dataclass(frozen=True, slots=True)
 class ThreadAct:
@@ -60,10 +63,6 @@ class _Entry:
     answers: asyncio.Future[list[Answer] | None] = field(
         default_factory=lambda: asyncio.get_running_loop().create_future()
     )
-
-
-Run = Callable[[Sequence[ThreadKeys], Sequence[Argument]], Awaitable[list[Answer]]]
-"""Runs the script on threads: keys and rows of arguments of each, in order."""
 
 
 class TickGroup:

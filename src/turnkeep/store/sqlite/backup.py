@@ -18,6 +18,16 @@ from turnkeep.store.sqlite.file_identity import sync_folder
 from turnkeep.store.sqlite.owners import Owners
 from turnkeep.store.values import LAYOUT
 
+_CARRY_CONDITION = """
+    kind IN ('revocation', 'audit') OR (kind = 'setting' AND name = 'revocations')
+    OR (kind = 'key' AND body ->> '$.revoked_at' IS NOT NULL)
+"""
+"""What the store that is replaced knows better than the backup: who was sent away since, and what
+has happened.
+"""
+
+PATIENCE = 10.0
+
 
 def owners_of(path: Path) -> Path:
     """Where the lock files of a store's owners are."""
@@ -107,15 +117,6 @@ def _must_be_free(path: Path) -> None:
         return  # damaged: the reason why it is replaced
 
 
-_CARRY_CONDITION = """
-    kind IN ('revocation', 'audit') OR (kind = 'setting' AND name = 'revocations')
-    OR (kind = 'key' AND body ->> '$.revoked_at' IS NOT NULL)
-"""
-"""What the store that is replaced knows better than the backup: who was sent away since, and what
-has happened.
-"""
-
-
 def _documents_to_carry(path: Path) -> list[tuple[Any, ...]]:
     """These documents of the store that is replaced; none if it cannot be read."""
     if not path.exists():
@@ -157,9 +158,6 @@ def _put_in_place(draft: Path, path: Path) -> None:
             sync_folder(path.parent)
     draft.replace(path)
     sync_folder(path.parent)
-
-
-PATIENCE = 10.0
 
 
 def vacuum(path: Path) -> tuple[int, int]:

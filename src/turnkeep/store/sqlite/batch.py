@@ -12,6 +12,10 @@ from typing import Any
 
 import apsw
 
+Row = tuple[Any, ...]
+Key = Any
+"""Of one row: a tuple where rows can be deleted by it."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Table:
@@ -57,10 +61,6 @@ SHARE = Table("REPLACE INTO served (tenant, claims, floor) VALUES (?, ?, ?)")
 
 # a thread has its row before others refer to it
 _ORDER = (NEW_THREAD, THREAD, ACTIVE_MINUTE, MESSAGE, MESSAGE_ID, JOURNAL, ENTRY, RUN, EVENT, TOTAL, SHARE)
-
-Row = tuple[Any, ...]
-Key = Any
-"""Of one row: a tuple where rows can be deleted by it."""
 
 
 class Batch:

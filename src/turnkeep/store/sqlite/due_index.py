@@ -18,6 +18,14 @@ from turnkeep.store.sqlite.connection import every
 TenantQueue = tuple[str, str]
 """Tenant and queue."""
 
+# From one tenant and queue to the next along the index: a GROUP BY would read
+# every thread that wakes.
+_FROM = (
+    "SELECT wake, tenant, queue, channel, id FROM thread WHERE wake IS NOT NULL AND (tenant, queue) >= (?, ?)"
+    " ORDER BY tenant, queue, wake, channel LIMIT 1"
+)
+_AFTER = _FROM.replace(">=", ">")
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class First:
@@ -28,15 +36,6 @@ class First:
     wake: float
     address: Address
     row: int
-
-
-# From one tenant and queue to the next along the index: a GROUP BY would read
-# every thread that wakes.
-_FROM = (
-    "SELECT wake, tenant, queue, channel, id FROM thread WHERE wake IS NOT NULL AND (tenant, queue) >= (?, ?)"
-    " ORDER BY tenant, queue, wake, channel LIMIT 1"
-)
-_AFTER = _FROM.replace(">=", ">")
 
 
 def first_of_each(connection: apsw.Connection) -> Iterator[First]:

@@ -32,6 +32,11 @@ _rare_defaults = tuple(_USUAL[name] for name in _RARE)
 # All fields by one call in C; `asdict` copies every value deeply, for each token.
 _often_values, _rare_values = attrgetter(*_OFTEN), attrgetter(*_RARE)
 
+_DELTA = frozenset(("text", "run_id", "attempt"))
+
+EventRow = tuple[int, float, EventKind, str]
+"""An event as a row: offset, time, kind, body."""
+
 
 def body_of(event: Event) -> str:
     """What an event says, without fields that hold their default."""
@@ -57,12 +62,6 @@ def event_of(offset: int, at: float, kind: str, body: str, epoch: str) -> Event:
         return Event.from_json({**data, "kind": kind, "offset": offset, "epoch": epoch, "at": at})
 
     return restore("event", make, body)
-
-
-_DELTA = frozenset(("text", "run_id", "attempt"))
-
-EventRow = tuple[int, float, EventKind, str]
-"""An event as a row: offset, time, kind, body."""
 
 
 def row_of(event: Event) -> EventRow:

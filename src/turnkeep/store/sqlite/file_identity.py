@@ -31,6 +31,9 @@ _MOUNTS = Path("/proc/self/mountinfo")
 DEFAULT_FOLDER = ".turnkeep"
 """Where stores are that nobody has given a place."""
 
+BALLAST = 8_000_000
+_CHUNK = 1_000_000
+
 
 def make_file(path: Path) -> None:
     """The directory, and an empty file that only its owner can read; both stay after a power cut.
@@ -152,10 +155,6 @@ class FileIdentity:
 def _identity(path: str) -> tuple[int, int]:
     status = os.stat(path)
     return status.st_dev, status.st_ino
-
-
-BALLAST = 8_000_000
-_CHUNK = 1_000_000
 
 
 class Ballast:

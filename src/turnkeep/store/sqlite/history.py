@@ -23,6 +23,11 @@ from turnkeep.store.values import History, Policy, TranscriptEntry
 _BEYOND = 1 << 62
 _PAGE = 100
 
+_OLDEST = (
+    "SELECT turn, count(*), sum(size) FROM entry"
+    " WHERE thread = ?1 AND turn = (SELECT min(turn) FROM entry WHERE thread = ?1)"
+)
+
 
 def append(batch: Batch, thread_row: ThreadRow, entries: Sequence[TranscriptEntry]) -> None:
     """Add the entries of one turn."""
@@ -52,12 +57,6 @@ def cut(connection: apsw.Connection, thread_row: ThreadRow, policy: Policy) -> N
         _delete(connection, "thread = ? AND turn = ?", (row, turn))
         thread.items -= count
         thread.bytes -= size
-
-
-_OLDEST = (
-    "SELECT turn, count(*), sum(size) FROM entry"
-    " WHERE thread = ?1 AND turn = (SELECT min(turn) FROM entry WHERE thread = ?1)"
-)
 
 
 def remove(connection: apsw.Connection, thread_row: ThreadRow, *, through: int = -1, beginning: int = _BEYOND) -> None:

@@ -40,6 +40,11 @@ _STRANGE = (
 
 Step = Callable[[apsw.Connection], None]
 
+_BOOT_ID = clocks.BOOT_ID
+
+CATCH_UP = 86_400.0
+"""Far less than what is kept for a time is kept: threads, and the ids of messages."""
+
 
 def _script(name: str) -> str:
     return resources.files("turnkeep.store.sqlite").joinpath(name).read_text()
@@ -82,11 +87,6 @@ def _from_3(connection: apsw.Connection) -> None:
 
 STEPS: Mapping[int, Step] = {1: _from_1, 2: _from_2, 3: _from_3}
 """What leads from a layout to the next one, by the number of the older."""
-
-_BOOT_ID = clocks.BOOT_ID
-
-CATCH_UP = 86_400.0
-"""Far less than what is kept for a time is kept: threads, and the ids of messages."""
 
 
 def prepare(

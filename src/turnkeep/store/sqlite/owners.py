@@ -39,6 +39,11 @@ else:
         return False
 
 
+# A child inherits the handles, and flock belongs to the handle: while the child lives its parent
+# would seem to.
+_INSTANCES: weakref.WeakSet[Owners] = weakref.WeakSet()
+
+
 class Owners:
     """The owners of this opened store, and a look at those of others."""
 
@@ -187,11 +192,6 @@ def _first_line(path: Path) -> str:
     with contextlib.suppress(OSError):
         return path.read_text(errors="replace").strip()
     return path.stem
-
-
-# A child inherits the handles, and flock belongs to the handle: while the child lives its parent
-# would seem to.
-_INSTANCES: weakref.WeakSet[Owners] = weakref.WeakSet()
 
 
 def _abandon_all() -> None:

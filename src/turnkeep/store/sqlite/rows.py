@@ -32,6 +32,9 @@ OWN_TABLES = ("message", "known", "journal", "entry", "run", "event")
 
 RUNS_SLACK = 8
 
+_THREAD_STATE = "SELECT id, head, floor, open, active_minute FROM thread"
+_StoredThread = tuple[int, str, int, int, int]
+
 
 @dataclass(slots=True)
 class ThreadRow:
@@ -78,10 +81,6 @@ def find(connection: apsw.Connection, address: Address) -> RowAddress | None:
         (address.tenant, address.queue, address.channel),
     ).get
     return None if other is None else RowAddress(other[0], Address(address.tenant, address.queue, other[1]))
-
-
-_THREAD_STATE = "SELECT id, head, floor, open, active_minute FROM thread"
-_StoredThread = tuple[int, str, int, int, int]
 
 
 def load(connection: apsw.Connection, row: int, incarnation: str) -> ThreadRow:

@@ -42,6 +42,17 @@ _STEPS = 20
 _NUDGE = 60.0
 _BUCKET = 60.0
 
+# by the index of one tenant and queue; of others, which no page asks for, all are ordered
+_NEWEST = (
+    "SELECT id FROM thread WHERE {within}"
+    " AND (:place IS NULL OR CASE WHEN paused THEN 'paused' ELSE state END = :place)"
+    " AND (:at IS NULL OR (active_at, thread_id) < (:at, :thread_id))"
+    " AND (:text = '' OR instr(lower(channel), :text) OR instr(thread_id, :text) OR instr(lower(head), :text))"
+    " ORDER BY active_minute DESC, active_at DESC, thread_id DESC LIMIT :most"
+)
+_NEWEST_OF_ONE = _NEWEST.format(within="tenant = :tenant AND queue = :queue AND active_minute <= :minute")
+_NEWEST_OF_SOME = _NEWEST.format(within="(:tenant IS NULL OR tenant = :tenant) AND (:queue IS NULL OR queue = :queue)")
+
 
 class SqliteThreads(Engine):
     """The threads protocol."""
@@ -248,18 +259,6 @@ def _page(
             if not is_over(thread_row.thread, view.policy(thread_row), view.now):
                 page.append(_record(view, thread_row))
     return page, records[-1][0] if len(records) == _PAGE else -1
-
-
-# by the index of one tenant and queue; of others, which no page asks for, all are ordered
-_NEWEST = (
-    "SELECT id FROM thread WHERE {within}"
-    " AND (:place IS NULL OR CASE WHEN paused THEN 'paused' ELSE state END = :place)"
-    " AND (:at IS NULL OR (active_at, thread_id) < (:at, :thread_id))"
-    " AND (:text = '' OR instr(lower(channel), :text) OR instr(thread_id, :text) OR instr(lower(head), :text))"
-    " ORDER BY active_minute DESC, active_at DESC, thread_id DESC LIMIT :most"
-)
-_NEWEST_OF_ONE = _NEWEST.format(within="tenant = :tenant AND queue = :queue AND active_minute <= :minute")
-_NEWEST_OF_SOME = _NEWEST.format(within="(:tenant IS NULL OR tenant = :tenant) AND (:queue IS NULL OR queue = :queue)")
 
 
 def _as_stored(text: str) -> str:

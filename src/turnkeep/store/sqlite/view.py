@@ -20,6 +20,20 @@ from turnkeep.store.thread import AcceptedId
 from turnkeep.store.values import Counts, Policies, Policy, Stats
 from turnkeep.usage import Usage
 
+_WITHIN = "(:tenant IS NULL OR tenant = :tenant) AND (:queue IS NULL OR queue = :queue)"
+_LIVING = f"{_WITHIN} AND (expires_at IS NULL OR expires_at > :now)"
+_PLACE = (
+    "CASE WHEN state = 'leased' THEN 'active' WHEN paused THEN 'paused' WHEN state = 'held' THEN 'held'"
+    " WHEN wake IS NULL THEN 'idle' WHEN wake <= :now THEN 'waiting' ELSE 'delayed' END"
+)
+_LIVE = (  # whoever has open messages and is not paused wakes some time
+    "SELECT * FROM thread WHERE wake IS NOT NULL UNION ALL"
+    " SELECT * FROM thread WHERE paused = 1 AND wake IS NULL AND (expires_at IS NULL OR expires_at > :now)"
+)
+# Read out of the heads: columns for them would be one more thing to write with every commit, for a
+# rare look.
+_SUMS = ("messages", "turns", "bytes", *(f"usage.{f.name}" for f in fields(Usage)))
+
 
 @dataclass(frozen=True, slots=True)
 class Setup:
@@ -85,21 +99,6 @@ class View:
 
 
 # ruff: noqa: S608  # statements are put together from the conditions below alone
-
-
-_WITHIN = "(:tenant IS NULL OR tenant = :tenant) AND (:queue IS NULL OR queue = :queue)"
-_LIVING = f"{_WITHIN} AND (expires_at IS NULL OR expires_at > :now)"
-_PLACE = (
-    "CASE WHEN state = 'leased' THEN 'active' WHEN paused THEN 'paused' WHEN state = 'held' THEN 'held'"
-    " WHEN wake IS NULL THEN 'idle' WHEN wake <= :now THEN 'waiting' ELSE 'delayed' END"
-)
-_LIVE = (  # whoever has open messages and is not paused wakes some time
-    "SELECT * FROM thread WHERE wake IS NOT NULL UNION ALL"
-    " SELECT * FROM thread WHERE paused = 1 AND wake IS NULL AND (expires_at IS NULL OR expires_at > :now)"
-)
-# Read out of the heads: columns for them would be one more thing to write with every commit, for a
-# rare look.
-_SUMS = ("messages", "turns", "bytes", *(f"usage.{f.name}" for f in fields(Usage)))
 
 
 def counts(view: View, tenant: str | None, queue: str | None) -> Counts:

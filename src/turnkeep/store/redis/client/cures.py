@@ -12,6 +12,25 @@ from turnkeep.errors import (
     ThreadQuarantined,
 )
 
+# Marks are looked for anywhere in the text: from inside a script Redis puts its own words around
+# the error, and versions differ in them.
+_FINAL: tuple[tuple[tuple[str, ...], type[StoreError], str], ...] = (
+    (
+        ("DAMAGED", "WRONGTYPE", "ERR The ID specified in XADD", "hash value is not an integer"),
+        ThreadQuarantined,
+        "what Redis keeps of this thread is damaged",
+    ),
+    (("OOM ",), StoreFull, "Redis is out of memory, raise maxmemory or delete old threads; runs in progress still end"),
+    (("No space left",), StoreFull, "the disk of Redis is full, free some space"),
+    (("MISCONF", "NOREPLICAS"), StoreUnavailable, "Redis takes no writes now"),
+    (
+        ("NOAUTH", "WRONGPASS", "NOPERM", "ACL failure"),
+        StoreMisconfigured,
+        "Redis refuses these credentials, check REDIS_URL and the ACL",
+    ),
+    (("CROSSSLOT",), StoreMisconfigured, "this Redis does not keep keys of one tag together"),
+)
+
 
 class Cure(Enum):
     """What to do about a refusal before the command is sent again; nothing of it has happened."""
@@ -34,25 +53,6 @@ _CURES = (
     ("READONLY", Cure.RECONNECT),
     ("MASTERDOWN", Cure.RECONNECT),
     ("UNBLOCKED", Cure.RECONNECT),
-)
-
-# Marks are looked for anywhere in the text: from inside a script Redis puts its own words around
-# the error, and versions differ in them.
-_FINAL: tuple[tuple[tuple[str, ...], type[StoreError], str], ...] = (
-    (
-        ("DAMAGED", "WRONGTYPE", "ERR The ID specified in XADD", "hash value is not an integer"),
-        ThreadQuarantined,
-        "what Redis keeps of this thread is damaged",
-    ),
-    (("OOM ",), StoreFull, "Redis is out of memory, raise maxmemory or delete old threads; runs in progress still end"),
-    (("No space left",), StoreFull, "the disk of Redis is full, free some space"),
-    (("MISCONF", "NOREPLICAS"), StoreUnavailable, "Redis takes no writes now"),
-    (
-        ("NOAUTH", "WRONGPASS", "NOPERM", "ACL failure"),
-        StoreMisconfigured,
-        "Redis refuses these credentials, check REDIS_URL and the ACL",
-    ),
-    (("CROSSSLOT",), StoreMisconfigured, "this Redis does not keep keys of one tag together"),
 )
 
 

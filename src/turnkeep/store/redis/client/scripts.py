@@ -40,6 +40,56 @@ Groups = Mapping[str, tuple[str, ...]]
 _HEADER = re.compile(r"^-- (KEYS|ARGV|USES):(.*)$", re.MULTILINE)
 _SELDOM = re.compile(r"^-- SELDOM:(.*)$", re.MULTILINE)
 
+_WORD = re.compile(r"(?<![\w:])(?<!(?<!\.)\.)[A-Za-z_]\w*")
+"""A name that may be one of a definition: no member, such as `stop` in `t.stop`
+or `find` in `text:find`.
+"""
+_REFERENCE = re.compile(r"\b([KA])\.(\w+)")
+_DEFINITION = re.compile(r"^(?=local )", re.MULTILINE)
+_FIRST_LINE = re.compile(r"local (?:function \w+|[\w, ]+)")
+_NAMES = re.compile(r"\b(?!local\b|function\b)\w+")
+
+_POINT = """\
+local GROUPS, POINTED = (#KEYS - {first}) / {size}, 0
+local function point(i)
+  POINTED = {first} + (i - 1) * {size}
+end"""
+
+_PLACES = "PLACES"
+
+_POINT_SHARED = """\
+local PLACES = ARGV[1]
+local GROUPS, POINTED, SHARED = #PLACES, 0, 0
+local function point(i)
+  POINTED, SHARED = {first} + (i - 1) * {size}, {first} + GROUPS * {size} + (PLACES:byte(i) - 1) * {shared}
+end"""
+
+_ROWS = "local ROWS = (#ARGV - {first}) / {size}"
+
+_TURN = """\
+local ROW = {first}
+local function turn_to(i)
+  ROW = {first} + (i - 1) * {size}
+end"""
+
+_ROW = {
+    "value(": """\
+local function value(i)
+  return ARGV[{first} + i]
+end""",
+    "row(": """\
+local NAMES = {names}
+local function row(i)
+  local found = {{}}
+  for j, name in ipairs(NAMES) do found[name] = ARGV[{first} + (i - 1) * {size} + j] end
+  return found
+end""",
+    "values(": """\
+local function values(i)
+  return unpack(ARGV, {first} + (i - 1) * {size} + 1, {first} + i * {size})
+end""",
+}
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Script:
@@ -153,54 +203,3 @@ def _in_use(table: str, names: tuple[str, ...], body: str) -> tuple[str, ...]:
 
 def _list(names: tuple[str, ...]) -> str:
     return f"{{{', '.join(repr(name) for name in names)}}}"
-
-
-_WORD = re.compile(r"(?<![\w:])(?<!(?<!\.)\.)[A-Za-z_]\w*")
-"""A name that may be one of a definition: no member, such as `stop` in `t.stop`
-or `find` in `text:find`.
-"""
-_REFERENCE = re.compile(r"\b([KA])\.(\w+)")
-_DEFINITION = re.compile(r"^(?=local )", re.MULTILINE)
-_FIRST_LINE = re.compile(r"local (?:function \w+|[\w, ]+)")
-_NAMES = re.compile(r"\b(?!local\b|function\b)\w+")
-
-_POINT = """\
-local GROUPS, POINTED = (#KEYS - {first}) / {size}, 0
-local function point(i)
-  POINTED = {first} + (i - 1) * {size}
-end"""
-
-_PLACES = "PLACES"
-
-_POINT_SHARED = """\
-local PLACES = ARGV[1]
-local GROUPS, POINTED, SHARED = #PLACES, 0, 0
-local function point(i)
-  POINTED, SHARED = {first} + (i - 1) * {size}, {first} + GROUPS * {size} + (PLACES:byte(i) - 1) * {shared}
-end"""
-
-_ROWS = "local ROWS = (#ARGV - {first}) / {size}"
-
-_TURN = """\
-local ROW = {first}
-local function turn_to(i)
-  ROW = {first} + (i - 1) * {size}
-end"""
-
-_ROW = {
-    "value(": """\
-local function value(i)
-  return ARGV[{first} + i]
-end""",
-    "row(": """\
-local NAMES = {names}
-local function row(i)
-  local found = {{}}
-  for j, name in ipairs(NAMES) do found[name] = ARGV[{first} + (i - 1) * {size} + j] end
-  return found
-end""",
-    "values(": """\
-local function values(i)
-  return unpack(ARGV, {first} + (i - 1) * {size} + 1, {first} + i * {size})
-end""",
-}

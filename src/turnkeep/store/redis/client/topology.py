@@ -15,6 +15,14 @@ from turnkeep.errors import ConfigurationError, StoreMisconfigured, StoreUnavail
 from turnkeep.store.redis.client.dialing import Dialer, ServerAddress
 from turnkeep.store.redis.client.scripts import Publish
 
+_SCHEMES = {
+    "valkey": "redis",
+    "valkeys": "rediss",
+    "redis+cluster": "redis",
+    "redis+sentinel": "redis",
+    "rediss+sentinel": "rediss",
+}
+
 
 class ServerTopology(Protocol):
     """Finds the server of a key."""
@@ -184,15 +192,6 @@ class Cluster:
 
     def note_move(self, slot: int, endpoint: ServerAddress) -> None:
         self._slots[slot] = endpoint
-
-
-_SCHEMES = {
-    "valkey": "redis",
-    "valkeys": "rediss",
-    "redis+cluster": "redis",
-    "redis+sentinel": "redis",
-    "rediss+sentinel": "rediss",
-}
 
 
 async def find_topology(url: str) -> tuple[ServerTopology, Dialer]:
