@@ -29,7 +29,7 @@ from turnkeep.messages import Address, AssistantItem, Item, Message
 from turnkeep.pricing.catalog import Catalog
 from turnkeep.pricing.tokenizer import tokenizer_for
 from turnkeep.runs.activity import Activity
-from turnkeep.runs.backlog_series import MOST_TENANTS, BacklogSeries
+from turnkeep.runs.backlog_series import MOST_CHARTED_TENANTS, BacklogSeries
 from turnkeep.runs.journal import user_item
 from turnkeep.runs.lease import LeaseRules
 from turnkeep.runs.run_context import RunContext
@@ -311,7 +311,7 @@ class Application:
         # as a wish of the message, before the store sees it: what the store promises about windows
         # stays as it is
         self._first_message.set()
-        if messages and len(self._tenants) < MOST_TENANTS:
+        if messages and len(self._tenants) < MOST_CHARTED_TENANTS:
             self._tenants[messages[0].address.tenant] = None
         if self.adaptive is not None:
             messages = self.adaptive.apply(messages, self.clock.now())

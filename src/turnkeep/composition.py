@@ -14,7 +14,7 @@ from pydantic import SecretStr
 
 from turnkeep.assistants import Assistants
 from turnkeep.errors import ConfigurationError
-from turnkeep.models import Kind, ModelPool, Provider
+from turnkeep.models import ModelApi, ModelPool, Provider
 from turnkeep.models.capabilities import ContextSizes, read_capabilities
 from turnkeep.models.model import Model
 from turnkeep.models.provider import ANTHROPIC, OPENAI, patience_with
@@ -161,7 +161,7 @@ class RunParts:
     activity: Activity | None = None
     rules: RunRules | None = None
     """None: as the settings say."""
-    kind: Kind | None = None
+    kind: ModelApi | None = None
     """The protocol in which models are asked; None: as the settings say."""
     is_patient: bool = False
     """Runs wait for a budget themselves: nobody claims them again."""
@@ -210,7 +210,9 @@ async def _open_budgets(settings: Settings, parts: RunParts, prices: PriceBook) 
     return budgets
 
 
-def _model_clients(settings: Settings, stack: AsyncExitStack, endpoint: Provider, kind: Kind) -> Callable[[str], Model]:
+def _model_clients(
+    settings: Settings, stack: AsyncExitStack, endpoint: Provider, kind: ModelApi
+) -> Callable[[str], Model]:
     """The client for each model name: Claude is asked at Anthropic where that is set, everything
     else at `endpoint`.
     """

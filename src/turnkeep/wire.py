@@ -30,7 +30,7 @@ WORKING = "Assistant is still working on your request..."
 DECIDING = "Assistant is waiting for a decision..."
 NOTHING_SAID = {"cancelled": "Stopped.", "completed": "(no answer)", "incomplete": "(no answer)"}
 
-QUIET = BESIDE_TEXT | {"accepted", "edited", "withdrawn", "steered", "decided", "paused", "resumed"}
+DETAIL_KINDS = BESIDE_TEXT | {"accepted", "edited", "withdrawn", "steered", "decided", "paused", "resumed"}
 """What only subscribers with `events: "all"` get: the life of messages, and what a turn shows beside its text."""
 
 
@@ -185,7 +185,7 @@ class Encoder:
 
     def _frames(self, event: Event) -> list[Frame]:
         self._answer.take(event)
-        if event.kind in QUIET:
+        if event.kind in DETAIL_KINDS:
             return [self._quiet(event)] if self._dialect.everything else []
         match event.kind:
             case "started":

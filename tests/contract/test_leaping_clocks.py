@@ -96,7 +96,7 @@ class TestRedis(StoreSuite):
     @pytest.fixture(autouse=True)
     def on(self, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
         self.server = redis_server
-        monkeypatch.setattr(timekeeping, "EVERY", 0.0)
+        monkeypatch.setattr(timekeeping, "LOOK_AT_CLOCK_EVERY", 0.0)
 
     async def make(self, policies: Policies, clock: FakeClock) -> Store:
         machine = leaping_clock(clock)

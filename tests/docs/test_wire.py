@@ -25,7 +25,7 @@ def test_an_action_of_the_socket_is_on_the_page(action: str) -> None:
     assert f"`{action}`" in PAGE or f'"action": "{action}"' in PAGE
 
 
-@pytest.mark.parametrize("kind", sorted(wire.QUIET))
+@pytest.mark.parametrize("kind", sorted(wire.DETAIL_KINDS))
 def test_a_life_cycle_event_is_on_the_page(kind: str) -> None:
     assert f"`{kind}`" in PAGE
 

@@ -240,7 +240,7 @@ def test_what_is_owed_is_waited_for_and_forgotten_in_time() -> None:
     errors = limits.Rate(2, 1.0, clock)
     assert [errors.owe("olga") for _ in range(4)] == [0.0, 0.0, 0.5, 1.0]
     assert errors.owe("bob") == 0.0
-    assert max(errors.owe("olga") for _ in range(100)) == limits.LONGEST_WAIT
+    assert max(errors.owe("olga") for _ in range(100)) == limits.LONGEST_REFUSAL
     clock.advance(10)
     assert errors.owe("olga") == 0.0
     assert limits.Rate(0, 1.0, clock).owe("olga") == 0.0
@@ -272,7 +272,7 @@ async def test_whoever_errs_is_told_more_slowly(monkeypatch: pytest.MonkeyPatch)
 
 async def test_nobody_waits_to_refuse_somebody_who_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who is dropped while he waits for a refusal comes back: what was done for him must not pile up."""
-    monkeypatch.setattr(limits, "LONGEST_WAIT", 3600.0)
+    monkeypatch.setattr(limits, "LONGEST_REFUSAL", 3600.0)
     kept = limits.Limits(Settings.load(error_rate="1/3600"))
     await kept.hold_back("eve")
     lost = asyncio.Event()

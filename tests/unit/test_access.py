@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 from starlette.datastructures import Headers
 
-from turnkeep.auth.api_keys import FRESH, ApiKeys
+from turnkeep.auth.api_keys import FRESH_KEY, ApiKeys
 from turnkeep.auth.audit_trail import Trail
 from turnkeep.auth.guard import Guard, OpenGuard, access_of, asks_for_credentials
 from turnkeep.auth.principals import (
@@ -119,7 +119,7 @@ async def test_a_revoked_or_expired_key_is_refused_at_once_or_within_its_freshne
     await here.revoke(key.key_id)
     with pytest.raises(NotAuthenticated):
         await here.authenticate(value)
-    clock.advance(FRESH)
+    clock.advance(FRESH_KEY)
     with pytest.raises(NotAuthenticated):
         await elsewhere.authenticate(value)
 
@@ -128,7 +128,7 @@ async def test_a_revoked_or_expired_key_is_refused_at_once_or_within_its_freshne
     clock.advance(10)
     with pytest.raises(NotAuthenticated):
         await here.authenticate(brief)
-    assert FRESH <= 1.0
+    assert FRESH_KEY <= 1.0
 
 
 async def test_no_key_but_the_whole_key_is_taken() -> None:
@@ -570,7 +570,7 @@ async def test_the_first_key_locks_an_open_door_and_none_that_is_taken_back_unlo
     assert is_open(door)
 
     value, key = await ApiKeys(store, clock).create()
-    clock.advance(FRESH)
+    clock.advance(FRESH_KEY)
     for refused in (door.authenticate(Credentials()), door.revalidate(anybody)):
         with pytest.raises(NotAuthenticated):
             await refused
@@ -578,7 +578,7 @@ async def test_the_first_key_locks_an_open_door_and_none_that_is_taken_back_unlo
     assert (await door.authenticate(Credentials(bearer=value))).key == key.key_id
 
     await keys.revoke(key.key_id)
-    clock.advance(FRESH)
+    clock.advance(FRESH_KEY)
     for access in (door, await access_of(settings(), store)):
         with pytest.raises(NotAuthenticated):
             await access.authenticate(Credentials())

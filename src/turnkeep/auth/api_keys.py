@@ -21,7 +21,7 @@ from turnkeep.messages import ALL_TENANTS, DEFAULT_TENANT
 from turnkeep.store.contract import Registry
 from turnkeep.store.values import Document
 
-FRESH = 0.5
+FRESH_KEY = 0.5
 """Seconds a key that was read is believed without a second look."""
 MOST_CACHED_KEYS = 10_000
 _FORM = re.compile(r"tk_([0-9a-f]{16})_([0-9a-f]{64})")
@@ -64,7 +64,7 @@ class Key:
 
 
 class ApiKeys:
-    """All keys of a store. A key that was revoked is refused within `FRESH` seconds, everywhere."""
+    """All keys of a store. A key that was revoked is refused within `FRESH_KEY` seconds, everywhere."""
 
     def __init__(self, registry: Registry, clock: Clock | None = None) -> None:
         self.registry = registry
@@ -136,7 +136,7 @@ class ApiKeys:
         now = self._clock.now()
         key, at = self._cache.get(key_id, (None, 0.0))
         # "0 <=": a clock that was set back would have it believed for as long
-        if key is not None and 0 <= now - at < FRESH:
+        if key is not None and 0 <= now - at < FRESH_KEY:
             return key
         document = await self.registry.get("key", ALL_TENANTS, key_id)
         # remembered only while it is there: ids that somebody makes up take no memory

@@ -6,7 +6,7 @@ import hmac
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from turnkeep.auth.api_keys import FRESH, ApiKeys, digest_of
+from turnkeep.auth.api_keys import FRESH_KEY, ApiKeys, digest_of
 from turnkeep.auth.audit_trail import report_refusal, report_use
 from turnkeep.auth.principals import KEY_PREFIX, OPERATOR, Access, Credentials, OpenAccess, Principal
 from turnkeep.auth.revocations import Revocations
@@ -102,7 +102,7 @@ class OpenGuard(Guard):
     """
 
     _is_locked = False
-    _looked_at = -FRESH
+    _looked_at = -FRESH_KEY
 
     @property
     def is_open(self) -> bool:
@@ -121,7 +121,7 @@ class OpenGuard(Guard):
     async def look(self) -> None:
         now = self._clock.now()
         # one look in half a second for all; a door that is locked is never looked at again
-        if not self._is_locked and not 0 <= now - self._looked_at < FRESH:
+        if not self._is_locked and not 0 <= now - self._looked_at < FRESH_KEY:
             self._is_locked = await self.keys.has_any()
             self._looked_at = now
 

@@ -21,7 +21,7 @@ from turnkeep.store.contract import Store
 
 MOST_RATES = 100_000
 """Buckets remembered per kind; the longest unused go first."""
-LONGEST_WAIT = 5.0
+LONGEST_REFUSAL = 5.0
 """Seconds for which a refusal is held back at most."""
 LOOK_AGAIN, LOOK_SOON = 60.0, 5.0
 """Seconds between two counts of a tenant's threads: when there is much room, and
@@ -53,13 +53,13 @@ class Rate:
 
     def owe(self, key: object) -> float:
         """Take one in any case: seconds that whoever took it has to wait before the next,
-        LONGEST_WAIT at most.
+        LONGEST_REFUSAL at most.
         """
         if not self.count:
             return 0.0
-        # bounded debts: who floods waits LONGEST_WAIT and not for an hour, and an address may be
+        # bounded debts: who floods waits LONGEST_REFUSAL and not for an hour, and an address may be
         # shared by many
-        level = max(self._level(key) - 1.0, -LONGEST_WAIT * self.count / self.seconds)
+        level = max(self._level(key) - 1.0, -LONGEST_REFUSAL * self.count / self.seconds)
         self._keep(key, level)
         return max(0.0, -level) * self.seconds / self.count
 

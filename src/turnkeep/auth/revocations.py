@@ -23,7 +23,7 @@ KEEP = 400 * 86_400.0
 """Seconds that a revocation is kept: no credential that was issued before it may live longer."""
 AHEAD = 1.0
 """Seconds that a moment may lie in the future, for clocks that differ."""
-USER = "user:"
+USER_PREFIX = "user:"
 
 
 class Revocations:
@@ -69,7 +69,7 @@ class Revocations:
         """Raises `NotAuthenticated` for a credential that was issued before its user was sent away."""
         await self._look()
         # he may have been named by his `sub` or by the whole subject
-        for user in {principal.subject, principal.subject.removeprefix(USER)}:
+        for user in {principal.subject, principal.subject.removeprefix(USER_PREFIX)}:
             before = self._moments.get((principal.tenant, user))
             if before is not None and (principal.since or 0.0) < before:
                 raise NotAuthenticated("this user was sent away since the credential was issued: sign in again")

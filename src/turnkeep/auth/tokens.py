@@ -22,11 +22,11 @@ from turnkeep.auth.principals import Principal
 from turnkeep.auth.signing import PUBLIC, SigningKey, public_key, shared_secret
 from turnkeep.clock import Clock, SystemClock
 from turnkeep.errors import ConfigurationError, NotAuthenticated, StoreError
+from turnkeep.inputs import MAX_NAME
 from turnkeep.messages import DEFAULT_TENANT
 from turnkeep.settings import Settings
 
 MAX_CHANNELS = 1_000
-MAX_NAME = 512
 LEEWAY = 30.0
 """Seconds that the clocks of an issuer and of this machine may differ."""
 

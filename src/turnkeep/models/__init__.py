@@ -10,12 +10,12 @@ from turnkeep.models.capabilities import Protocol, protocol_of
 from turnkeep.models.model import Model
 from turnkeep.models.provider import Provider
 
-__all__ = ["Kind", "Model", "ModelPool", "Provider", "load_clients", "open_model"]
+__all__ = ["Model", "ModelApi", "ModelPool", "Provider", "load_clients", "open_model"]
 
-Kind = Literal["auto", "responses", "chat", "anthropic"]
+ModelApi = Literal["auto", "responses", "chat", "anthropic"]
 
 
-def open_model(endpoint: Provider, kind: Kind = "auto") -> Model:
+def open_model(endpoint: Provider, kind: ModelApi = "auto") -> Model:
     """A model at this endpoint; ``auto`` takes Responses for OpenAI, Azure and the simulator,
     Messages for Anthropic and for addresses that end in ``/anthropic`` or ``/anthropic/v1``, else
     Chat Completions.
@@ -47,9 +47,9 @@ class ModelPool:
     """One model, with its open connections, for each endpoint and protocol that is asked for."""
 
     def __init__(self) -> None:
-        self._models: dict[tuple[Provider, Kind], Model] = {}
+        self._models: dict[tuple[Provider, ModelApi], Model] = {}
 
-    def get(self, endpoint: Provider, kind: Kind = "auto") -> Model:
+    def get(self, endpoint: Provider, kind: ModelApi = "auto") -> Model:
         """The model of this endpoint, the same one each time. The pool closes it."""
         key = (endpoint, kind)
         if key not in self._models:

@@ -28,7 +28,7 @@ from turnkeep.outbound.parking import Away, DeliveryFailure
 from turnkeep.store.contract import Store
 from turnkeep.store.sinks import Delivery
 from turnkeep.telemetry import get_log
-from turnkeep.wire import QUIET, Dialect, Encoder, Frame, dumps, envelope
+from turnkeep.wire import DETAIL_KINDS, Dialect, Encoder, Frame, dumps, envelope
 
 log = get_log(__name__)
 
@@ -65,7 +65,7 @@ class Relay:
         await self._group.__aexit__(*exc)
 
     def wants(self, delivery: Delivery) -> bool:
-        return delivery.address.tenant == DEFAULT_TENANT and delivery.event.kind not in QUIET
+        return delivery.address.tenant == DEFAULT_TENANT and delivery.event.kind not in DETAIL_KINDS
 
     async def deliver(self, deliveries: Sequence[Delivery]) -> int:
         connection = await self._reach()

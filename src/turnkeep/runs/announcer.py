@@ -44,7 +44,7 @@ from turnkeep.messages import (
     ReasoningItem,
     item_from_json,
 )
-from turnkeep.runs.journal import PATIENCE, SEPARATOR, Step, join_texts
+from turnkeep.runs.journal import SEPARATOR, STORE_PATIENCE, Step, join_texts
 from turnkeep.store.contract import EventGap, Events
 from turnkeep.store.values import Claim, Publication
 from turnkeep.tools.toolbox import Toolbox
@@ -296,7 +296,7 @@ class Announcer:
         self._failures += 1
         # What is said meanwhile goes along then.
         self._is_queued = True
-        asyncio.get_running_loop().call_later(PATIENCE.after(self._failures), self._queue)
+        asyncio.get_running_loop().call_later(STORE_PATIENCE.after(self._failures), self._queue)
 
     def _note_parts(self) -> None:
         first = self.published_count

@@ -25,7 +25,7 @@ Sample = dict[str, int]
 
 EVERY = 30.0
 """Seconds between two looks."""
-MOST_TENANTS = 100
+MOST_CHARTED_TENANTS = 100
 """Tenants that one process looks at: the first that it took messages in for."""
 NAMES = ("open_messages", "waiting", "delayed", "held", "oldest_wait")
 

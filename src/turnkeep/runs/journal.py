@@ -29,7 +29,7 @@ T = TypeVar("T")
 SEPARATOR = "\n\n"
 """Stands between the texts of two steps of one answer."""
 
-PATIENCE = Backoff(delay=0.05, cap=1.0)
+STORE_PATIENCE = Backoff(delay=0.05, cap=1.0)
 
 Ending = Literal["stop", "calls", "pause", "length", "filter", "refusal"]
 
@@ -257,4 +257,4 @@ async def retry_until_answered(act: Callable[[], Awaitable[T]]) -> T:
             if not error.retryable:
                 raise
             failures += 1
-        await asyncio.sleep(PATIENCE.after(failures))
+        await asyncio.sleep(STORE_PATIENCE.after(failures))

@@ -13,7 +13,7 @@ from typing import Any, Self, Unpack
 from turnkeep.clock import Clock, SystemClock
 from turnkeep.composition import endpoint_of
 from turnkeep.errors import ConfigurationError
-from turnkeep.models import Kind
+from turnkeep.models import ModelApi
 from turnkeep.models.capabilities import server_of
 from turnkeep.option_names import check_options, load_options
 from turnkeep.pricing.catalog import Catalog, ModelFacts
@@ -69,7 +69,7 @@ class OpenAIConfig:
         return {name: value for name, value in values.items() if value is not None}
 
     @property
-    def protocol(self) -> Kind:
+    def protocol(self) -> ModelApi:
         """Penalties exist in Chat Completions only."""
         wants_penalties = bool(self.presence_penalty or self.frequency_penalty)
         return "chat" if wants_penalties and self.settings.model_api == "auto" else self.settings.model_api

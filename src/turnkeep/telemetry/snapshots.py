@@ -16,7 +16,7 @@ from turnkeep.telemetry.metrics import METRICS, shown_name
 if TYPE_CHECKING:
     from prometheus_client.core import Metric as Family
 
-Key = tuple[str, ...]
+LabelValues = tuple[str, ...]
 """The values of a metric's labels in its order."""
 
 OF_PROCESS = {
@@ -47,9 +47,9 @@ class HistogramReading:
 class Snapshot:
     """Values by metric and labels."""
 
-    counts: Mapping[str, Mapping[Key, float]] = field(default_factory=dict)
-    histograms: Mapping[str, Mapping[Key, HistogramReading]] = field(default_factory=dict)
-    readings: Mapping[str, Mapping[Key, float]] = field(default_factory=dict)
+    counts: Mapping[str, Mapping[LabelValues, float]] = field(default_factory=dict)
+    histograms: Mapping[str, Mapping[LabelValues, HistogramReading]] = field(default_factory=dict)
+    readings: Mapping[str, Mapping[LabelValues, float]] = field(default_factory=dict)
     """What is watched."""
     process: Mapping[str, float] = field(default_factory=dict)
 
@@ -97,7 +97,7 @@ def merge(own: Snapshot, others: Sequence[Snapshot]) -> Snapshot:
     )
 
 
-def _fold(name: str, every: Sequence[Snapshot]) -> dict[Key, float]:
+def _fold(name: str, every: Sequence[Snapshot]) -> dict[LabelValues, float]:
     across = METRICS[name].across
     series = [one.readings.get(name, {}) for one in (every[:1] if across == "asked" else every)]
     join = max if across == "max" else sum
@@ -105,16 +105,18 @@ def _fold(name: str, every: Sequence[Snapshot]) -> dict[Key, float]:
     return {key: join([one[key] for one in series if key in one]) for key in keys}
 
 
-def _sum_of_counts(several: Iterable[Mapping[Key, float]]) -> dict[Key, float]:
-    total: dict[Key, float] = {}
+def _sum_of_counts(several: Iterable[Mapping[LabelValues, float]]) -> dict[LabelValues, float]:
+    total: dict[LabelValues, float] = {}
     for series in several:
         for key, value in series.items():
             total[key] = total.get(key, 0) + value
     return total
 
 
-def _sum_of_histograms(several: Iterable[Mapping[Key, HistogramReading]]) -> dict[Key, HistogramReading]:
-    total: dict[Key, HistogramReading] = {}
+def _sum_of_histograms(
+    several: Iterable[Mapping[LabelValues, HistogramReading]],
+) -> dict[LabelValues, HistogramReading]:
+    total: dict[LabelValues, HistogramReading] = {}
     for series in several:
         for key, value in series.items():
             total[key] = total[key] + value if key in total else value
@@ -129,11 +131,11 @@ def _of_all(several: Iterable[Mapping[str, float]]) -> dict[str, float]:
     return {name: (min if name in _SMALLEST else sum)(some) for name, some in values.items()}
 
 
-def _lists(series: Mapping[str, Mapping[Key, float]]) -> dict[str, list[Any]]:
+def _lists(series: Mapping[str, Mapping[LabelValues, float]]) -> dict[str, list[Any]]:
     return {name: [[list(key), value] for key, value in one.items()] for name, one in series.items()}
 
 
-def _by_key(data: Mapping[str, Any]) -> dict[str, dict[Key, float]]:
+def _by_key(data: Mapping[str, Any]) -> dict[str, dict[LabelValues, float]]:
     return {name: {tuple(key): value for key, value in series} for name, series in data.items()}
 
 

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span as OtelSpan
     from opentelemetry.trace import Tracer
 
-Kind = Literal["internal", "client"]
-Attributes = Callable[[], Mapping[str, Any]]
+SpanKind = Literal["internal", "client"]
+AttributeSource = Callable[[], Mapping[str, Any]]
 """Told when somebody traces: made for nobody, they cost a run more than all else about its spans."""
 
 tracer: Tracer | None = None
@@ -34,7 +34,7 @@ class Span:
 
     __slots__ = ("_attributes", "_context", "_kind", "_name", "_span")
 
-    def __init__(self, name: str, kind: Kind, attributes: Attributes) -> None:
+    def __init__(self, name: str, kind: SpanKind, attributes: AttributeSource) -> None:
         self._name = name
         self._kind = kind
         self._attributes = attributes
@@ -65,7 +65,7 @@ class Span:
                 self.fail(error.code if isinstance(error, TurnkeepError) else type(error).__name__)
             self._context.__exit__(kind, error, trace)
 
-    def set(self, attributes: Attributes) -> None:
+    def set(self, attributes: AttributeSource) -> None:
         """Add what became known meanwhile; None is left out."""
         if self._span is not None:
             self._span.set_attributes(_present(attributes))
@@ -92,7 +92,7 @@ class _Nothing(Span):
     ) -> None:
         return
 
-    def set(self, attributes: Attributes) -> None:
+    def set(self, attributes: AttributeSource) -> None:
         return
 
     def fail(self, code: str) -> None:
@@ -103,7 +103,7 @@ class _Nothing(Span):
 _NOTHING = _Nothing("", "internal", dict)
 
 
-def span(name: str, attributes: Attributes, *, kind: Kind = "internal") -> Span:
+def span(name: str, attributes: AttributeSource, *, kind: SpanKind = "internal") -> Span:
     """A span around what happens in its block."""
     return _NOTHING if tracer is None else Span(name, kind, attributes)
 
@@ -141,5 +141,5 @@ def use_tracer(other: Tracer | None) -> None:
     tracer = other
 
 
-def _present(attributes: Attributes) -> dict[str, Any]:
+def _present(attributes: AttributeSource) -> dict[str, Any]:
     return {name: value for name, value in attributes().items() if value is not None}

@@ -13,7 +13,7 @@ from turnkeep.errors import StoreError, ThreadQuarantined
 from turnkeep.messages import Address
 from turnkeep.store.fair_share import Books, charge, next_tenant
 from turnkeep.store.ids import new_run_id, new_token
-from turnkeep.store.redis.client.link import PATIENCE
+from turnkeep.store.redis.client.link import ANSWER_PATIENCE
 from turnkeep.store.redis.codec import exact, read_claim
 from turnkeep.store.redis.hints import Hints
 from turnkeep.store.redis.key_names import PartitionKeys, ThreadKeys, address_of, plain, to_bytes, to_text
@@ -27,7 +27,7 @@ ROUNDS = 8
 """How often one claim looks again when others took what it saw."""
 IMPATIENCE = 0.25
 """Seconds to wait for one node of a cluster that cannot say what is ready; the others can."""
-SHARE = 4
+LEAST_SHARE = 4
 """Threads of each tenant and queue that a partition is asked for, beyond twice its even share."""
 AT_ONCE = 16
 """Partitions that one claim looks at, and threads that one script takes: so that neither grows with
@@ -119,7 +119,7 @@ class RedisClaims(RedisRenewals):
             places += [place for place in others if place not in places][: max(0, AT_ONCE - len(places))]
         if not places:
             return _Look(hinted_threads, is_all)
-        quota = min(count, SHARE + 2 * count // len(places))
+        quota = min(count, LEAST_SHARE + 2 * count // len(places))
         answers = await self._look(outlook, places, quota, queues)
         ready = _read_ready(answers)
         return _Look(hinted_threads + ready, is_all and all(len(answer) // 2 < quota for answer in answers))
@@ -193,7 +193,7 @@ class RedisClaims(RedisRenewals):
         return [row[1:] for _, row in rows]
 
     async def _ask_indexes(
-        self, partitions: Sequence[PartitionKeys], arguments: tuple[bytes, ...], *, patience: float = PATIENCE
+        self, partitions: Sequence[PartitionKeys], arguments: tuple[bytes, ...], *, patience: float = ANSWER_PATIENCE
     ) -> list[Any]:
         link = self._link
         script = link.scripts["ready"]

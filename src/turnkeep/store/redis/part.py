@@ -21,7 +21,7 @@ from turnkeep.store.redis.codec import exact, policy_argument
 from turnkeep.store.redis.durability import DurabilityWait, WriteObserver
 from turnkeep.store.redis.key_names import KeyNames, PartitionKeys, ThreadKeys, to_bytes, to_text
 from turnkeep.store.redis.repair import PartitionRepair
-from turnkeep.store.redis.timekeeping import EVERY, StoreTime
+from turnkeep.store.redis.timekeeping import LOOK_AT_CLOCK_EVERY, StoreTime
 from turnkeep.store.values import Claim, Policies
 from turnkeep.telemetry import get_log
 
@@ -83,7 +83,7 @@ class RedisPart(RevisionCount):
     def _require_same_store(self) -> None:
         """Raises `StoreUnfit` where it has another layout by now than this program went by at its start."""
         if self._time is not None and self._time.obstacle is not None:
-            raise StoreUnfit(self._time.obstacle, retry_after=EVERY)
+            raise StoreUnfit(self._time.obstacle, retry_after=LOOK_AT_CLOCK_EVERY)
 
     def _of_day(self, moment: float) -> float:
         """A moment that somebody named by the time of day, as the store counts."""

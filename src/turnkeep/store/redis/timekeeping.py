@@ -20,7 +20,7 @@ from turnkeep.store.redis.client.pipe import Refusal, Reply
 from turnkeep.store.redis.codec import exact
 from turnkeep.store.redis.server_fitness import changed_layout
 
-EVERY = 1.0
+LOOK_AT_CLOCK_EVERY = 1.0
 """Seconds between two looks at the server while anything is done."""
 
 
@@ -51,7 +51,7 @@ class StoreTime:
     def now(self, link: Link | None = None) -> float:
         """With a link, the server is asked behind what was sent last, if it is time to."""
         seconds = self._seconds()
-        if link is not None and seconds - self._asked_at >= EVERY:
+        if link is not None and seconds - self._asked_at >= LOOK_AT_CLOCK_EVERY:
             # Behind what was sent last, and not awaited: with every token somebody
             # asks for the time.
             self._ask(link, seconds)

@@ -13,7 +13,7 @@ from typing import Any
 import apsw
 
 Row = tuple[Any, ...]
-Key = Any
+RowKey = Any
 """Of one row: a tuple where rows can be deleted by it."""
 
 
@@ -67,8 +67,8 @@ class Batch:
     """The rows of one group. Of one key the newest counts, so their order within a table says nothing."""
 
     def __init__(self) -> None:
-        self._rows: dict[Table, dict[Key, Row | None]] = {table: {} for table in _ORDER}
-        self._own: list[tuple[Table, Key, Row | None]] = []
+        self._rows: dict[Table, dict[RowKey, Row | None]] = {table: {} for table in _ORDER}
+        self._own: list[tuple[Table, RowKey, Row | None]] = []
         self._numbers = count()
         self.is_empty = True
         """Whether the group has no rows but those of the operation in progress."""
@@ -77,7 +77,7 @@ class Batch:
     def has_own(self) -> bool:
         return bool(self._own)
 
-    def put(self, table: Table, key: Key, row: Row) -> None:
+    def put(self, table: Table, key: RowKey, row: Row) -> None:
         """Write this row, in place of the one with this key."""
         self._own.append((table, key, row))
 
@@ -89,7 +89,7 @@ class Batch:
         """Delete the row with this key, or the rows whose keys begin with it."""
         self._own.append((table, key, None))
 
-    def holds(self, table: Table, key: Key) -> bool:
+    def holds(self, table: Table, key: RowKey) -> bool:
         """Whether the file does not say yet what the row with this key is."""
         return key in self._rows[table] or any(own[0] is table and own[1] == key for own in self._own)
 
@@ -129,13 +129,13 @@ class Batch:
         self.is_empty = True
 
 
-def _drop_many(rows: dict[Key, Row | None], prefix: Key) -> None:
+def _drop_many(rows: dict[RowKey, Row | None], prefix: RowKey) -> None:
     """What the deletion would meet in the file, if it were there."""
     for key in [key for key in rows if isinstance(key, tuple) and key[:1] == prefix]:
         del rows[key]
 
 
-def _write(connection: apsw.Connection, table: Table, rows: dict[Key, Row | None]) -> None:
+def _write(connection: apsw.Connection, table: Table, rows: dict[RowKey, Row | None]) -> None:
     if table.drop:
         keys = [key for key, row in rows.items() if row is None]
         if keys:

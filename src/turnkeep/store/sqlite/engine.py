@@ -31,7 +31,7 @@ from turnkeep.store.sqlite.rows import ThreadRow
 from turnkeep.store.sqlite.transaction import Transaction
 from turnkeep.store.sqlite.view import Setup, View
 from turnkeep.store.sqlite.waiters import Wakeups
-from turnkeep.store.sqlite.writer import Kind, Writer
+from turnkeep.store.sqlite.writer import WriteKind, Writer
 from turnkeep.store.values import Policies
 
 T = TypeVar("T")
@@ -176,7 +176,7 @@ class Engine(RevisionCount):
         return open_file
 
     def write(
-        self, act: Callable[[Transaction], T], kind: Kind = "plain", once: Once | None = None
+        self, act: Callable[[Transaction], T], kind: WriteKind = "plain", once: Once | None = None
     ) -> Coroutine[Any, Any, T]:
         return self.use().writer.run(act if once is None else once.once(act), kind)
 
@@ -193,7 +193,7 @@ class Engine(RevisionCount):
         self,
         address: Address,
         rule: Callable[[Transaction, ThreadRow], T],
-        kind: Kind = "plain",
+        kind: WriteKind = "plain",
         *,
         once: Once | None = None,
     ) -> Coroutine[Any, Any, T]:
@@ -212,7 +212,7 @@ class Engine(RevisionCount):
         rule: Callable[[Transaction, ThreadRow], T],
         absent: T,
         *,
-        kind: Kind = "plain",
+        kind: WriteKind = "plain",
         once: Once | None = None,
     ) -> Coroutine[Any, Any, T]:
         """Apply a rule to a thread, if there is one, and store it."""

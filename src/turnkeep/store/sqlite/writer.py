@@ -29,15 +29,15 @@ from turnkeep.store.sqlite.transaction import Transaction
 from turnkeep.store.sqlite.waiters import News, Wakeups
 
 T = TypeVar("T")
-Act = Callable[[Transaction], Any]
+TransactionAct = Callable[[Transaction], Any]
 
-Kind = Literal["plain", "beginning", "ending", "soft"]
+WriteKind = Literal["plain", "beginning", "ending", "soft"]
 """plain: refused while the disk is full. ending: goes on then, because runs end by it or room is
 made. soft: may be lost when the machine stops, and goes on as well. beginning: refused as plain is,
 and lost as soft is, for runs begin by it.
 """
-_REFUSABLE: frozenset[Kind] = frozenset(("plain", "beginning"))
-_WITHOUT_SYNC: frozenset[Kind] = frozenset(("soft", "beginning"))
+_REFUSABLE: frozenset[WriteKind] = frozenset(("plain", "beginning"))
+_WITHOUT_SYNC: frozenset[WriteKind] = frozenset(("soft", "beginning"))
 
 # All of a group wait for one sync, and the first of them for all the others to be done.
 GROUP = 512
@@ -57,8 +57,8 @@ _LIVE, _IDLE, _ALONE, _SWEEP = 0.005, 0.05, 0.2, 1.0
 
 @dataclass(slots=True, eq=False)
 class _Operation:
-    act: Act
-    kind: Kind
+    act: TransactionAct
+    kind: WriteKind
     future: asyncio.Future[Any]
 
 
@@ -107,19 +107,19 @@ class Writer:
         """Operations that wait for their commit."""
         return self._waiting
 
-    async def run(self, act: Callable[[Transaction], T], kind: Kind = "plain") -> T:
+    async def run(self, act: Callable[[Transaction], T], kind: WriteKind = "plain") -> T:
         """Do this in the next group; returns after its commit."""
         if self._waiting >= CAPACITY:
             await self._room()
         return await self._put(act, kind)
 
-    async def run_all(self, acts: Iterable[Callable[[Transaction], T]], kind: Kind = "plain") -> list[T]:
+    async def run_all(self, acts: Iterable[Callable[[Transaction], T]], kind: WriteKind = "plain") -> list[T]:
         """Do these beside each other; each of them happens or not by itself."""
         if self._waiting >= CAPACITY:
             await self._room()
         return await asyncio.gather(*[self._put(act, kind) for act in acts])
 
-    def _put(self, act: Callable[[Transaction], T], kind: Kind) -> asyncio.Future[T]:
+    def _put(self, act: Callable[[Transaction], T], kind: WriteKind) -> asyncio.Future[T]:
         if self._is_stopping:
             raise StoreUnavailable("the store is closed")
         self._waiting += 1

@@ -23,7 +23,7 @@ from turnkeep.store.redis.client.topology import ServerTopology
 
 ATTEMPTS = 3
 """How often one command is sent when its reply or its server is lost."""
-PATIENCE = 5.0
+ANSWER_PATIENCE = 5.0
 """Seconds to wait for a server that says it is not ready yet."""
 
 _AGAIN = Backoff(delay=0.05, cap=0.5)
@@ -107,7 +107,7 @@ class Link:
         partition: Partition,
         keys: Sequence[bytes],
         *arguments: Argument,
-        patience: float = PATIENCE,
+        patience: float = ANSWER_PATIENCE,
     ) -> Coroutine[Any, Any, Reply]:
         """Run the script of an operation on a partition; its answer may be relied on."""
         # Returns the coroutine instead of awaiting it: a frame less for each
@@ -211,7 +211,7 @@ class Link:
         key: bytes,
         partition: Partition | None,
         *command: Argument,
-        patience: float = PATIENCE,
+        patience: float = ANSWER_PATIENCE,
         loss: OutcomeUnknown | None = None,
     ) -> Reply:
         """Send a command to the server of a key until it answers; raises what stays in the way.
