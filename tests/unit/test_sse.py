@@ -11,20 +11,20 @@ from hypothesis import strategies as st
 from openai._streaming import SSEDecoder
 
 from turnkeep.errors import AnswerMalformed
-from turnkeep.models.http_client import Frame, Framer
+from turnkeep.models.http_client import Framer, StreamEvent
 
 STREAMS = sorted((Path(__file__).parents[1] / "data" / "streams").glob("*.sse"))
 
 
-def framed(chunks: Iterable[bytes], limit: int = 1_000_000) -> list[Frame]:
+def framed(chunks: Iterable[bytes], limit: int = 1_000_000) -> list[StreamEvent]:
     framer = Framer(limit)
     return [frame for chunk in chunks for frame in framer.push(chunk)]
 
 
-def by_the_standard(stream: bytes) -> list[Frame]:
+def by_the_standard(stream: bytes) -> list[StreamEvent]:
     """The standard's own algorithm, line by line: slow, plain, and written apart from the framer."""
     text = stream.removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-    frames: list[Frame] = []
+    frames: list[StreamEvent] = []
     name, data = b"", b""
     for line in text.split(b"\n")[:-1]:
         if not line:
@@ -41,7 +41,7 @@ def by_the_standard(stream: bytes) -> list[Frame]:
     return frames
 
 
-def by_the_sdk(stream: bytes) -> list[Frame]:
+def by_the_sdk(stream: bytes) -> list[StreamEvent]:
     """What the official client makes of a stream; it also yields events without data, which the standard drops."""
     events = SSEDecoder().iter_bytes(iter([stream]))
     return [((event.event or "").encode(), event.data.encode()) for event in events if event.data]

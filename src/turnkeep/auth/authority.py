@@ -26,8 +26,8 @@ from turnkeep.inputs import MAX_NAME, optional_text, read_content, read_message
 from turnkeep.messages import DEFAULT_TENANT, USER, Address, Content, Message
 from turnkeep.store.values import DeadLetter, Decision, HeldCall, MessageRecord, Receipt
 
-Verdict = Literal["approved", "denied", "output"]
-VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
+DecisionVerdict = Literal["approved", "denied", "output"]
+VERDICTS: tuple[DecisionVerdict, ...] = get_args(DecisionVerdict)
 MAX_DIGEST = 64
 """Characters of the digest of a call: SHA-256 in hexadecimal."""
 

@@ -36,7 +36,7 @@ CSRF_HEADER = "x-csrf-token"
 PROTOCOL = "turnkeep"
 """The WebSocket subprotocol; `ticket.<value>` may stand beside it."""
 KEY_PREFIX = "tk_"
-LONGEST = 8_192
+LONGEST_CREDENTIAL = 8_192
 """Characters of a credential that are looked at."""
 
 
@@ -143,7 +143,7 @@ def credentials_of_request(
     return Credentials(
         bearer=_bearer(headers),
         ticket=_ticket(headers) if socket else None,
-        session=session[:LONGEST] if session else None,
+        session=session[:LONGEST_CREDENTIAL] if session else None,
         csrf=headers.get(CSRF_HEADER),
         is_change=changes,
     )
@@ -160,7 +160,7 @@ def _bearer(headers: Headers) -> str | None:
         return None
     scheme, _, value = values[0].partition(" ")
     # of two headers a proxy in front may have checked the other one
-    if len(values) > 1 or scheme.lower() != "bearer" or not value.strip() or len(value) > LONGEST:
+    if len(values) > 1 or scheme.lower() != "bearer" or not value.strip() or len(value) > LONGEST_CREDENTIAL:
         raise NotAuthenticated("expected one header 'Authorization: Bearer …' with an API key or a token")
     return value.strip()
 
@@ -169,7 +169,7 @@ def _ticket(headers: Headers) -> str | None:
     # the one header that a browser's script can set on a socket
     protocols = [name.strip() for name in headers.get("sec-websocket-protocol", "").split(",")]
     tickets = [name.removeprefix("ticket.") for name in protocols if name.startswith("ticket.")]
-    return tickets[0][:LONGEST] if tickets else None
+    return tickets[0][:LONGEST_CREDENTIAL] if tickets else None
 
 
 _NAMES = frozenset({

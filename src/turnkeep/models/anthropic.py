@@ -19,7 +19,7 @@ from turnkeep.models.anthropic_request import alternating, request_body, without
 from turnkeep.models.capabilities import Capabilities, Lessons, capabilities_of
 from turnkeep.models.exchange import Asker, Asking, label_headers
 from turnkeep.models.fit import PastForms, ToolNames, fit
-from turnkeep.models.http_client import Client, Frame, Reply
+from turnkeep.models.http_client import Client, Reply, StreamEvent
 from turnkeep.models.model import Began, Delta, Finish, ItemDone, ModelRequest, OnText, ReasoningDelta, StreamPart
 from turnkeep.models.past import CallIds
 from turnkeep.models.pieces import arguments_of
@@ -144,7 +144,7 @@ class AnthropicReader:
     def is_answered(self) -> bool:
         return self._reason is not None
 
-    def parts(self, frames: list[Frame]) -> Iterator[StreamPart]:
+    def parts(self, frames: list[StreamEvent]) -> Iterator[StreamPart]:
         for name, data in frames:
             if name == b"ping":
                 continue

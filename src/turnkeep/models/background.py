@@ -18,7 +18,7 @@ import orjson
 from turnkeep.backoff import Backoff
 from turnkeep.errors import EndpointBlocked, ModelError, ModelRefused, ResponseLost
 from turnkeep.models.exchange import AnswerReader, end_parts, read_parts
-from turnkeep.models.http_client import Client, Frame, Reply
+from turnkeep.models.http_client import Client, Reply, StreamEvent
 from turnkeep.models.model import OnText, StreamPart
 from turnkeep.models.reading import mapping
 
@@ -99,7 +99,7 @@ class BackgroundResponse:
 
     async def _object(self, response_id: str) -> Mapping[str, Any]:
         reply = await self._client.get(f"/responses/{response_id}")
-        frames: list[Frame] = []
+        frames: list[StreamEvent] = []
         try:
             while (more := await reply.read()) is not None:
                 frames += more

@@ -21,7 +21,7 @@ from turnkeep.models.chat_body import messages, request_body
 from turnkeep.models.exchange import Asker, Asking, label_headers
 from turnkeep.models.fit import PastForms, ToolNames, fit
 from turnkeep.models.growth import Growth
-from turnkeep.models.http_client import Client, Frame, Reply
+from turnkeep.models.http_client import Client, Reply, StreamEvent
 from turnkeep.models.model import Began, Delta, Finish, ItemDone, ModelRequest, OnText, ReasoningDelta, StreamPart
 from turnkeep.models.past import CallIds
 from turnkeep.models.pieces import CallPieces
@@ -117,7 +117,7 @@ class ChatReader:
     def is_answered(self) -> bool:
         return self._reason is not None
 
-    def parts(self, frames: list[Frame]) -> Iterator[StreamPart]:
+    def parts(self, frames: list[StreamEvent]) -> Iterator[StreamPart]:
         for name, data in frames:
             if data.startswith(b"[DONE]"):
                 self.is_done = True

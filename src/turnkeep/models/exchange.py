@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from turnkeep.errors import AnswerMalformed, ModelError, ModelRateLimited, ModelTimedOut, ModelUnreachable
 from turnkeep.models.capabilities import Capabilities, Lesson, Lessons
-from turnkeep.models.http_client import Client, Frame, Reply
+from turnkeep.models.http_client import Client, Reply, StreamEvent
 from turnkeep.models.model import Delta, ModelRequest, OnText, StreamPart
 from turnkeep.models.reading import made_whole
 from turnkeep.models.refusals import lessons_in
@@ -38,7 +38,7 @@ class AnswerReader(Protocol):
         """The answer is complete; a connection that breaks from here on takes nothing away."""
         ...
 
-    def parts(self, frames: list[Frame]) -> Iterator[StreamPart]:
+    def parts(self, frames: list[StreamEvent]) -> Iterator[StreamPart]:
         """Raises ModelError for every kind of failure that frames can tell of."""
         ...
 
@@ -75,7 +75,7 @@ class Pusher:
         self._on_text = on_text
         self.rest: Iterator[StreamPart] = iter(())
 
-    def take(self, frames: list[Frame]) -> bool:
+    def take(self, frames: list[StreamEvent]) -> bool:
         """Whether nobody has to look: it was text alone, and goes on."""
         parts, on_text = self._reader.parts(frames), self._on_text
         for part in parts:

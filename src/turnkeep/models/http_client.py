@@ -40,7 +40,7 @@ from turnkeep.models.provider import Provider
 from turnkeep.models.reading import is_json, json_bytes, request_id
 from turnkeep.models.waits import NOTHING_LEFT, wait_for_spent
 
-Frame = tuple[bytes, bytes]
+StreamEvent = tuple[bytes, bytes]
 """One event: its name (empty when it has none) and its data."""
 
 MAX_EVENT = 8 * 1024 * 1024
@@ -54,7 +54,7 @@ LOOK_UP_BODY = 4 * 1024 * 1024
 TAIL_TIME = 0.1
 """How long the end of a finished answer may take to arrive before its connection is given up."""
 
-Take = Callable[[list[Frame]], bool]
+Take = Callable[[list[StreamEvent]], bool]
 """Takes frames; False: somebody has to look at what came of them."""
 
 _LARGE = 1024 * 1024
@@ -73,7 +73,7 @@ class Framer:
         self._after_cr = False
         self._has_started = False
 
-    def push(self, data: bytes) -> list[Frame]:
+    def push(self, data: bytes) -> list[StreamEvent]:
         """The frames that these bytes complete, in order.
 
         Raises AnswerMalformed when one event is larger than the limit.
@@ -96,14 +96,14 @@ class Framer:
             self._check_sizes(blocks)
         return self._frames(blocks)
 
-    def rest(self) -> list[Frame]:
+    def rest(self) -> list[StreamEvent]:
         """The event that the end of the stream left without its blank line, if there is one."""
         block = b"".join(self._pending).rstrip(b"\n")
         self._restart(b"")
         return self._frames([block]) if block else []
 
-    def _frames(self, blocks: list[bytes]) -> list[Frame]:
-        frames: list[Frame] = []
+    def _frames(self, blocks: list[bytes]) -> list[StreamEvent]:
+        frames: list[StreamEvent] = []
         for block in blocks:
             lines = block.count(b"\n")
             if lines == 1 and block.startswith(b"event: "):
@@ -118,7 +118,7 @@ class Framer:
                 frames.append(frame)
         return frames
 
-    def _parse(self, block: bytes) -> Frame | None:
+    def _parse(self, block: bytes) -> StreamEvent | None:
         name, data = b"", []
         for line in block.split(b"\n"):
             field, _, value = line.partition(b":")
@@ -276,7 +276,7 @@ class Reply:
         """
         return self.failure(complaint) if complaint else AnswerMalformed(f"the stream ended without {end}")
 
-    async def read(self, take: Take | None = None) -> list[Frame] | None:
+    async def read(self, take: Take | None = None) -> list[StreamEvent] | None:
         """The frames of the next bytes (perhaps none), None at a clean end.
 
         `take` is given them before this returns, and those of each later arrival, at the moment they
@@ -337,7 +337,7 @@ class Reply:
         if self._look is not None:
             self._look()
 
-    async def _next_frames(self) -> list[Frame] | None:
+    async def _next_frames(self) -> list[StreamEvent] | None:
         if not (data := await self._arrival()):
             return self._unterminated_frames() or None
         if not self._has_begun and self._begins_whole(data):
@@ -353,7 +353,7 @@ class Reply:
         finally:
             self._dog.since = None
 
-    def _unterminated_frames(self) -> list[Frame]:
+    def _unterminated_frames(self) -> list[StreamEvent]:
         """What the end left without its blank line, unless it was cut off.
 
         The standard drops it, servers mean it.

@@ -31,7 +31,7 @@ from turnkeep.models.capabilities import Capabilities, Lessons, capabilities_of,
 from turnkeep.models.exchange import Asker, Asking, label_headers
 from turnkeep.models.fit import PastForms, ToolNames, fit
 from turnkeep.models.hosted_tools import for_responses, hosted_item, results_of
-from turnkeep.models.http_client import Client, Frame, Reply
+from turnkeep.models.http_client import Client, Reply, StreamEvent
 from turnkeep.models.model import (
     Began,
     Delta,
@@ -177,7 +177,7 @@ class ResponsesReader:
     def __post_init__(self) -> None:
         self._call_ids = CallIds(self.items)
 
-    def parts(self, frames: list[Frame]) -> Iterator[StreamPart]:
+    def parts(self, frames: list[StreamEvent]) -> Iterator[StreamPart]:
         for name, data in frames:
             if name in _SKIPPED_EVENTS:
                 continue

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from turnkeep.auth.authority import MAX_DIGEST, Verdict
+from turnkeep.auth.authority import MAX_DIGEST, DecisionVerdict
 from turnkeep.inputs import (
     MAX_ASSISTANT_INSTRUCTIONS,
     MAX_ENTRIES,
@@ -120,7 +120,7 @@ class Cancel(Body):
 
 
 class DecisionBody(Body):
-    decision: Verdict
+    decision: DecisionVerdict
     output: str = ""
     digest: Annotated[str, Field(min_length=1, max_length=MAX_DIGEST)]
 

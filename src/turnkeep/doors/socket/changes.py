@@ -16,7 +16,7 @@ from turnkeep.errors import InvalidMessage, ThreadNotFound
 from turnkeep.inputs import MAX_NAME, optional_text
 from turnkeep.messages import Address
 
-Request = Mapping[str, Any]
+ChangeRequest = Mapping[str, Any]
 ChangeResult = tuple[str, dict[str, Any]]
 """The status, and the fields of the frame that says so."""
 
@@ -32,35 +32,37 @@ class Caller:
     limits: Limits
 
 
-Change = Callable[[Application, Caller, Address, Request], Awaitable[ChangeResult]]
+Change = Callable[[Application, Caller, Address, ChangeRequest], Awaitable[ChangeResult]]
 
 
-async def edit(application: Application, caller: Caller, address: Address, request: Request) -> ChangeResult:
+async def edit(application: Application, caller: Caller, address: Address, request: ChangeRequest) -> ChangeResult:
     content = authority.content_of(request, caller.limits, caller.principal)
     await authority.own_message(application, caller.principal, address, _message_id(request))
     record = await application.store.edit(address, _message_id(request), content, once=_once(caller, request))
     return "edited", {"message_id": record.message_id, "state": record.status}
 
 
-async def withdraw(application: Application, caller: Caller, address: Address, request: Request) -> ChangeResult:
+async def withdraw(application: Application, caller: Caller, address: Address, request: ChangeRequest) -> ChangeResult:
     await authority.own_message(application, caller.principal, address, _message_id(request))
     record = await application.store.withdraw(address, _message_id(request), once=_once(caller, request))
     return "withdrawn", {"message_id": record.message_id, "state": record.status}
 
 
-async def pause(application: Application, caller: Caller, address: Address, request: Request) -> ChangeResult:
+async def pause(application: Application, caller: Caller, address: Address, request: ChangeRequest) -> ChangeResult:
     await _existing(application, address)
     await application.store.pause(address, once=_once(caller, request))
     return "paused", {}
 
 
-async def resume(application: Application, caller: Caller, address: Address, request: Request) -> ChangeResult:
+async def resume(application: Application, caller: Caller, address: Address, request: ChangeRequest) -> ChangeResult:
     await _existing(application, address)
     await application.store.resume(address, once=_once(caller, request))
     return "resumed", {}
 
 
-async def regenerate(application: Application, caller: Caller, address: Address, request: Request) -> ChangeResult:
+async def regenerate(
+    application: Application, caller: Caller, address: Address, request: ChangeRequest
+) -> ChangeResult:
     await _existing(application, address)
     once = _once(caller, request)
     receipts = await application.store.regenerate(address, once=once)
@@ -76,16 +78,16 @@ CHANGES: Mapping[str, Change] = {
 }
 
 
-def _once(caller: Caller, request: Request) -> str | None:
+def _once(caller: Caller, request: ChangeRequest) -> str | None:
     return authority.once(caller.principal, key_of(request))
 
 
-def key_of(request: Request) -> str | None:
+def key_of(request: ChangeRequest) -> str | None:
     """How the sender of a frame names it, so that a repeat gives the first answer."""
     return optional_text(request, "idempotency_key", MAX_NAME)
 
 
-def _message_id(request: Request) -> str:
+def _message_id(request: ChangeRequest) -> str:
     message_id = optional_text(request, "message_id", MAX_NAME)
     if message_id is None:
         raise InvalidMessage("Missing required 'message_id' field")

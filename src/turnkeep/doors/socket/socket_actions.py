@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from turnkeep.application import Application
 from turnkeep.auth import authority
 from turnkeep.auth.limits import Limits
-from turnkeep.auth.principals import LONGEST, Access, Credentials, Principal, Scope
+from turnkeep.auth.principals import LONGEST_CREDENTIAL, Access, Credentials, Principal, Scope
 from turnkeep.doors.error_answers import error_body
 from turnkeep.doors.socket.changes import ASKING, CHANGES, Caller, key_of
 from turnkeep.errors import InvalidMessage, NotAllowed, NotAuthenticated, TurnkeepError
@@ -223,7 +223,10 @@ ENVELOPED_ACTIONS: Mapping[str, Action] = {
 
 def credentials_in(frame: Mapping[str, object]) -> Credentials:
     """The credential that a frame shows. Raises `InvalidMessage`."""
-    return Credentials(bearer=optional_text(frame, "token", LONGEST), ticket=optional_text(frame, "ticket", LONGEST))
+    return Credentials(
+        bearer=optional_text(frame, "token", LONGEST_CREDENTIAL),
+        ticket=optional_text(frame, "ticket", LONGEST_CREDENTIAL),
+    )
 
 
 def _once(session: SocketSession, request: Request) -> str | None:

@@ -10,7 +10,14 @@ from starlette.websockets import WebSocket
 
 from turnkeep.application import Application
 from turnkeep.auth.limits import Holder, Limits, Slots, holder
-from turnkeep.auth.principals import LONGEST, PROTOCOL, Access, Credentials, Principal, credentials_of_request
+from turnkeep.auth.principals import (
+    LONGEST_CREDENTIAL,
+    PROTOCOL,
+    Access,
+    Credentials,
+    Principal,
+    credentials_of_request,
+)
 from turnkeep.doors.error_answers import error_response
 from turnkeep.doors.socket.session import BROKEN, RESTART, Socket
 from turnkeep.doors.socket.socket_actions import NOT_AUTHENTICATED, credentials_in
@@ -26,7 +33,7 @@ log = get_log(__name__)
 TOO_MANY = 4408
 FIRST_FRAME = 3.0
 """Seconds in which a socket without a credential has to show one, where that is allowed."""
-FIRST_FRAME_BYTES = 2 * LONGEST
+FIRST_FRAME_BYTES = 2 * LONGEST_CREDENTIAL
 WAITING = 1_000
 """Sockets that have shown nothing yet."""
 WAITING_OF_ONE = 500
