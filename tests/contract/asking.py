@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -14,7 +14,7 @@ from tests.contract.canned import Canned, Visit, canned
 from tests.patience import PATIENCE
 from turnkeep.messages import Item, UserItem, text_content
 from turnkeep.models import Provider, open_model
-from turnkeep.models.model import Delta, Finish, ItemDone, Model, ModelRequest, StreamPart, open_stream
+from turnkeep.models.model import Delta, Finish, ItemDone, Model, ModelRequest, OnText, PushingModel, StreamPart
 
 STREAMS = Path(__file__).parents[1] / "data" / "streams"
 KEY = "sk-proj-Zx81kd72hs9Q"
@@ -42,10 +42,15 @@ IS_PUSHED = False
 """Whether text is told as it arrives, in the place of deltas: both ways have to mean the same."""
 
 
+def push(model: Model, request: ModelRequest, on_text: OnText) -> AsyncGenerator[StreamPart, None]:
+    """Every model that is opened pushes."""
+    return cast("PushingModel", model).push(request, on_text)
+
+
 async def stream_of(model: Model, request: ModelRequest = HELLO) -> AsyncGenerator[StreamPart, None]:
     """All parts, text that was pushed as the deltas in whose place it came."""
     texts: list[str] = []
-    stream = open_stream(model, request, texts.append) if IS_PUSHED else model.stream(request)
+    stream = push(model, request, texts.append) if IS_PUSHED else model.stream(request)
     async with aclosing(stream) as parts:
         async for part in parts:
             assert not (IS_PUSHED and isinstance(part, Delta))

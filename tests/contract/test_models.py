@@ -21,6 +21,7 @@ from tests.contract.asking import (
     finish_of,
     items_of,
     opened,
+    push,
     recorded,
     stream_of,
     text_of,
@@ -40,7 +41,7 @@ from turnkeep.errors import (
 from turnkeep.messages import (
     AssistantItem,
 )
-from turnkeep.models.model import Began, Delta, StreamPart, open_stream
+from turnkeep.models.model import Began, Delta, StreamPart
 
 # ---------------------------------------------------------------- the contract, in each protocol
 
@@ -105,7 +106,7 @@ async def test_every_token_is_given_as_soon_as_it_is_here(kind: str) -> None:
 
     async with canned(answer) as server:
         model = opened(server, kind)
-        async for _ in open_stream(model, HELLO, lambda _: shown.set()):
+        async for _ in push(model, HELLO, lambda _: shown.set()):
             pass
         await model.close()
     assert shown.is_set()
@@ -129,7 +130,7 @@ async def test_an_error_of_whoever_is_told_text_ends_the_stream_and_the_connecti
     async with canned(answer) as server:
         model = opened(server, kind)
         with pytest.raises(_NoRoom):
-            async for _ in open_stream(model, HELLO, refuse):
+            async for _ in push(model, HELLO, refuse):
                 pass
         await asyncio.wait_for(server.last.left.wait(), PATIENCE)
         await model.close()
@@ -147,7 +148,7 @@ async def test_text_waits_while_its_reader_is_busy_with_the_part_before_it(kind:
 
     async with canned(answer) as server:
         model = opened(server, kind)
-        async with aclosing(open_stream(model, HELLO, texts.append)) as parts:
+        async with aclosing(push(model, HELLO, texts.append)) as parts:
             assert isinstance(await anext(parts), Began)
             await said.wait()
             await asyncio.sleep(0.2)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import itertools
 import json
 import random
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,7 @@ from turnkeep.auth.audit_trail import Trail
 from turnkeep.auth.guard import Guard, OpenGuard, access_of, asks_for_credentials
 from turnkeep.auth.principals import (
     ALL_SCOPES,
+    HELD_BY,
     OPERATOR,
     Credentials,
     OpenAccess,
@@ -566,7 +570,7 @@ async def test_the_first_key_locks_an_open_door_and_none_that_is_taken_back_unlo
     keys = ApiKeys(store, clock)
     door = OpenGuard(keys, Tickets(store, clock), clock=clock)
     anybody = await door.authenticate(Credentials())
-    assert anybody.may("admin")
+    assert "admin" in anybody.rights
     assert is_open(door)
 
     value, key = await ApiKeys(store, clock).create()
@@ -589,7 +593,7 @@ async def test_the_token_of_a_start_opens_everything_and_what_it_was_exchanged_f
     door = await access_of(settings(start_token=SECRET), store)
     assert isinstance(door, Guard)
     principal = await door.authenticate(Credentials(bearer=SECRET))
-    assert principal.may("admin")
+    assert "admin" in principal.rights
     assert principal.reaches("anything")
     session, _ = await door.tickets.begin(principal)
     await door.authenticate(Credentials(session=session))
@@ -655,3 +659,26 @@ def test_a_credential_reaches_as_far_as_scope_and_channels_both_say(
 )
 def test_of_all_that_a_request_shows_one_thing_counts(shown: Credentials, kind: str) -> None:
     assert (shown.kind, shown.is_nothing) == (kind, kind == "nothing")
+
+
+PLACES: list[tuple[str, ...] | None] = [None, (), ("c",), ("c*",), ("*",)]
+
+
+@pytest.mark.parametrize("channels", PLACES, ids=str)
+def test_what_needs_no_look_at_the_channel_is_what_is_required_of_none(channels: tuple[str, ...] | None) -> None:
+    """A socket looks at the rights of its credential first: they may say no more than `require` does."""
+    for count in range(len(ALL_SCOPES) + 1):
+        for scopes in itertools.combinations(sorted(ALL_SCOPES), count):
+            principal = Principal("t", "olga", frozenset(scopes), channels)
+            for scope in ALL_SCOPES:
+                assert (scope in principal.rights) == bool(HELD_BY[scope].intersection(scopes))
+                with contextlib.nullcontext() if scope in principal.rights_everywhere else pytest.raises(NotAllowed):
+                    principal.require(scope)
+
+
+def test_a_credential_that_is_narrowed_loses_the_rights_it_had() -> None:
+    operator = replace(OPERATOR, subject="olga", key="k1")
+    assert (operator.user, operator.person, operator.rights) == ("olga", None, ALL_SCOPES)
+    narrow = replace(operator, scopes=frozenset({"manage"}), channels=("c",), key=None)
+    assert narrow.person == "olga"
+    assert (sorted(narrow.rights), narrow.rights_everywhere) == (["manage", "send"], frozenset())

@@ -50,7 +50,7 @@ def message_of(body: Mapping[str, Any], address: Address, limits: Limits, princi
     """
     message = read_message(body, address, limit=limits.message_bytes, user=principal.user)
     _check_parts(message.content, limits, principal)
-    if principal.may("manage"):
+    if "manage" in principal.rights:
         return message
     if message.model is not None or message.parameters:
         raise NotAllowed("'model', 'effort', 'format' and 'parameters' of a message need the scope 'manage'")
@@ -76,7 +76,7 @@ def _check_parts(content: Content, limits: Limits, principal: Principal) -> None
     """A file id names a file of the provider's account, which all tenants share: whoever manages
     another tenant than the operator's own manages no file there.
     """
-    if limits.file_ids or (principal.may("manage") and principal.tenant == DEFAULT_TENANT):
+    if limits.file_ids or ("manage" in principal.rights and principal.tenant == DEFAULT_TENANT):
         return
     if any("file_id" in (part.data or ()) for part in content):
         raise NotAllowed(
@@ -89,7 +89,7 @@ async def own_message(application: Application, principal: Principal, address: A
     """Raises `NotAllowed` for a waiting message of somebody else, unless who
     asks manages the channel.
     """
-    if principal.may("manage"):
+    if "manage" in principal.rights:
         return
     record = await application.store.message(address, message_id)
     if record is not None and record.message is not None and _sender(record.message) != principal.user:
@@ -98,7 +98,7 @@ async def own_message(application: Application, principal: Principal, address: A
 
 def own_letter(principal: Principal, letter: DeadLetter) -> None:
     """Raises `NotAllowed` for a dead letter of somebody else, unless who asks manages the channel."""
-    if not principal.may("manage") and _sender(letter.message) != principal.user:
+    if "manage" not in principal.rights and _sender(letter.message) != principal.user:
         raise NotAllowed("this message is somebody else's: to send it again needs the scope 'manage'")
 
 
@@ -108,7 +108,7 @@ async def stop(
     """Stop the run in progress; `drop_inbox` withdraws what waits, of others only for who manages
     the channel.
     """
-    if drop_inbox and not principal.may("manage"):
+    if drop_inbox and "manage" not in principal.rights:
         for record in await application.store.open_messages(address):
             if record.message is not None and _sender(record.message) == principal.user:
                 # a run may have taken it meanwhile: that one is stopped
@@ -161,7 +161,7 @@ async def _asked_for_it(application: Application, principal: Principal, address:
     """Whether a message of the turn that waits is of who decides. Where nobody is asked who he is,
     nobody can tell.
     """
-    if principal.user is None and principal.may("admin"):
+    if principal.user is None and "admin" in principal.rights:
         return False
     return any(_is_of(principal, record) for record in await application.store.open_messages(address))
 

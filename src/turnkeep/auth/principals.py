@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cache
 from typing import Literal, Protocol
 
 from starlette.datastructures import Headers
@@ -59,38 +60,48 @@ class Principal:
     expires_at: float | None = None
     key: str | None = None
     since: float | None = None
+    user: str | None = field(init=False, repr=False, compare=False)
+    """Who it is, for budgets; None where nobody asked."""
+    person: str | None = field(init=False, repr=False, compare=False)
+    """Who it is, if it is one person: an API key is a program's, which may speak for many."""
+    rights: frozenset[Scope] = field(init=False, repr=False, compare=False)
+    """The scopes that its own ones hold: what it may, where it reaches."""
+    rights_everywhere: frozenset[Scope] = field(init=False, repr=False, compare=False)
+    """What it may on whichever channel of its tenant, without a look at which: `require` says the same."""
 
-    @property
-    def user(self) -> str | None:
-        """Who it is, for budgets; None where nobody asked."""
-        return None if self.subject == ANONYMOUS else self.subject
-
-    @property
-    def person(self) -> str | None:
-        """Who it is, if it is one person: an API key is a program's, which may speak for many."""
-        return None if self.key is not None else self.user
+    def __post_init__(self) -> None:
+        # Here and not where it is asked: a socket asks it of one credential for each message, and another
+        # credential is another principal.
+        user = None if self.subject == ANONYMOUS else self.subject
+        rights = _rights_of(self.scopes)
+        object.__setattr__(self, "user", user)
+        object.__setattr__(self, "person", None if self.key is not None else user)
+        object.__setattr__(self, "rights", rights)
+        object.__setattr__(self, "rights_everywhere", rights if self.channels is None else frozenset())
 
     def require(self, scope: Scope, channel: str | None = None) -> None:
         """Raises `NotAllowed` unless this credential reaches that far; without a channel: all of
         its tenant.
         """
-        if not self.may(scope):
+        if scope not in self.rights:
             raise NotAllowed(f"this credential has no scope {scope!r}")
         if channel is None and self.channels is not None:
             raise NotAllowed("this credential reaches some channels only, not the whole tenant")
         if channel is not None and not self.reaches(channel):
             raise NotAllowed("this credential does not reach that channel")
 
-    def may(self, scope: Scope) -> bool:
-        return not self.scopes.isdisjoint(HELD_BY[scope])
-
     @property
     def sees_calls(self) -> bool:
         """Whether calls that wait are told to it in full: who decides about them, and who manages."""
-        return self.may("approve") or self.may("manage")
+        return not self.rights.isdisjoint(("approve", "manage"))
 
     def reaches(self, channel: str) -> bool:
         return self.channels is None or any(_covers(pattern, channel) for pattern in self.channels)
+
+
+@cache  # of the few sets that five scopes make
+def _rights_of(scopes: frozenset[Scope]) -> frozenset[Scope]:
+    return frozenset(scope for scope, holders in HELD_BY.items() if not scopes.isdisjoint(holders))
 
 
 def _covers(pattern: str, channel: str) -> bool:

@@ -20,7 +20,8 @@ from turnkeep.messages import (
     content_text,
 )
 from turnkeep.models.capabilities import Capabilities
-from turnkeep.models.model import ModelRequest, ToolSpec, chat_parameters, origin_fields
+from turnkeep.models.exchange import origin_fields
+from turnkeep.models.model import ModelRequest, ToolSpec, chat_parameters
 from turnkeep.models.past import readable_arguments
 
 BLANK_THOUGHT = " "
@@ -36,8 +37,9 @@ def request_body(request: ModelRequest, caps: Capabilities) -> dict[str, Any]:
         "model": request.model,
         "messages": messages(request.instructions, request.items, caps),
         "stream": caps.takes_stream,
-        **chat_parameters(request, caps),
     }
+    if request.parameters:
+        body |= chat_parameters(request, caps)
     if tools := [*(_tool(tool) for tool in request.tools), *(dict(tool) for tool in request.hosted_tools)]:
         body["tools"] = tools
     if caps.takes_store:

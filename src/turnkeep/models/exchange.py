@@ -208,3 +208,13 @@ def label_headers(request: ModelRequest) -> dict[str, str]:
     return {
         f"X-{name.replace('_', '-').title()}": quote(value, safe=" /:@+,;=") for name, value in request.labels.items()
     }
+
+
+def origin_fields(request: ModelRequest, caps: Capabilities) -> dict[str, Any]:
+    """Whose request it is, as far as the server takes that: labels, the group of the prompt cache."""
+    fields: dict[str, Any] = {}
+    if caps.takes_metadata and request.labels:
+        fields["metadata"] = dict(request.labels)
+    if caps.takes_cache_key and request.cache_key:
+        fields["prompt_cache_key"] = request.cache_key
+    return fields

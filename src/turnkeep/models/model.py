@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, cast, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from turnkeep.errors import ModelRefused
 from turnkeep.messages import AssistantItem, CallItem, HostedItem, Item, ReasoningItem
@@ -156,15 +156,8 @@ class PushingModel(Model, Protocol):
         ...
 
 
-def open_stream(model: Model, request: ModelRequest, on_text: OnText) -> AsyncGenerator[StreamPart, None]:
-    """The parts of an answer, its text told to `on_text`."""
-    # Asked by the name and not by the protocol, which lists its members anew for each request.
-    if hasattr(model, "push"):
-        return cast(PushingModel, model).push(request, on_text)
-    return _push_parts(model, request, on_text)
-
-
-async def _push_parts(model: Model, request: ModelRequest, on_text: OnText) -> AsyncGenerator[StreamPart, None]:
+async def push_parts(model: Model, request: ModelRequest, on_text: OnText) -> AsyncGenerator[StreamPart, None]:
+    """The parts of the answer of a model that does not push: its text told to `on_text`."""
     async with aclosing(model.stream(request)) as stream:
         async for part in stream:
             if isinstance(part, Delta):
@@ -247,9 +240,7 @@ def with_output_limit(parameters: Mapping[str, Any], limit: int) -> dict[str, An
 
 
 def responses_parameters(request: ModelRequest, caps: Capabilities) -> dict[str, Any]:
-    """What goes into the body of a Responses request."""
-    if not request.parameters:
-        return {}
+    """What goes into the body of a Responses request that has parameters."""
     options = canonical(request.parameters)
     if form := options.pop("response_format", None):
         options["text"] = {"format": _flat_format(form), **options.get("text", {})}
@@ -257,9 +248,7 @@ def responses_parameters(request: ModelRequest, caps: Capabilities) -> dict[str,
 
 
 def chat_parameters(request: ModelRequest, caps: Capabilities) -> dict[str, Any]:
-    """What goes into the body of a Chat Completions request."""
-    if not request.parameters:
-        return {}
+    """What goes into the body of a Chat Completions request that has parameters."""
     options = canonical(request.parameters)
     if (limit := options.pop("max_output_tokens", None)) is not None:
         options["max_completion_tokens" if caps.takes_max_completion_tokens else "max_tokens"] = limit
@@ -273,16 +262,6 @@ def chat_parameters(request: ModelRequest, caps: Capabilities) -> dict[str, Any]
     if isinstance(choice := options.get("tool_choice"), Mapping) and "name" in choice:
         options["tool_choice"] = {"type": "function", "function": {"name": choice["name"]}}
     return _select(options, request, caps, own=_CHAT, other=_RESPONSES)
-
-
-def origin_fields(request: ModelRequest, caps: Capabilities) -> dict[str, Any]:
-    """Whose request it is, as far as the server takes that: labels, the group of the prompt cache."""
-    fields: dict[str, Any] = {}
-    if caps.takes_metadata and request.labels:
-        fields["metadata"] = dict(request.labels)
-    if caps.takes_cache_key and request.cache_key:
-        fields["prompt_cache_key"] = request.cache_key
-    return fields
 
 
 def canonical(parameters: Mapping[str, Any]) -> dict[str, Any]:

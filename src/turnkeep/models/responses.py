@@ -28,7 +28,7 @@ from turnkeep.messages import (
 )
 from turnkeep.models.background import BackgroundResponse
 from turnkeep.models.capabilities import Capabilities, Lessons, capabilities_of, reasons
-from turnkeep.models.exchange import Asker, Asking, label_headers
+from turnkeep.models.exchange import Asker, Asking, label_headers, origin_fields
 from turnkeep.models.fit import PastForms, ToolNames, fit
 from turnkeep.models.hosted_tools import for_responses, hosted_item, results_of
 from turnkeep.models.http_client import Client, Reply, StreamEvent
@@ -42,7 +42,6 @@ from turnkeep.models.model import (
     ReasoningDelta,
     StreamPart,
     ToolSpec,
-    origin_fields,
     responses_parameters,
 )
 from turnkeep.models.past import CallIds, pair, readable_arguments
@@ -373,8 +372,9 @@ def request_body(request: ModelRequest, caps: Capabilities) -> dict[str, Any]:
         "model": request.model,
         "input": input_items(request.items, caps),
         "stream": caps.takes_stream,
-        **responses_parameters(request, caps),
     }
+    if request.parameters:
+        body |= responses_parameters(request, caps)
     if request.instructions:
         body["instructions"] = request.instructions
     # Nothing is stored there, so a thought comes back, and goes back, only as a sealed whole.

@@ -12,7 +12,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 from turnkeep.assistants import Assistant
 from turnkeep.backoff import Backoff
@@ -36,11 +36,12 @@ from turnkeep.models.model import (
     ItemDone,
     Model,
     ModelRequest,
+    PushingModel,
     ReasoningDelta,
     StreamPart,
     ToolSpec,
-    open_stream,
     output_limit,
+    push_parts,
     with_output_limit,
     works_alone,
 )
@@ -241,8 +242,15 @@ class Answering:
             raise
 
     def _stream(self, request: ModelRequest, partial: PartialStep) -> AsyncGenerator[StreamPart, None]:
-        show = self._show_text
-        return open_stream(self.prompt.model, request, lambda text: show(text, partial))
+        model, show = self.prompt.model, self._show_text
+
+        def on_text(text: str) -> None:
+            show(text, partial)
+
+        # by the name and not by the protocol, which lists its members anew for each request
+        if hasattr(model, "push"):
+            return cast(PushingModel, model).push(request, on_text)
+        return push_parts(model, request, on_text)
 
     async def _on_begin(self, began: Began, partial: PartialStep, request: ModelRequest) -> None:
         """The provider has accepted: what it works out in the background is known before anything

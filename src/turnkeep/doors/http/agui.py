@@ -248,7 +248,7 @@ class AgentRun:
         if words := [text for text in (new.user_instructions, self.request.context) if text]:
             new = new.but(user_instructions="\n\n".join(words))
         # what the model may call is the operator's matter: tools of anybody else are those that are declared here
-        if call.principal.may("manage"):
+        if "manage" in call.principal.rights:
             return new.but(client_tools=tuple(_function(tool) for tool in self.request.tools))
         return new
 

@@ -54,7 +54,7 @@ def _circuit_json(call: HttpCall, circuit: Circuit) -> dict[str, Any]:
     """Why nobody answers. Where, and in which words, is the operator's to see."""
     fault = circuit.fault
     data: dict[str, Any] = {"code": fault.code, "message": fault.message, "since": circuit.opened_at}
-    if not call.principal.may("admin"):
+    if "admin" not in call.principal.rights:
         return data
     about = {"endpoint": circuit.endpoint, "details": fault.details, "remedy": remedy_of(fault.code)}
     return data | about | {"probe_at": circuit.probe_at}

@@ -80,7 +80,7 @@ async def answering_assistant(call: HttpCall, body: Mapping[str, Any]) -> str | 
     if model is None:
         raise InvalidMessage("'model' is missing: give the id of an assistant, as GET /v1/models lists them")
     default = await call.application.assistants.default(call.principal.tenant)
-    if default is not None and default.assistant_id == model and not call.principal.may("manage"):
+    if default is not None and default.assistant_id == model and "manage" not in call.principal.rights:
         return None
     return (await call.application.assistants.get(call.principal.tenant, model)).assistant_id
 

@@ -163,7 +163,7 @@ def _past_items(call: HttpCall, message: Mapping[str, Any]) -> list[Item]:
         raise NotOffered(
             f"a message of the role {role!r} is not kept: give instructions with a request, or the assistant"
         )
-    if not call.principal.may("manage"):
+    if "manage" not in call.principal.rights:
         raise NotAllowed("to speak as the assistant needs the scope 'manage'")
     return turn_request.past_items(call, message)
 

@@ -159,7 +159,7 @@ def allow_wishes(call: HttpCall, wishes: Mapping[str, Any]) -> None:
     where nothing new is said. Raises `NotAllowed`.
     """
     asks = any(wishes.get(name) for name in ("assistant", "client_tools", "parameters", "model"))
-    if asks and not call.principal.may("manage"):
+    if asks and "manage" not in call.principal.rights:
         raise NotAllowed("to choose who answers ('model'), to give 'tools' or parameters needs the scope 'manage'")
 
 

@@ -92,11 +92,11 @@ async def _wishes(call: HttpCall, body: Mapping[str, Any]) -> dict[str, Any]:
     is_default = default is not None and default.assistant_id == assistant_id
     own, more = (optional_text(body, name, 100_000) for name in ("instructions", "additional_instructions"))
     # In place of the assistant's, as there; who does not speak for the operator only adds some.
-    replaces = own is not None and call.principal.may("manage")
+    replaces = own is not None and "manage" in call.principal.rights
     plain = {name: value for name, value in body.items() if value != "auto"}
     wishes = {
         # Who manages nothing is answered by the one that answers anyway.
-        "assistant": None if is_default and not call.principal.may("manage") else assistant.assistant_id,
+        "assistant": None if is_default and "manage" not in call.principal.rights else assistant.assistant_id,
         "client_tools": read_client_tools(body.get("tools")),
         "assistant_instructions": own if replaces else None,
         "instructions": "\n\n".join(text for text in (None if replaces else own, more) if text) or None,

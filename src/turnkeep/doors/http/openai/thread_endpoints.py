@@ -136,7 +136,7 @@ def _read(call: HttpCall, address: Address, body: object, message_id: str | None
     if body.get("attachments"):
         raise NotOffered("'attachments': files are not kept here: send one as a part of the content, or its text")
     role = str(body.get("role", "user"))
-    if role == "assistant" and not call.principal.may("manage"):
+    if role == "assistant" and "manage" not in call.principal.rights:
         raise NotAllowed("to speak as the assistant needs the scope 'manage'")
     wishes = {"metadata": body.get("metadata") or {}}
     content = body.get("content")
