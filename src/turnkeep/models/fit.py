@@ -203,9 +203,9 @@ def _respell_calls(items: list[Item], names: ToolNames, form: CallIdForm) -> lis
     """The items with names and ids of calls in the form of the server; one call has one id, no two
     have the same.
     """
-    own = _own_ids(items)
-    if not own:
+    if not any(item.kind == "call" for item in items):
         return items
+    own = _own_ids(items)
     ids = _ids((own[place] for place in sorted(own)), form)
     result: list[Item] = []
     for place, item in enumerate(items):

@@ -152,6 +152,9 @@ def pair(items: Sequence[Item]) -> list[Item]:
     is gone without one. All else is kept, in order. A transcript that is fit already comes back as
     it is, and pairing twice is pairing once.
     """
+    # most turns call nothing and think nothing: there is nothing to pair
+    if not any(item.kind in ("call", "output", "reasoning") for item in items):
+        return list(items)
     return without_idle_reasoning(_regroup(*_match(items)))
 
 

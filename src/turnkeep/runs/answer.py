@@ -54,6 +54,7 @@ from turnkeep.runs.tool_calls import CallRules, Calls
 from turnkeep.runs.trace_attributes import request_attributes, response_attributes
 from turnkeep.store.values import Claim, HeldCall
 from turnkeep.telemetry import SILENT, get_log, traces
+from turnkeep.tools.toolbox import Toolbox
 from turnkeep.usage import Usage
 
 log = get_log(__name__)
@@ -135,7 +136,7 @@ class Answering:
             self.journal,
             self.announcer,
             self.disclosure,
-            toolbox=resources.toolbox.of(self.claim.address.tenant),
+            toolbox=self.prompt.toolbox,
             rules=self.call_rules,
             clock=resources.clock,
             meter=resources.meter,
@@ -363,6 +364,8 @@ class ModelPrompt:
     resources: AnswerResources
     claim: Claim
     assistant: Assistant
+    toolbox: Toolbox
+    """What the tenant may use, as it changes."""
     model: Model
     model_name: str
     journal: Journal
@@ -438,11 +441,11 @@ class ModelPrompt:
             cache_key=claim.thread_id,
             background=self.assistant.background and works_alone(self.model),
         )
-        return self._fitting(request)
+        return self._fitting(request) if request.parameters else request
 
     def _fitting(self, request: ModelRequest) -> ModelRequest:
         """The request with a limit of its answer that the model and its window allow."""
-        limit = output_limit(request.parameters) if request.parameters else None
+        limit = output_limit(request.parameters)
         facts = self.resources.catalog.model(self.model_name) if limit is not None else None
         if limit is None or facts is None:
             return request
@@ -490,7 +493,7 @@ class ModelPrompt:
         """None at the last permitted step: then the model has to answer with what it has."""
         if self.journal.steps + 1 >= self.rules.max_steps:
             return []
-        specs = self.resources.toolbox.of(self.claim.address.tenant).specs(self.assistant.tool_names)
+        specs = self.toolbox.specs(self.assistant.tool_names)
         tools = {s.name: ToolSpec(s.name, s.description, s.parameters, s.strict) for s in specs}
         # The caller's own goes before one of the house that has its name: he says that he runs it.
         return list((tools | {spec.name: spec for spec in self._client_specs()}).values())

@@ -17,7 +17,6 @@ from turnkeep.runs.journal import Ending
 from turnkeep.store.contract import Store
 from turnkeep.store.values import HeldCall
 from turnkeep.telemetry import Meter
-from turnkeep.tools.toolbox import Toolbox
 
 
 def never(error: ModelError, failures: int) -> float | None:
@@ -60,8 +59,6 @@ class AnswerResources(Protocol):
 
     @property
     def store(self) -> Store: ...
-    @property
-    def toolbox(self) -> Toolbox: ...
     @property
     def catalog(self) -> Catalog: ...
     @property

@@ -5,30 +5,22 @@
 The claim has announced the start. The lease is kept beside the work, in one task group: a lost
 lease cancels the work. What came of it is decided in one place, as a value (`Verdict`), and acted
 upon in one place.
-
-`Circuits` says what a run's failure means for all others, and which model a run asks while some are
-open: an endpoint that fails for good would fail every thread alike. So the first run that meets it
-opens its circuit for all workers, the threads wait without using up attempts, and one run at a time
-probes whether it is back.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import partial
 from typing import Literal, TypeVar, assert_never
 
 from turnkeep.assistants import Assistant
 from turnkeep.errors import (
-    EndpointBlocked,
     LeaseLost,
     ModelError,
-    ModelGone,
     ModelRateLimited,
-    ModelUnreachable,
     RunBroke,
     RunTimedOut,
     StoreError,
@@ -39,12 +31,12 @@ from turnkeep.errors import (
 from turnkeep.events import Answer, Event, TurnFault
 from turnkeep.failpoints import crash_chances, reach
 from turnkeep.messages import AssistantItem, Item
-from turnkeep.models.waits import BRIEF_WAIT
 from turnkeep.pricing.tokenizer import tokenizer_for
 from turnkeep.runs.activity import figures_of, measure_claim, measure_run
 from turnkeep.runs.announcer import Announcer, Disclosure
 from turnkeep.runs.answer import Answering, ModelPrompt
 from turnkeep.runs.answer_contract import FinalAnswer, NeedsDecision
+from turnkeep.runs.endpoint_circuits import Circuits
 from turnkeep.runs.halt import close_call, stop_response, without_text
 from turnkeep.runs.journal import Journal, retry_until_answered
 from turnkeep.runs.lease import DrainRequest, Lease, StopRequest
@@ -88,7 +80,7 @@ class Run:
         self.journal = Journal(context.store, claim, tell=observer)
         self.announcer = Announcer(context.publisher, claim, tell=observer)
         self.budget = context.budgets.run_budget(claim) if context.budgets else None
-        self.circuits = Circuits(context, claim)
+        self._circuits: Circuits | None = None
         self.answering: Answering | None = None
         self.error: Exception | None = None
         """What ended the work before its end."""
@@ -198,14 +190,15 @@ class Run:
         self.assistant = await context.assistants.answering(claim.address.tenant, choices[-1])
         # the model that works on it: another one could not go on with its response
         running = self.journal.open_response
-        self.model_name = running.model if running else await self.circuits.choose_model(self._candidates())
+        self.model_name = running.model if running else await self._choose_model()
         self.answering = self._answering()
         if traces.tracer is None:
             result = await self._answer_in_time(self.answering)
         else:
             with traces.span(f"invoke_agent {self.assistant.name}", lambda: run_attributes(claim, self.assistant)):
                 result = await self._answer_in_time(self.answering)
-        await self.circuits.close_after_probe()
+        if self._circuits is not None:
+            await self._circuits.close_after_probe()
         return result
 
     async def _answer_in_time(self, answering: Answering) -> FinalAnswer | NeedsDecision:
@@ -224,11 +217,35 @@ class Run:
         the model's, and each question is a wait before it is asked.
         """
         tenant, assistants = self.claim.address.tenant, self.context.assistants
-        if self.circuits.is_known or assistants.knows_answering(tenant, assistant_id):
+        if self.context.circuits.has() or assistants.knows_answering(tenant, assistant_id):
             return
         async with asyncio.TaskGroup() as group:
-            group.create_task(self.circuits.look())
+            group.create_task(self._look_at_circuits())
             group.create_task(assistants.answering(tenant, assistant_id))
+
+    async def _look_at_circuits(self) -> list[Circuit]:
+        """The open circuits. Remembered for a moment while there is none: an open one is looked at
+        by each run, because its next probe moves.
+        """
+        circuits = await self.context.circuits.get()
+        if circuits:
+            self.context.circuits.drop()
+        return circuits
+
+    async def _choose_model(self) -> str:
+        """Raises `Waiting` when the circuits of all that may answer are open."""
+        candidates = self._candidates()
+        # the ordinary case, which costs one look
+        if not (open_circuits := await self._look_at_circuits()):
+            return candidates[0]
+        return await self.circuits.choose_model(candidates, open_circuits)
+
+    @property
+    def circuits(self) -> Circuits:
+        """Made when they are needed: most runs meet none that is open, and open none."""
+        if self._circuits is None:
+            self._circuits = Circuits(self.context, self.claim)
+        return self._circuits
 
     def _answering(self) -> Answering:
         claim, context = self.claim, self.context
@@ -238,6 +255,7 @@ class Run:
             resources=context,
             claim=claim,
             assistant=self.assistant,
+            toolbox=toolbox,
             model=context.model(self.model_name),
             model_name=self.model_name,
             journal=self.journal,
@@ -434,113 +452,3 @@ def _weightiest(errors: BaseExceptionGroup[BaseException]) -> BaseException:
         flat.append(_weightiest(error) if isinstance(error, BaseExceptionGroup) else error)
     order = (LeaseLost, StopRequest, DrainRequest, TurnkeepError)
     return min(flat, key=lambda e: next((i for i, kind in enumerate(order) if isinstance(e, kind)), len(order)))
-
-
-class Circuits:
-    """The circuits as one run sees, probes and opens them."""
-
-    def __init__(self, context: RunContext, claim: Claim) -> None:
-        self._context = context
-        self._claim = claim
-        self._probe_endpoint: str | None = None
-        self.blocking_fault: TurnFault | None = None
-        """What opened the circuit for which this run has to wait."""
-
-    async def choose_model(self, candidates: Sequence[str]) -> str:
-        """The first that may answer and whose circuit is closed.
-
-        Raises `Waiting` when all are open.
-        """
-        circuits = {circuit.endpoint: circuit for circuit in await self.look()}
-        # the ordinary case, which costs one look
-        if not circuits:
-            return candidates[0]
-        blocking: list[Circuit] = []
-        for name in candidates:
-            open_ones = [circuits[key] for key in self._keys(name) if key in circuits]
-            if not open_ones:
-                return name
-            blocking += open_ones
-        # of the first choice: what was asked for should be the first to answer again
-        await self._probe(blocking[0])
-        return candidates[0]
-
-    async def look(self) -> list[Circuit]:
-        """The open circuits. Remembered for a moment while there is none: an open one is looked at
-        by each run, because its next probe moves.
-        """
-        circuits = await self._context.circuits.get()
-        if circuits:
-            self._context.circuits.drop()
-        return circuits
-
-    @property
-    def is_known(self) -> bool:
-        """Whether `look` would ask nobody."""
-        return self._context.circuits.has()
-
-    async def _probe(self, circuit: Circuit) -> None:
-        """Be the one run that tries whether an open circuit can be closed, or wait."""
-        store = self._context.store
-        is_away = circuit.fault.code == ModelUnreachable.code
-        every = self._until_reconnecting() if is_away else self._context.rules.probe_every
-        if await store.probe(circuit.endpoint, every=every):
-            self._probe_endpoint = circuit.endpoint
-            return
-        delay = max(1.0, circuit.probe_at - await store.now(), every if is_away else 0.0)
-        # looked at again within a minute, for the circuit may be closed by hand long before its probe
-        delay = min(delay, BRIEF_WAIT)
-        self.blocking_fault = circuit.fault
-        raise Waiting(f"the circuit of {circuit.endpoint} is open: {circuit.fault.details}", retry_after=delay)
-
-    async def close_after_probe(self) -> None:
-        """Close the circuit that this run has probed, if it did: it has its answer."""
-        if self._probe_endpoint is not None:
-            await self._context.store.mend(self._probe_endpoint)
-
-    def are_opened_by(self, error: ModelError) -> bool:
-        # who waits for a direct run is told at once that the server is away, instead of waiting for its return
-        is_away = isinstance(error, ModelUnreachable) and not self._context.rules.direct
-        return is_away or isinstance(error, EndpointBlocked)
-
-    async def open(
-        self, model_name: str, error: ModelError, *, has_fallback: bool, probe_in: float | None = None
-    ) -> Releasing:
-        """Nobody can be answered there for now: wait without using attempts, or go on at once with
-        a fallback.
-        """
-        context, is_away = self._context, isinstance(error, ModelUnreachable)
-        pause = self._until_reconnecting() if is_away else probe_in or context.rules.probe_every
-        endpoint, once, fault = self._key(model_name, error), self._act_of_attempt("trip"), context.fault(error)
-        await retry_until_answered(lambda: context.store.trip(endpoint, fault, probe_in=pause, once=once))
-        log.warning("circuit_opened", endpoint=endpoint, code=error.code)
-        return Releasing(0.0 if has_fallback else min(pause, BRIEF_WAIT), fault)
-
-    async def slow_down(self, model_name: str, error: ModelRateLimited, *, has_fallback: bool) -> Releasing:
-        """The provider asks to wait: all workers do, and no attempt is used."""
-        context = self._context
-        delay = error.retry_after or context.rules.rate_limit_pause.after(self._claim.attempt) + 1.0
-        if delay > BRIEF_WAIT and not context.rules.direct:
-            # hours of a spent quota: as an open circuit it is seen by operators, and a fallback may answer meanwhile
-            return await self.open(model_name, error, has_fallback=has_fallback, probe_in=delay)
-        endpoint, once = self._key(model_name), self._act_of_attempt("slow_down")
-        await retry_until_answered(lambda: context.store.slow_down(endpoint, delay, once=once))
-        return Releasing(delay, context.fault(error))
-
-    def _until_reconnecting(self) -> float:
-        return max(0.5, self._context.rules.reconnect.after(self._claim.attempt))
-
-    def _keys(self, model_name: str) -> tuple[str, str]:
-        endpoint = self._context.model(model_name).endpoint
-        return endpoint, f"{endpoint}/{model_name}"
-
-    def _key(self, model_name: str, error: ModelError | None = None) -> str:
-        endpoint, of_model = self._keys(model_name)
-        # limits are those of a model, mostly: a fallback at the same endpoint may answer meanwhile
-        return of_model if isinstance(error, (ModelGone, ModelRateLimited)) else endpoint
-
-    def _act_of_attempt(self, name: str) -> str:
-        """An attempt does such a thing once: a repeat must not undo what somebody did to the
-        circuit meanwhile.
-        """
-        return f"{name} {self._claim.run_id} {self._claim.attempt}"
