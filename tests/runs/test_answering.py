@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -33,7 +33,7 @@ from turnkeep.errors import (
     UnansweredCall,
 )
 from turnkeep.messages import AssistantItem, CallItem, HostedItem, OutputItem, ReasoningItem, UserItem, text_content
-from turnkeep.models.model import Began, Delta, Finish, ItemDone, ReasoningDelta
+from turnkeep.models.model import Began, Delta, Finish, ItemDone, ModelRequest, OnText, ReasoningDelta, StreamPart
 from turnkeep.runs.answer import LEAST_OUTPUT, MOST_RESUMES, OF_A_USER
 from turnkeep.runs.answer_contract import AnswerRules
 from turnkeep.runs.outcomes import Verdict
@@ -771,3 +771,27 @@ async def test_an_answer_of_the_background_that_is_none_is_not_gone_on_with() ->
     [lease] = await stage.keeper.claim(1, None)
     assert isinstance(await stage.perform(lease), Commit)
     assert [request.response_id for request in model.requests] == [None, None]
+
+
+# ---------------------------------------------------------------- how its text arrives
+
+
+class PushingScript(ScriptedModel):
+    """One that hands text on at the moment it arrives."""
+
+    async def push(self, request: ModelRequest, on_text: OnText) -> AsyncGenerator[StreamPart, None]:
+        async for part in self.stream(request):
+            if isinstance(part, Delta):
+                on_text(part.text)
+            else:
+                yield part
+
+
+async def test_text_that_a_model_pushes_is_shown_as_that_which_is_read() -> None:
+    stages = [Stage(model=model(says("good day"))) for model in (ScriptedModel, PushingScript)]
+    for stage in stages:
+        await stage.play("m1")
+
+    kinds = [await stage.kinds() for stage in stages]
+    assert kinds[0] == kinds[1]
+    assert "delta" in kinds[0]
