@@ -7,7 +7,7 @@ import functools
 import pathlib
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 
@@ -160,6 +160,104 @@ def test_no_class_name_means_two_things() -> None:
             if kind == "class":
                 homes[name].append(f"{path.relative_to(SOURCE)}:{line}")
     assert {name: places for name, places in homes.items() if len(places) > 1 and name not in CLASSES_ALLOWED} == {}
+
+
+Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+
+
+def targets_of(node: ast.Assign | ast.AnnAssign) -> set[str]:
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+    return {one.id for target in targets for one in ast.walk(target) if isinstance(one, ast.Name)}
+
+
+def late_constants(source: str) -> Iterator[str]:
+    """What stands behind the first function or class though it could stand before it: not what is made of them, and not
+    what shares its lines with such a one (no blank line between), as the options of a verb do.
+    """
+    lines, defined, block, end = source.splitlines(), set[str](), list[tuple[str, bool]](), 0
+    for node in ast.parse(source).body:
+        if any(not line.strip() for line in lines[end : node.lineno - 1]):
+            yield from together(block)
+            block = []
+        end = node.end_lineno or node.lineno
+        if isinstance(node, Definition):
+            defined.add(node.name)
+        elif isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None and defined:
+            needs_them = bool(defined & {one.id for one in ast.walk(node.value) if isinstance(one, ast.Name)})
+            is_attribute = isinstance(node, ast.Assign) and not isinstance(node.targets[0], ast.Name | ast.Tuple)
+            names = targets_of(node)
+            if needs_them:
+                defined |= names
+            block.append((", ".join(sorted(names)), needs_them or is_attribute))
+        elif not isinstance(node, ast.Expr) and defined:
+            defined |= {
+                one.id for one in ast.walk(node) if isinstance(one, ast.Name) and isinstance(one.ctx, ast.Store)
+            }
+    yield from together(block)
+
+
+def together(block: Sequence[tuple[str, bool]]) -> Iterator[str]:
+    if not any(needs_them for _, needs_them in block):
+        yield from (name for name, _ in block)
+
+
+def test_constants_stand_at_the_head_of_their_file() -> None:
+    late = {f"{path.relative_to(ROOT)}: {name}" for path in FILES for name in late_constants(path.read_text())}
+    assert sorted(late) == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "def f(): ...\n\nLIMIT = 1",
+        "class A: ...\n\nWORDS: tuple[str, ...] = ('a',)",
+        "def f(): ...\n\nTABLE = {'f': f}\n\nLIMIT = 1",
+    ],
+)
+def test_a_late_constant_is_seen(source: str) -> None:
+    assert len(list(late_constants(source))) == 1
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "LIMIT = 1\n\ndef f(): ...",
+        "def f(): ...\n\nTABLE = {'f': f}\nLIMIT = 1",
+        "class A: ...\n\nNOBODY = A()\n\nALL = (NOBODY,)",
+        "class A: ...\n\nA.limit = 1",
+    ],
+)
+def test_what_is_made_of_functions_may_come_after_them(source: str) -> None:
+    assert list(late_constants(source)) == []
+
+
+def test_a_name_that_others_import_means_one_thing() -> None:
+    homes, imports = defaultdict(set), set()
+    for path in FILES:
+        module = ".".join(path.relative_to(SOURCE.parent).with_suffix("").parts).removesuffix(".__init__")
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.Assign | ast.AnnAssign):
+                for name in targets_of(node):
+                    homes[name].add(module)
+        imports |= {
+            (one.name, node.module)
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.ImportFrom)
+            for one in node.names
+        }
+    shared = {name for name, modules in homes.items() if any((name, module) in imports for module in modules)}
+    assert {name: sorted(homes[name]) for name in sorted(shared) if len(homes[name]) > 1} == {}
+
+
+def test_no_alias_of_a_type_means_two_things() -> None:
+    homes = defaultdict(list)
+    for path in FILES:
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.Assign | ast.AnnAssign) and "TypeVar" not in ast.unparse(node):
+                for name in targets_of(node):
+                    if re.fullmatch(r"[A-Z][a-z]\w*", name):
+                        homes[name].append(str(path.relative_to(SOURCE)))
+    assert {name: places for name, places in homes.items() if len(places) > 1} == {}
 
 
 def test_exceptions_are_still_needed() -> None:

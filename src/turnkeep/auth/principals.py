@@ -43,6 +43,12 @@ LONGEST_CREDENTIAL = 8_192
 
 ANONYMOUS = "anonymous"
 
+_NAMES = frozenset({
+    "token", "access_token", "api_key", "apikey", "key", "ticket", "authorization", "auth", "jwt", "bearer", "session",
+    "password", "secret",
+})  # fmt: skip
+_LOOKS_SECRET = re.compile(r"^(?:bearer\s+)?(?:tk_[0-9a-f]+_|eyJ[\w-]+\.[\w-]+\.)", re.IGNORECASE)
+
 
 @dataclass(frozen=True, slots=True)
 class Principal:
@@ -181,13 +187,6 @@ def _ticket(headers: Headers) -> str | None:
     protocols = [name.strip() for name in headers.get("sec-websocket-protocol", "").split(",")]
     tickets = [name.removeprefix("ticket.") for name in protocols if name.startswith("ticket.")]
     return tickets[0][:LONGEST_CREDENTIAL] if tickets else None
-
-
-_NAMES = frozenset({
-    "token", "access_token", "api_key", "apikey", "key", "ticket", "authorization", "auth", "jwt", "bearer", "session",
-    "password", "secret",
-})  # fmt: skip
-_LOOKS_SECRET = re.compile(r"^(?:bearer\s+)?(?:tk_[0-9a-f]+_|eyJ[\w-]+\.[\w-]+\.)", re.IGNORECASE)
 
 
 def _refuse_in_query(query: Mapping[str, str]) -> None:

@@ -48,6 +48,23 @@ NO_FILE = "(a file that cannot be read here)"
 NO_ANSWER = "(no answer)"
 EARLIER = "(earlier conversation)"
 
+# OpenAI takes 64 characters in Responses and 40 in Chat Completions.
+_FORMS: dict[CallIdForm, tuple[re.Pattern[str], Callable[[str], str]]] = {
+    "any": (re.compile(r"[^\x00-\x1f]{1,40}"), lambda call_id: f"call_{_digest(call_id, 24)}"),
+    "word": (re.compile(r"[a-zA-Z0-9_-]{1,40}"), lambda call_id: f"call_{_digest(call_id, 24)}"),
+    "nine": (re.compile(r"[a-zA-Z0-9]{9}"), lambda call_id: _digest(call_id, 9)),
+}
+
+_NAMING = frozenset(("properties", "patternProperties", "$defs", "definitions"))
+
+MOST_FORMS = 16
+"""Forms of one server that are remembered: one for what it is known to take, and
+one for each lesson.
+"""
+
+Render = Callable[[Sequence[Item], Capabilities], Sequence[Any]]
+"""Items in the words of a protocol, as plain JSON."""
+
 
 @dataclass(frozen=True, slots=True)
 class ToolNames:
@@ -240,14 +257,6 @@ def _own_ids(items: Sequence[Item]) -> dict[int, str]:
     return own
 
 
-# OpenAI takes 64 characters in Responses and 40 in Chat Completions.
-_FORMS: dict[CallIdForm, tuple[re.Pattern[str], Callable[[str], str]]] = {
-    "any": (re.compile(r"[^\x00-\x1f]{1,40}"), lambda call_id: f"call_{_digest(call_id, 24)}"),
-    "word": (re.compile(r"[a-zA-Z0-9_-]{1,40}"), lambda call_id: f"call_{_digest(call_id, 24)}"),
-    "nine": (re.compile(r"[a-zA-Z0-9]{9}"), lambda call_id: _digest(call_id, 9)),
-}
-
-
 def _ids(call_ids: Iterable[str], form: CallIdForm) -> dict[str, str]:
     """By each id the one that is sent: itself where it fits, else always the same other one."""
     pattern, make = _FORMS[form]
@@ -297,9 +306,6 @@ def _without(schema: Any, keywords: frozenset[str], *, names: bool = False) -> A
             if names or key not in keywords
         }
     return [_without(entry, keywords) for entry in schema] if isinstance(schema, list) else schema
-
-
-_NAMING = frozenset(("properties", "patternProperties", "$defs", "definitions"))
 
 
 def _called_tools(items: Iterable[Item]) -> list[ToolSpec]:
@@ -392,15 +398,7 @@ def _bridge(items: Sequence[Item]) -> Iterator[Item]:
         last = item
 
 
-MOST_FORMS = 16
-"""Forms of one server that are remembered: one for what it is known to take, and
-one for each lesson.
-"""
-
 _OWN_NAMES = ToolNames.of(())
-
-Render = Callable[[Sequence[Item], Capabilities], Sequence[Any]]
-"""Items in the words of a protocol, as plain JSON."""
 
 
 class PastForm:

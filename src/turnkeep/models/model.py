@@ -21,6 +21,9 @@ from turnkeep.models.capabilities import Capabilities
 from turnkeep.models.past import Past
 from turnkeep.usage import Usage
 
+OnText = Callable[[str], None]
+"""Told some more text of an answer, in order. May not wait."""
+
 
 @dataclass(frozen=True, slots=True)
 class ToolSpec:
@@ -117,10 +120,6 @@ class Finish:
 
 
 StreamPart = Began | Delta | ReasoningDelta | ItemDone | Finish
-
-
-OnText = Callable[[str], None]
-"""Told some more text of an answer, in order. May not wait."""
 
 
 class Model(Protocol):

@@ -24,6 +24,11 @@ import orjson
 
 from turnkeep.messages import CallItem, Item, OutputItem, UserItem
 
+MISSING_OUTPUT = "outcome unknown, interrupted"
+
+LONGEST_CALL_ID = 64
+"""What OpenAI takes; a transcript may be continued there."""
+
 
 class PastTurn:
     """What one turn added to a thread, and its words in the form in which they were asked for last."""
@@ -140,9 +145,6 @@ class Past:
         return self.is_divisible and begins_with_words and self.call_ids.isdisjoint(ids)
 
 
-MISSING_OUTPUT = "outcome unknown, interrupted"
-
-
 def pair(items: Sequence[Item]) -> list[Item]:
     """The same transcript, fit to be sent.
 
@@ -241,10 +243,6 @@ def without_idle_reasoning(items: Sequence[Item]) -> list[Item]:
             continue
         result.append(item)
     return result[::-1]
-
-
-LONGEST_CALL_ID = 64
-"""What OpenAI takes; a transcript may be continued there."""
 
 
 class CallIds:

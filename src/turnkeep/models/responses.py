@@ -65,6 +65,31 @@ from turnkeep.usage import Usage
 SEALED_REASONING = "reasoning.encrypted_content"
 """As `include`: what a thought goes back as."""
 
+_TEXT = "response.output_text.delta"
+
+_THOUGHTS = ("response.reasoning_summary_text.delta", "response.reasoning_text.delta")
+
+# Events whose content comes again in a finished item: not even decoded.
+_SKIPPED_EVENTS = frozenset(
+    (
+        b"keepalive",
+        b"response.in_progress",
+        b"response.queued",
+        b"response.output_item.added",
+        b"response.content_part.added",
+        b"response.content_part.done",
+        b"response.output_text.done",
+        b"response.output_text.annotation.added",
+        b"response.refusal.done",
+        b"response.function_call_arguments.delta",
+        b"response.function_call_arguments.done",
+        b"response.reasoning_text.done",
+        b"response.reasoning_summary_part.added",
+        b"response.reasoning_summary_part.done",
+        b"response.reasoning_summary_text.done",
+    )
+)
+
 
 class ResponsesModel:
     """A `Model` over `POST /responses`."""
@@ -111,32 +136,6 @@ class ResponsesModel:
 
     async def close(self) -> None:
         await self._client.close()
-
-
-_TEXT = "response.output_text.delta"
-
-_THOUGHTS = ("response.reasoning_summary_text.delta", "response.reasoning_text.delta")
-
-# Events whose content comes again in a finished item: not even decoded.
-_SKIPPED_EVENTS = frozenset(
-    (
-        b"keepalive",
-        b"response.in_progress",
-        b"response.queued",
-        b"response.output_item.added",
-        b"response.content_part.added",
-        b"response.content_part.done",
-        b"response.output_text.done",
-        b"response.output_text.annotation.added",
-        b"response.refusal.done",
-        b"response.function_call_arguments.delta",
-        b"response.function_call_arguments.done",
-        b"response.reasoning_text.done",
-        b"response.reasoning_summary_part.added",
-        b"response.reasoning_summary_part.done",
-        b"response.reasoning_summary_text.done",
-    )
-)
 
 
 @dataclass(slots=True)

@@ -67,6 +67,22 @@ has broken.
 
 _BREAKS = (ModelUnavailable, ModelTimedOut, AnswerMalformed)
 
+DEFAULT_CONTEXT = 128_000
+"""Tokens that a model of unknown size is believed to take."""
+
+OF_A_USER = "Instructions of a user for this answer. They do not replace those of the operator:"
+"""Stands before them, in a message of the user: who may write a message may not
+write the system's words.
+"""
+
+FREE = (None, "auto", "none")
+"""Choices of a tool that demand no call."""
+
+NO_ARGUMENTS: Mapping[str, Any] = {"type": "object", "properties": {}}
+
+LEAST_OUTPUT = 16
+"""The lowest limit of an answer that providers accept."""
+
 
 @dataclass(slots=True)
 class PartialStep:
@@ -338,23 +354,6 @@ class Answering:
         if finish.reason in ("stop", "calls"):
             has_thought = any(item.kind == "reasoning" for item in partial.items)
             raise AnswerMalformed(f"the model answered with {'a thought alone' if has_thought else 'nothing'}")
-
-
-DEFAULT_CONTEXT = 128_000
-"""Tokens that a model of unknown size is believed to take."""
-
-OF_A_USER = "Instructions of a user for this answer. They do not replace those of the operator:"
-"""Stands before them, in a message of the user: who may write a message may not
-write the system's words.
-"""
-
-FREE = (None, "auto", "none")
-"""Choices of a tool that demand no call."""
-
-NO_ARGUMENTS: Mapping[str, Any] = {"type": "object", "properties": {}}
-
-LEAST_OUTPUT = 16
-"""The lowest limit of an answer that providers accept."""
 
 
 @dataclass(slots=True, kw_only=True)

@@ -23,6 +23,32 @@ LOG_LIMIT = 64 * 1024 * 1024
 CHECKPOINT = 4_000
 """Pages in the log of changes after which they are written into the file."""
 
+_Kinds = tuple[type[apsw.Error], ...]
+
+# A table, so that no error of SQLite reaches anybody without the path and what to do; the first
+# that fits counts.
+_MEANINGS: tuple[tuple[_Kinds, type[StoreError], str], ...] = (
+    ((apsw.FullError,), StoreFull, "the disk of {path} is full, free some space; runs in progress still end"),
+    (
+        (apsw.BusyError, apsw.LockedError, apsw.ProtocolError),
+        StoreUnavailable,
+        "another process keeps the store {path} locked, look for one that hangs",
+    ),
+    ((apsw.NotADBError,), StoreMisconfigured, "{path} is not a turnkeep store, give another path or move it away"),
+    (
+        (apsw.CorruptError,),
+        StoreError,
+        "the store {path} is damaged, stop turnkeep and put a backup in its place with `turnkeep restore`",
+    ),
+    (
+        (apsw.ReadOnlyError, apsw.PermissionsError, apsw.AuthError),
+        StoreUnavailable,
+        "the store {path} cannot be written, check its permissions and those of its directory",
+    ),
+    ((apsw.CantOpenError,), StoreUnavailable, "the store {path} cannot be opened, check that it and its disk exist"),
+    ((apsw.IOError,), StoreUnavailable, "reading or writing {path} failed, check its disk"),
+)
+
 
 class Patience:
     """Asks for a lock again every millisecond, evenly, until the time is over."""
@@ -120,33 +146,6 @@ def every(
 def one(connection: apsw.Connection, statement: str, values: Sequence[Any] | Mapping[str, Any] = ()) -> tuple[Any, ...]:
     """The first row, which has to be there."""
     return every(connection, statement, values)[0]
-
-
-_Kinds = tuple[type[apsw.Error], ...]
-
-# A table, so that no error of SQLite reaches anybody without the path and what to do; the first
-# that fits counts.
-_MEANINGS: tuple[tuple[_Kinds, type[StoreError], str], ...] = (
-    ((apsw.FullError,), StoreFull, "the disk of {path} is full, free some space; runs in progress still end"),
-    (
-        (apsw.BusyError, apsw.LockedError, apsw.ProtocolError),
-        StoreUnavailable,
-        "another process keeps the store {path} locked, look for one that hangs",
-    ),
-    ((apsw.NotADBError,), StoreMisconfigured, "{path} is not a turnkeep store, give another path or move it away"),
-    (
-        (apsw.CorruptError,),
-        StoreError,
-        "the store {path} is damaged, stop turnkeep and put a backup in its place with `turnkeep restore`",
-    ),
-    (
-        (apsw.ReadOnlyError, apsw.PermissionsError, apsw.AuthError),
-        StoreUnavailable,
-        "the store {path} cannot be written, check its permissions and those of its directory",
-    ),
-    ((apsw.CantOpenError,), StoreUnavailable, "the store {path} cannot be opened, check that it and its disk exist"),
-    ((apsw.IOError,), StoreUnavailable, "reading or writing {path} failed, check its disk"),
-)
 
 
 def meaning(error: apsw.Error, path: Path) -> StoreError:
