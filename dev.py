@@ -109,7 +109,7 @@ def test(arguments: list[str]) -> int:
     keep_bytecode()
     workers = str(min(6, 3 * (os.cpu_count() or 1)))  # more than processors: many tests wait for servers
     selection = [*QUICK, *for_pytest] if asked.quick else for_pytest
-    command = [PYTHON, "-m", "pytest", "-n", workers, "--dist", "loadgroup", *selection]
+    command = [PYTHON, "-m", "pytest", "--workers", workers, *selection]
     with busy_cores() if asked.busy else contextlib.nullcontext():
         return run(command) if asked.repeat == 1 else repeat(command, asked.repeat)
 
@@ -199,7 +199,7 @@ HEART_RINGS = [
 ]
 ALL_RINGS = [
     *(f"tests/{ring}" for ring in ("unit", "runs", "contract", "scenario", "process", "clients", "attack")),
-    *("-n", str(os.cpu_count() or 1), "--dist", "loadgroup"),
+    *("--workers", str(os.cpu_count() or 1)),
 ]
 
 

@@ -22,7 +22,7 @@ from tests.services import free_port
 from tests.services.programs import packages, program
 from turnkeep.simulator import Simulator, StreamPace, serve
 
-pytestmark = pytest.mark.xdist_group("js client")  # they share packages that one installs
+pytestmark = pytest.mark.worker_group("js client")  # they share packages that one installs
 
 ROOT = Path(__file__).parents[2]
 CLIENT = ROOT / "clients" / "js"
