@@ -17,6 +17,7 @@ import multiprocessing
 import os
 import random
 import signal
+import tempfile
 import threading
 import traceback
 import warnings
@@ -28,6 +29,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
+from _pytest.capture import FDCapture, FDCaptureBinary
 
 SMALL = ("tests/unit/", "tests/runs/", "tests/contract/")
 """Rings of thousands of tests that take some milliseconds each: they compute, where the others wait."""
@@ -225,13 +227,23 @@ def stand_alone(session: pytest.Session, folder: Path) -> None:
     """Share nothing with other workers that one of them would change."""
     atexit._clear()
     random.seed()
-    plugins = session.config.pluginmanager
-    capture: Any = plugins.getplugin("capturemanager")
-    capture.stop_global_capturing()  # into a file which all of them would read, rewind and cut
-    capture.start_global_capturing()
     folder.mkdir(0o700)
     session.config._tmp_path_factory._basetemp = folder  # type: ignore[attr-defined]
+    plugins = session.config.pluginmanager
     plugins.unregister(plugins.getplugin("terminalreporter"))
+    capturing: Any = plugins.getplugin("capturemanager")._global_capturing
+    for stream in (capturing.out, capturing.err):
+        if isinstance(stream, FDCapture | FDCaptureBinary):
+            capture_alone(stream)
+
+
+def capture_alone(stream: FDCapture | FDCaptureBinary) -> None:
+    """Into a file of our own: of the one that was open all workers would share the place, and cut it for each other.
+    It is put in its place, as some libraries have taken `sys.stderr` for good when they were imported.
+    """
+    with tempfile.TemporaryFile(buffering=0) as own:
+        os.dup2(own.fileno(), stream.tmpfile.fileno(), inheritable=False)
+        os.dup2(own.fileno(), stream.targetfd)
 
 
 def units_given(connection: Connection) -> Iterator[Unit]:
@@ -274,6 +286,8 @@ class Reporter:
         data = self._config.hook.pytest_report_to_serializable(config=self._config, report=report)
         self._connection.send(("report", data))
 
-    def pytest_warning_recorded(self, warning_message: warnings.WarningMessage, **options: Any) -> None:
+    def pytest_warning_recorded(
+        self, warning_message: warnings.WarningMessage, when: str, nodeid: str, location: object
+    ) -> None:
         text = f"{warning_message.category.__name__}: {warning_message.message}"
-        self._connection.send(("warning", (text, options)))
+        self._connection.send(("warning", (text, {"when": when, "nodeid": nodeid, "location": location})))
