@@ -55,7 +55,9 @@ ONLY_IN_PROVE = "only_in_prove"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--workers", type=int, default=0, help="run tests on so many processes (0: on this one)")
+    # with the short name under which pytest-xdist has made it known; small letters are kept from `addoption`
+    group = parser.getgroup("parallel", "on several processes")
+    group._addoption("-n", "--workers", type=int, default=0, help="run tests on so many (0: on this one)")
 
 
 def pytest_configure(config: pytest.Config) -> None:
