@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
+from _pytest._io import TerminalWriter
 from _pytest.capture import FDCapture, FDCaptureBinary
 
 SMALL = ("tests/unit/", "tests/runs/", "tests/contract/")
@@ -74,7 +75,7 @@ class Worker:
     unit: deque[int] = field(default_factory=deque)
     """What of its unit it has not begun."""
     place: int | None = None
-    """The test that it is in."""
+    """The test that it is in, or was in last."""
     complaint: str = ""
     """What broke it, if Python could say so."""
 
@@ -156,7 +157,7 @@ class Parallel:
         match what:
             case "idle":
                 unit = self._next_unit(worker)
-                worker.unit, worker.place = deque(unit or ()), None
+                worker.unit = deque(unit or ())
                 with contextlib.suppress(OSError):  # that it is gone is heard next
                     worker.connection.send(unit)
             case "begins":
@@ -212,8 +213,7 @@ def become_worker(session: pytest.Session, connection: Connection, folder: Path)
         for unit in units_given(connection):
             reporter.run(session, unit)
         reporter.end(session)
-        threading._shutdown()  # type: ignore[attr-defined]
-        atexit._run_exitfuncs()
+        atexit._run_exitfuncs()  # and no waiting for threads, as Python would: what a test has left behind may hang
         code = 0
     except KeyboardInterrupt:
         code = 130  # the one that collected heard it too, and says so
@@ -231,10 +231,18 @@ def stand_alone(session: pytest.Session, folder: Path) -> None:
     session.config._tmp_path_factory._basetemp = folder  # type: ignore[attr-defined]
     plugins = session.config.pluginmanager
     plugins.unregister(plugins.getplugin("terminalreporter"))
+    plugins.register(NoTerminal(), "terminalreporter")
     capturing: Any = plugins.getplugin("capturemanager")._global_capturing
     for stream in (capturing.out, capturing.err):
         if isinstance(stream, FDCapture | FDCaptureBinary):
             capture_alone(stream)
+
+
+class NoTerminal:
+    """Takes what plugins write to the terminal beside their reports: all workers would write into one line."""
+
+    def __init__(self) -> None:
+        self._tw = TerminalWriter(open(os.devnull, "w"))  # noqa: SIM115 - open to the end of the process
 
 
 def capture_alone(stream: FDCapture | FDCaptureBinary) -> None:

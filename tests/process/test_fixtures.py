@@ -120,8 +120,10 @@ async def test_a_wait_ends_by_its_time_or_by_what_its_question_raises() -> None:
 
 
 CASUALTIES = """
-import os, pathlib, pytest, warnings
+import os, pathlib, pytest, time, warnings
 def test_passes(): ...
+@pytest.mark.timeout(0.5)
+def test_hangs(): time.sleep(60)
 @pytest.mark.parametrize("number", range(6))
 def test_says(number):
     print(f"said by {number}")
@@ -141,8 +143,9 @@ def test_warns(): warnings.warn("look at this")
 @pytest.mark.parametrize("workers", [1, 3])
 def test_each_test_ends_once_on_any_number_of_workers_though_one_dies(tmp_path: Path, workers: int) -> None:
     said = run_tests(tmp_path, CASUALTIES, "--workers", str(workers), "--capture", "fd", "-rA", "-W", "default")
-    assert "2 failed, 10 passed, 1 skipped" in said
+    assert "3 failed, 10 passed, 1 skipped" in said
     assert "its worker ended with -9 (a signal, if negative) in this test" in said
+    assert "Failed: Timeout (>0.5s)" in said
     assert "UserWarning: look at this" in said
     assert "not today" in said
     for number in range(6):  # of each test what it said, and of no other
