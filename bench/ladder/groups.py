@@ -25,8 +25,9 @@ GROUPS = (
         "a message is sent on a socket, its window is 0, and the first token comes back",
         "first_event commands",
         "the same model, asked directly; the difference is told",
-        "the path is two writes that are made durable (the message, its claim) and one request. What is left is a "
-        "claim made together with the acceptance, where a worker of the same process is free.",
+        "the path is one write that is made durable (the message), its claim and one request. What is left is the sync "
+        "of the disk, and the way from the acceptance to the claim: less takes a claim made together with the "
+        "acceptance, where a worker of the same process is free, and a sync beside the writes behind it.",
     ),
     Group(
         "A token",
