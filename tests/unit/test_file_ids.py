@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 import pytest
 
-from turnkeep.auth.authority import content_of
+from turnkeep.auth.acts import content_of
 from turnkeep.auth.limits import Limits
 from turnkeep.auth.principals import Principal, Scope
 from turnkeep.errors import NotAllowed

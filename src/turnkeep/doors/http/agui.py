@@ -18,7 +18,7 @@ from typing import Any
 
 from starlette.responses import Response
 
-from turnkeep.auth import authority
+from turnkeep.auth import acts
 from turnkeep.doors.error_answers import JsonResponse
 from turnkeep.doors.http.agui_events import AgUiMessage, Cursor, RunEncoder, interrupt
 from turnkeep.doors.http.agui_messages import agui_messages, page_messages
@@ -174,7 +174,7 @@ class AgentRun:
         await self._follow(only=())
         # all are read before the first is taken in: a request is not taken half
         call, new = self.call, [self._message(message) for message in await self._new_messages()]
-        receipts = [await authority.accept(call.application, call.limits, call.principal, one) for one in new]
+        receipts = [await acts.accept(call.application, call.limits, call.principal, one) for one in new]
         newest_id = receipts[-1].message_id if receipts else self._last_user()
         if not receipts or receipts[-1].repeated:
             return await self._tell_again(newest_id)
@@ -243,7 +243,7 @@ class AgentRun:
     def _message(self, message: AgUiMessage) -> Message:
         call = self.call
         body = {**self.request.wishes, "content": content_of(message), "message_id": message["id"]}
-        new = authority.message_of(body, self.address, call.limits, call.principal)
+        new = acts.message_of(body, self.address, call.limits, call.principal)
         # a page speaks for its user, whatever it may: its context is never the operator's words
         if words := [text for text in (new.user_instructions, self.request.context) if text]:
             new = new.but(user_instructions="\n\n".join(words))
@@ -292,7 +292,7 @@ class AgentRun:
             if (held_call := held_calls.pop(one.call_id, None)) is not None:
                 call.principal.require("approve", self.address.channel)
                 body = one.to_body(held_call.digest)
-                await authority.decide(call.application, call.principal, self.address, body, once=None)
+                await acts.decide(call.application, call.principal, self.address, body, once=None)
         if held_calls:
             raise InvalidMessage(f"{len(held_calls)} more calls wait for a decision: 'resume' must answer all of them")
         if record is not None and record.run_id is not None:

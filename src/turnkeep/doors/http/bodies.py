@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from turnkeep.auth.authority import MAX_DIGEST, DecisionVerdict
+from turnkeep.auth.acts import MAX_DIGEST, DecisionVerdict
 from turnkeep.inputs import (
     MAX_ASSISTANT_INSTRUCTIONS,
     MAX_ENTRIES,

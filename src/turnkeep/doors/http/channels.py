@@ -7,7 +7,7 @@ from typing import Any
 
 from starlette.responses import Response
 
-from turnkeep.auth import authority
+from turnkeep.auth import acts
 from turnkeep.auth.audit_trail import channel_digest
 from turnkeep.doors.error_answers import JsonResponse
 from turnkeep.doors.http.endpoint import HttpCall, audit, dead_json, message_json, run_json, thread_json
@@ -67,8 +67,8 @@ async def send(call: HttpCall) -> Response:
         # Its id is what makes a repeat of a message safe; a second key beside it could contradict
         # it.
         body["message_id"] = key
-    message = authority.message_of(body, address, call.limits, call.principal)
-    receipt = await authority.accept(call.application, call.limits, call.principal, message)
+    message = acts.message_of(body, address, call.limits, call.principal)
+    receipt = await acts.accept(call.application, call.limits, call.principal, message)
     return JsonResponse(receipt.to_json(), status_code=200 if receipt.repeated else 202)
 
 
@@ -153,7 +153,7 @@ async def _own_letter(call: HttpCall, address: Address, dead_id: str) -> DeadLet
     names = (letter.address.channel, letter.thread_id)
     if (letter.address.tenant, letter.address.queue) != (address.tenant, address.queue) or address.channel not in names:
         raise NotFound("no such dead letter")
-    authority.own_letter(call.principal, letter)
+    acts.own_letter(call.principal, letter)
     return letter
 
 
@@ -199,14 +199,14 @@ async def show_message(call: HttpCall) -> Response:
 
 async def edit_message(call: HttpCall) -> Response:
     address, message_id = call.address, call.path("message_id")
-    content = authority.content_of(await call.body(), call.limits, call.principal)
-    await authority.own_message(call.application, call.principal, address, message_id)
+    content = acts.content_of(await call.body(), call.limits, call.principal)
+    await acts.own_message(call.application, call.principal, address, message_id)
     return JsonResponse(message_json(await call.application.store.edit(address, message_id, content, once=call.once)))
 
 
 async def withdraw_message(call: HttpCall) -> Response:
     address, message_id = call.address, call.path("message_id")
-    await authority.own_message(call.application, call.principal, address, message_id)
+    await acts.own_message(call.application, call.principal, address, message_id)
     return JsonResponse(message_json(await call.application.store.withdraw(address, message_id, once=call.once)))
 
 
@@ -214,7 +214,7 @@ async def cancel(call: HttpCall) -> Response:
     address = call.address
     body = await call.body(empty=True)
     drop_inbox = drops_inbox(body)
-    is_stopped = await authority.stop(call.application, call.principal, address, drop_inbox=drop_inbox, once=call.once)
+    is_stopped = await acts.stop(call.application, call.principal, address, drop_inbox=drop_inbox, once=call.once)
     return JsonResponse({"cancelled": is_stopped})
 
 
@@ -247,7 +247,7 @@ async def regenerate(call: HttpCall) -> Response:
 async def act(call: HttpCall) -> Response:
     address = call.address
     body = await call.body() | {"call_id": call.path("call_id")}
-    return JsonResponse(await authority.decide(call.application, call.principal, address, body, once=call.once))
+    return JsonResponse(await acts.decide(call.application, call.principal, address, body, once=call.once))
 
 
 async def list_runs(call: HttpCall) -> Response:

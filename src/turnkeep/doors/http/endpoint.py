@@ -17,7 +17,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from turnkeep.application import Application
-from turnkeep.auth import authority
+from turnkeep.auth import acts
 from turnkeep.auth.audit_trail import Act, report
 from turnkeep.auth.limits import Holder, Limits, holder
 from turnkeep.auth.principals import Access, Principal, Scope, credentials_of_request
@@ -75,7 +75,7 @@ class HttpCall:
         """How the caller names this call, so that a repeat gives the first answer: the header
         Idempotency-Key.
         """
-        return authority.once(self.principal, self.request.headers.get("idempotency-key"))
+        return acts.once(self.principal, self.request.headers.get("idempotency-key"))
 
     @property
     def holder(self) -> Holder:

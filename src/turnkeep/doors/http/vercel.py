@@ -17,7 +17,7 @@ from typing import Any
 
 from starlette.responses import PlainTextResponse, Response
 
-from turnkeep.auth import authority
+from turnkeep.auth import acts
 from turnkeep.doors.error_answers import JsonResponse, error_body, error_response, status_of
 from turnkeep.doors.http.endpoint import HttpCall
 from turnkeep.doors.http.past_turns import past_turn, past_turns
@@ -117,7 +117,7 @@ async def resume_chat(call: HttpCall) -> Response:
 
 
 async def stop_chat(call: HttpCall) -> Response:
-    is_stopped = await authority.stop(call.application, call.principal, call.address, drop_inbox=False, once=call.once)
+    is_stopped = await acts.stop(call.application, call.principal, call.address, drop_inbox=False, once=call.once)
     return JsonResponse({"cancelled": is_stopped})
 
 
@@ -203,12 +203,12 @@ class ChatTurn:
 
     def _message(self, message: Mapping[str, Any], request: ChatRequest) -> Message:
         body = {**request.wishes, "content": content_of(message), "message_id": message["id"]}
-        return authority.message_of(body, self.address, self.call.limits, self.call.principal)
+        return acts.message_of(body, self.address, self.call.limits, self.call.principal)
 
     async def _accept(self, message: Message, edited_id: str | None) -> Receipt:
         call = self.call
         try:
-            return await authority.accept(call.application, call.limits, call.principal, message)
+            return await acts.accept(call.application, call.limits, call.principal, message)
         except MessageConflict:
             if message.message_id != edited_id:
                 raise
@@ -216,7 +216,7 @@ class ChatTurn:
 
     async def _edit(self, message: Message) -> Receipt:
         """Another text for a message that waits; one that was answered stays as it was said."""
-        await authority.own_message(self.call.application, self.call.principal, self.address, message.message_id)
+        await acts.own_message(self.call.application, self.call.principal, self.address, message.message_id)
         try:
             record = await self.call.application.store.edit(self.address, message.message_id, message.content)
         except Conflict:
@@ -264,7 +264,7 @@ class ChatTurn:
         if record is not None and record.status == "dead":
             return await self._redrive(record)
         self.call.limits.check_rate(self.call.principal, self.address)
-        words = content_text(authority.content_of(_content_body(last_user), self.call.limits, self.call.principal))
+        words = content_text(acts.content_of(_content_body(last_user), self.call.limits, self.call.principal))
         await self.follow(only=())
         receipt = await self._find_repeat(words) or await self._make_anew(words)
         self.feed.follow(receipt.message_id)
@@ -297,7 +297,7 @@ class ChatTurn:
             raise Conflict(ONLY_THE_LAST)
 
     async def _redrive(self, record: MessageRecord) -> Response:
-        await authority.own_message(self.call.application, self.call.principal, self.address, record.message_id)
+        await acts.own_message(self.call.application, self.call.principal, self.address, record.message_id)
         store = self.call.application.store
         where = self.address
         letters = await store.dead(tenant=where.tenant, queue=where.queue, channel=where.channel)
@@ -322,7 +322,7 @@ class ChatTurn:
             call.principal.require("approve", self.address.channel)
         for one in decisions_now:
             body = one.to_body(held_calls[one.call_id].digest)
-            await authority.decide(call.application, call.principal, self.address, body, once=None)
+            await acts.decide(call.application, call.principal, self.address, body, once=None)
         if held_calls.keys() - {one.call_id for one in decisions_now}:
             return self._once(aside(state="held") + chunk("finish", finishReason="tool-calls") + END_FRAME)
         if decisions_now or (record is not None and record.run_id is not None):

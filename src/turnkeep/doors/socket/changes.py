@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from turnkeep.application import Application
-from turnkeep.auth import authority
+from turnkeep.auth import acts
 from turnkeep.auth.limits import Limits
 from turnkeep.auth.principals import Principal
 from turnkeep.errors import InvalidMessage, ThreadNotFound
@@ -36,14 +36,14 @@ Change = Callable[[Application, Caller, Address, ChangeRequest], Awaitable[Chang
 
 
 async def edit(application: Application, caller: Caller, address: Address, request: ChangeRequest) -> ChangeResult:
-    content = authority.content_of(request, caller.limits, caller.principal)
-    await authority.own_message(application, caller.principal, address, _message_id(request))
+    content = acts.content_of(request, caller.limits, caller.principal)
+    await acts.own_message(application, caller.principal, address, _message_id(request))
     record = await application.store.edit(address, _message_id(request), content, once=_once(caller, request))
     return "edited", {"message_id": record.message_id, "state": record.status}
 
 
 async def withdraw(application: Application, caller: Caller, address: Address, request: ChangeRequest) -> ChangeResult:
-    await authority.own_message(application, caller.principal, address, _message_id(request))
+    await acts.own_message(application, caller.principal, address, _message_id(request))
     record = await application.store.withdraw(address, _message_id(request), once=_once(caller, request))
     return "withdrawn", {"message_id": record.message_id, "state": record.status}
 
@@ -79,7 +79,7 @@ CHANGES: Mapping[str, Change] = {
 
 
 def _once(caller: Caller, request: ChangeRequest) -> str | None:
-    return authority.once(caller.principal, key_of(request))
+    return acts.once(caller.principal, key_of(request))
 
 
 def key_of(request: ChangeRequest) -> str | None:

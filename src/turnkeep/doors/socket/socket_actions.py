@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from turnkeep.application import Application
-from turnkeep.auth import authority
+from turnkeep.auth import acts
 from turnkeep.auth.limits import Limits
 from turnkeep.auth.principals import LONGEST_CREDENTIAL, Access, Credentials, Principal, Scope
 from turnkeep.doors.error_answers import error_body
@@ -116,8 +116,8 @@ async def perform(session: SocketSession, request: Request) -> None:
 
 async def _message(session: SocketSession, request: Request) -> None:
     address = _address(session, request)
-    message = authority.message_of(request, address, session.limits, session.principal)
-    receipt = await authority.accept(session.application, session.limits, session.principal, message)
+    message = acts.message_of(request, address, session.limits, session.principal)
+    receipt = await acts.accept(session.application, session.limits, session.principal, message)
     frame = _status(session, request, "accepted", message_id=receipt.message_id, thread_id=receipt.thread_id)
     session.send(frame | {"receipt": receipt.to_json(), "channel": address.channel})
 
@@ -162,7 +162,7 @@ async def _flush(session: SocketSession, request: Request) -> None:
 async def _cancel(session: SocketSession, request: Request) -> None:
     address = _address(session, request)
     drop_inbox, once = drops_inbox(request), _once(session, request)
-    is_done = await authority.stop(session.application, session.principal, address, drop_inbox=drop_inbox, once=once)
+    is_done = await acts.stop(session.application, session.principal, address, drop_inbox=drop_inbox, once=once)
     session.send(_status(session, request, "cancelling") | {"channel": address.channel, "done": is_done})
 
 
@@ -172,7 +172,7 @@ async def _decide(session: SocketSession, request: Request) -> None:
     """
     address = _address(session, request)
     once = _once(session, request)
-    call = await authority.decide(session.application, session.principal, address, request, once=once)
+    call = await acts.decide(session.application, session.principal, address, request, once=once)
     session.send(_status(session, request, "decided") | {"channel": address.channel, "call": call})
 
 
@@ -230,7 +230,7 @@ def credentials_in(frame: Mapping[str, object]) -> Credentials:
 
 
 def _once(session: SocketSession, request: Request) -> str | None:
-    return authority.once(session.principal, key_of(request))
+    return acts.once(session.principal, key_of(request))
 
 
 def _address(session: SocketSession, request: Request) -> Address:

@@ -12,7 +12,7 @@ from typing import Any
 
 from starlette.responses import Response
 
-from turnkeep.auth import authority
+from turnkeep.auth import acts
 from turnkeep.auth.audit_trail import channel_digest
 from turnkeep.auth.principals import Scope
 from turnkeep.doors.error_answers import JsonResponse
@@ -140,7 +140,7 @@ async def delete_conversation_item(call: HttpCall) -> Response:
         if all(form["id"] != item_id for form in await items_of_conversation(call, record)):
             raise NotFound(f"No item found with id '{item_id[:80]}'.")
         raise NotOffered(STAYS)
-    await authority.own_message(call.application, call.principal, record.address, item_id)
+    await acts.own_message(call.application, call.principal, record.address, item_id)
     try:
         await call.application.store.withdraw(record.address, item_id, once=call.once)
     except MessageFrozen:

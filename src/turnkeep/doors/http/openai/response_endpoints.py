@@ -7,7 +7,7 @@ from typing import Any
 
 from starlette.responses import Response
 
-from turnkeep.auth import authority
+from turnkeep.auth import acts
 from turnkeep.doors.error_answers import JsonResponse
 from turnkeep.doors.http.endpoint import HttpCall
 from turnkeep.doors.http.openai import openai_input, turn_request
@@ -249,14 +249,14 @@ async def cancel_response(call: HttpCall) -> Response:
     head = await _head(call, record, message, name)
     if message.status in ("waiting", "delayed"):
         try:
-            await authority.own_message(call.application, call.principal, address, name.message_id)
+            await acts.own_message(call.application, call.principal, address, name.message_id)
             await store.withdraw(address, name.message_id, once=call.once)
             return JsonResponse(response_form(head, "cancelled"))
         except MessageFrozen:
             pass  # its run has begun meanwhile
     if message.status in OPEN_STATES:
         async with TurnReader(call, address) as reader:
-            await authority.stop(call.application, call.principal, address, drop_inbox=False, once=call.once)
+            await acts.stop(call.application, call.principal, address, drop_inbox=False, once=call.once)
             async for part in reader.parts(name.message_id):
                 if isinstance(part, TurnEnd | TurnFailure):
                     break

@@ -8,7 +8,7 @@ from typing import Any
 
 from starlette.responses import Response
 
-from turnkeep.auth import authority
+from turnkeep.auth import acts
 from turnkeep.doors.error_answers import JsonResponse
 from turnkeep.doors.http.endpoint import HttpCall
 from turnkeep.doors.http.openai import thread_endpoints, turn_request
@@ -78,7 +78,7 @@ async def _accept(call: HttpCall, record: ThreadRecord, wishes: Mapping[str, Any
     run_id = f"{RUN_PREFIX}{secrets.token_hex(12)}" if key is None else id_from(key).replace("msg_", RUN_PREFIX)
     message = message_of(call, record.address, content="run", message_id=run_id, wishes={**wishes, "flush": True})
     wordless = message.but(content=(), window=0.0, max_wait=0.0, on_busy="collect")
-    await authority.accept(call.application, call.limits, call.principal, wordless)
+    await acts.accept(call.application, call.limits, call.principal, wordless)
     return run_id
 
 
@@ -194,12 +194,12 @@ async def cancel_run(call: HttpCall) -> Response:
         raise InvalidMessage(f"Cannot cancel run with status '{status}'.")
     if status == "queued":
         try:
-            await authority.own_message(call.application, call.principal, address, state.run_id)
+            await acts.own_message(call.application, call.principal, address, state.run_id)
             await call.application.store.withdraw(address, state.run_id, once=call.once)
             return _answer(state, "cancelled")
         except (MessageFrozen, NotFound):
             pass  # it has begun meanwhile
-    await authority.stop(call.application, call.principal, address, drop_inbox=False, once=call.once)
+    await acts.stop(call.application, call.principal, address, drop_inbox=False, once=call.once)
     return _answer(state, "cancelling")
 
 

@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from turnkeep.auth import authority
+from turnkeep.auth import acts
 from turnkeep.doors.http.endpoint import HttpCall
 from turnkeep.doors.http.openai import resent_history as history
 from turnkeep.doors.http.openai.conversation_key import AnswerName
@@ -223,7 +223,7 @@ async def _send(call: HttpCall, address: Address, request: TurnRequest, index: i
 
 async def _accept(call: HttpCall, message: Message) -> tuple[str, str]:
     for _ in range(MOST_REPEATS):
-        receipt = await authority.accept(call.application, call.limits, call.principal, message)
+        receipt = await acts.accept(call.application, call.limits, call.principal, message)
         record = None
         if receipt.repeated:
             record = await call.application.store.message(message.address, message.message_id)
@@ -304,7 +304,7 @@ async def _write_past(
     count = tokenizer_for(call.application.model_name, call.application.catalog).count_item
     for number, turn in enumerate(turns_of(items)):
         entries = [TranscriptEntry(item, count(item)) for item in turn]
-        name = authority.once(call.principal, f"{once}\0{number}") if once else None
+        name = acts.once(call.principal, f"{once}\0{number}") if once else None
         await call.application.store.append(address, entries, once=name)
 
 
@@ -405,7 +405,7 @@ async def give(call: HttpCall, address: Address, waiting: Sequence[HeldCall], ou
     """Decide each of these calls with its output."""
     for one in waiting:
         body = {"call_id": one.call_id, "digest": one.digest, "decision": "output", "output": outputs[one.call_id]}
-        await authority.decide(call.application, call.principal, address, body, once=None)
+        await acts.decide(call.application, call.principal, address, body, once=None)
 
 
 async def _last_of_batch(call: HttpCall, address: Address) -> str:

@@ -1,6 +1,6 @@
-"""Who a message is from, and what becomes of it at the door: its rate, its thread, its receipt, and
-what no scope says (who has asked for a call, whose words are instructions). Who may do what is in
-`principals.py`.
+"""What a caller does at any door: sends, changes, stops, decides. Who a message is from, at what rate
+it comes in, and what no scope says (who has asked for a call, whose words are instructions). Which
+scope somebody has is in `principals.py`.
 """
 
 from __future__ import annotations
