@@ -127,17 +127,37 @@ def bounded(function: Callable[..., Any], seconds: float) -> Callable[..., Any]:
     @functools.wraps(function)
     async def run(*arguments: Any, **named: Any) -> None:
         # hours pass at once in a loop that moves its time, and one that would hang says so
-        is_timed = abs(asyncio.get_running_loop().time() - time.monotonic()) < 60
+        loop, waits = asyncio.get_running_loop(), list[str]()
+        is_timed = abs(loop.time() - time.monotonic()) < 60
         limit = asyncio.timeout(seconds if is_timed else None)
+        # just before, as the limit ends what others wait for, too
+        look = loop.call_later(0.95 * seconds, lambda: waits.extend(waits_of_tasks())) if is_timed else None
         try:
             async with limit:
                 await function(*arguments, **named)
         except TimeoutError as error:
             if not limit.expired():
                 raise
-            raise TimeoutError(f"after {seconds:.0f} s this test still waits, at the last line above") from error
+            text = f"after {seconds:.0f} s this test still waits, at the last line above, and beside it:\n"
+            raise TimeoutError(text + "\n".join(waits)) from error
+        finally:
+            if look is not None:
+                look.cancel()
 
     return run
+
+
+def waits_of_tasks() -> Iterator[str]:
+    """Where each task waits: at the line of what it awaits at last."""
+    for task in asyncio.all_tasks():
+        waiting: Any = task.get_coro()
+        while (inner := getattr(waiting, "cr_await", None) or getattr(waiting, "ag_await", None)) is not None:
+            if not hasattr(inner, "cr_frame") and not hasattr(inner, "ag_frame"):
+                break
+            waiting = inner
+        frame = getattr(waiting, "cr_frame", None) or getattr(waiting, "ag_frame", None)
+        where = f"{frame.f_code.co_filename}:{frame.f_lineno} {frame.f_code.co_qualname}" if frame else repr(waiting)
+        yield f"  {task.get_name()}: {where}"
 
 
 # ---------------------------------------------------------------- sizes and proofs

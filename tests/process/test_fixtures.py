@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -70,12 +71,18 @@ import asyncio, pytest
 async def test_waits():
     async with asyncio.TaskGroup() as group:
         group.create_task(asyncio.sleep(0))
+        group.create_task(listens(), name="the other one")
         await asyncio.Event().wait()  # nobody sets it
+async def listens():
+    await hears()
+async def hears():
+    await asyncio.get_running_loop().create_future()
 """
     said = run_tests(tmp_path, source, "-p", "no:timeout")  # which of the two comes first is for the machine to say
     assert "1 failed" in said
     assert "await asyncio.Event().wait()  # nobody sets it" in said
     assert "after 1 s this test still waits" in said
+    assert re.search(r"the other one: .*test_example.py:\d+ hears", said)
 
 
 def test_tests_of_the_heavy_broker_share_one_worker(tmp_path: Path) -> None:
