@@ -16,6 +16,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from tests.patience import until
 from tests.process.programs import Server
 from tests.process.served import served
 from tests.services import free_port
@@ -116,6 +117,12 @@ async def test_a_lost_answer_is_asked_for_again_only_where_that_makes_nothing_tw
     assert asked == ["/api/threads", "/api/channels/c/cancel", "/api/channels/c/cancel"]
 
 
+def open_streams(folder: Path) -> set[str]:
+    """The channels whose streams the page has had open."""
+    names = folder / "storage.live"
+    return set(names.read_text().splitlines()) if names.exists() else set()
+
+
 @pytest.mark.prove
 @pytest.mark.timeout(3000)
 async def test_what_a_closed_page_has_left_is_answered_once_and_each_stream_is_whole_through_every_kill(
@@ -142,7 +149,8 @@ async def test_what_a_closed_page_has_left_is_answered_once_and_each_stream_is_w
                     server.start()
                     await server.answers(http)
                     if number < kills:
-                        await asyncio.sleep(source.uniform(0.5, size(1, 6)))
+                        await until(lambda: len(open_streams(tmp_path)) == channels)
+                        await asyncio.sleep(source.uniform(0, size(1, 20) * 0.3))
                         meanwhile += not telling.done()
                         await asyncio.to_thread(server.kill9)
                 told = await telling
@@ -156,4 +164,4 @@ async def test_what_a_closed_page_has_left_is_answered_once_and_each_stream_is_w
     )
     wanted = {"settled": channels * each, "twice": 0, "torn": 0, "repeats": 0, "left": 0, "refused": 0}
     assert {name: told[name] for name in wanted} == wanted
-    assert told["away"] > 0
+    assert told["away"] > 0 or not meanwhile

@@ -1,6 +1,7 @@
 // Two pages one after the other. "write": puts messages into the outbox while no server is there, and is gone at once.
-// "read": sends what was left, follows every channel until all is settled, and prints what it saw.
-import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+// "read": sends what was left, follows every channel until all is settled, and prints what it saw; beside the storage it
+// names each channel that has come to be followed.
+import { appendFileSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { TurnkeepClient, positionOf, textAfter } from "turnkeep-client";
 
@@ -60,7 +61,10 @@ process.exit(0);
 async function follow(name) {
   const settled = new Map();
   let [text, position, torn, repeats, away] = ["", "", 0, 0, 0];
-  const onState = (state) => (away += state === "away");
+  const onState = (state) => {
+    away += state === "away";
+    if (state === "live") appendFileSync(`${folder}.live`, `${name}\n`);
+  };
   for await (const frame of client.stream(name, { after: ":0", deltas: true, onState })) {
     if ("offset" in frame && !frame.more) {
       repeats += positionOf(frame) === position;
