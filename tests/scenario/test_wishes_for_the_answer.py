@@ -62,11 +62,12 @@ async def test_what_a_message_asks_for_counts_once(store: str) -> None:
 
 
 async def test_of_several_messages_the_last_that_asks_counts_for_each_wish_by_itself(store: str) -> None:
-    async with opened(store) as house, house.stream("c") as stream:
+    async with opened(store, window=60.0, max_wait=60.0) as house, house.stream("c") as stream:
         await keep(house)
         await house.send("c", "one", "m0", model="gpt-4o", parameters={"temperature": 0.1, "top_p": 0.5})
         await house.send("c", "two", "m1", model="gpt-4.1", parameters={"temperature": 0.2})
         await house.send("c", "three", "m2")
+        await house.queue.flush("c")
         await house.settled(stream, "m2")
         (body,) = bodies(house)
         assert (body["model"], body["temperature"], body["top_p"]) == ("gpt-4.1", 0.2, 0.5)
