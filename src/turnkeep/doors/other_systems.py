@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from typing import TYPE_CHECKING, Any
 
 from turnkeep.application import Application
 from turnkeep.errors import ConfigurationError, StoreError
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 SINK_KINDS = ("relay", "reply", "webhook")
 LAST_WORDS = 5.0
 """Seconds in which receivers may take what is left at the end; the next process goes on from there."""
+HANGING_UP = 10.0
+"""Seconds that a door may take to end; more than it waits for any goodbye."""
 
 
 @contextlib.asynccontextmanager
@@ -54,8 +56,8 @@ async def outside(application: Application) -> AsyncIterator[None]:
         with contextlib.suppress(StoreError):  # the forwarder tries again
             await application.store.open_sink(forwarder.sink, selection(forwarder.receiver, application.name))
     async with asyncio.TaskGroup() as group:
-        coming = [group.create_task(door.run()) for door in doors]
-        going = [group.create_task(forwarder.run()) for forwarder in forwarders]
+        coming = [group.create_task(run_until_cancelled(door.run)) for door in doors]
+        going = [group.create_task(run_until_cancelled(forwarder.run)) for forwarder in forwarders]
         yield
         # In before out: what is still taken in now would be answered after the sinks are gone.
         for task in coming:
@@ -69,6 +71,23 @@ async def outside(application: Application) -> AsyncIterator[None]:
             await asyncio.wait(going, timeout=LAST_WORDS)
         for task in going:
             task.cancel()
+
+
+async def run_until_cancelled(run: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run what tries again after every failure, and end it when cancelled, whatever happens."""
+    # A failure that comes at the same moment takes the place of a cancellation, in task groups and
+    # in clients of brokers alike: whoever tries again after it would never end, and its process
+    # neither.
+    task = asyncio.ensure_future(run())
+    try:
+        await asyncio.wait([task])
+    except asyncio.CancelledError:
+        while not task.done():
+            task.cancel()
+            await asyncio.wait([task], timeout=HANGING_UP)
+        await task  # what broke it is told and not lost
+        raise
+    await task
 
 
 def receivers(application: Application) -> list[SinkReceiver]:
