@@ -25,10 +25,11 @@ Choice = Callable[[Sequence[Change]], Sequence[Change]]
 
 @dataclass
 class Disk:
-    """`fails_at`: which call of `fails_in` ("sync" or "write") fails, by its number from 0."""
+    """`fails_at`: which call of `fails_in` ("sync" or "write") fails with `error`, by its number from 0."""
 
     fails_in: str = "sync"
     fails_at: int | None = None
+    error: type[apsw.Error] = apsw.IOError
     calls: int = 0
     images: dict[str, bytearray] = field(default_factory=dict)
     unsynced: dict[str, list[Change]] = field(default_factory=dict)
@@ -90,7 +91,7 @@ def lying_disk(**options: Any) -> Iterator[Disk]:
 
         def xWrite(self, data: Any, offset: int) -> None:  # SQLite's name
             if disk.fails("write"):
-                raise apsw.IOError("the disk failed")
+                raise disk.error("the disk failed")
             super().xWrite(data, offset)
             disk.unsynced[self.name].append((offset, bytes(data)))
 
@@ -102,7 +103,7 @@ def lying_disk(**options: Any) -> Iterator[Disk]:
             disk.before_sync()
             if disk.fails("sync"):
                 disk.unsynced[self.name].clear()
-                raise apsw.IOError("the disk failed")
+                raise disk.error("the disk failed")
             super().xSync(flags)
             disk.sync(self.name)
 

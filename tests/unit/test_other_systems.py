@@ -60,5 +60,7 @@ async def test_what_fails_for_good_is_told() -> None:
     async def break_down() -> None:
         raise ValueError("no such setting")
 
-    with pytest.raises(ValueError, match="no such setting"):
+    with pytest.raises(ExceptionGroup) as broken:
         await run_until_cancelled(break_down)
+
+    assert repr(broken.value.exceptions) == "(ValueError('no such setting'),)"

@@ -8,16 +8,18 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import apsw
 import pytest
 
 from tests.contract.suite.desk import CALL, HERE, LEASE, Desk, delta, retry
 from tests.patience import until
 from tests.unit.lying_disk import Change, Choice, Disk, lying_disk
 from tests.unit.sqlite_files import opened
-from turnkeep.errors import OutcomeUnknown
+from turnkeep.errors import OutcomeUnknown, StoreFull
 from turnkeep.events import Event
 from turnkeep.store.sinks import EVERYTHING
 from turnkeep.store.sqlite import layout
@@ -43,6 +45,13 @@ def start_again(boot: Path, name: str) -> None:
 def no_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is synced by the way."""
     monkeypatch.setattr("turnkeep.store.sqlite.writer._SWEEP", 1e9)
+
+
+@pytest.fixture
+def no_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What others do is seen with the next group, and not before."""
+    for name in ("_LIVE", "_IDLE", "_ALONE"):
+        monkeypatch.setattr(f"turnkeep.store.sqlite.writer.{name}", 1e6)
 
 
 # ---------------------------------------------------------------- at every point of a life
@@ -292,6 +301,71 @@ async def test_a_delta_for_a_receiver_outside_outlives_the_machine(tmp_path: Pat
         async with opened(crashed, AT_ONCE) as desk:
             waiting = await desk.store.deliveries("relay", 0, after="", limit=10)
             assert [one.event.kind for one in waiting] == ["accepted", "started", "delta"]
+
+
+@pytest.mark.usefixtures("no_sweep")
+async def test_a_receiver_outside_finds_nothing_that_the_disk_has_not(tmp_path: Path) -> None:
+    path = tmp_path / "a.db"
+    early: set[str] = set()
+    with lying_disk() as disk:
+        async with opened(path, AT_ONCE) as desk:
+            await desk.wait(1.0)
+            await desk.store.open_sink("relay")
+            await desk.say("m1")
+
+            def look() -> None:
+                with closing(apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)) as other:
+                    early.update(kind for (kind,) in other.execute("SELECT kind FROM outbox"))
+
+            disk.before_sync = look
+            claim = await desk.claim()
+            assert early == {"accepted"}
+            await desk.store.publish(claim, 0, [delta("x")])
+            assert early == {"accepted", "started"}
+            disk.before_sync = bool
+
+
+@pytest.mark.usefixtures("no_sweep", "no_look")
+@pytest.mark.parametrize(
+    ("call", "error", "number"),
+    [*(("sync", apsw.IOError, n) for n in range(2)), *(("write", apsw.FullError, n) for n in range(12))],
+)
+async def test_after_a_sync_that_failed_nobody_is_answered_before_another_one(
+    tmp_path: Path, call: str, error: type[apsw.Error], number: int
+) -> None:
+    path = tmp_path / "a.db"
+    with lying_disk(fails_in=call, error=error) as disk:
+        async with opened(path, AT_ONCE) as desk, opened(path, AT_ONCE) as other:
+            claim = await desk.lease("m1")
+            await other.store.open_sink("relay")  # the first does not know of it yet
+            disk.fails_at = disk.calls + number
+            while True:
+                try:
+                    await desk.store.publish(claim, 0, [delta("x")])
+                except (OutcomeUnknown, StoreFull):
+                    continue
+                break
+            disk.fails_at = None
+            crashed = disk.after_a_power_cut(path, tmp_path / "crash")
+        async with opened(crashed, AT_ONCE) as desk:
+            waiting = await desk.store.deliveries("relay", 0, after="", limit=10)
+            assert [one.event.kind for one in waiting] == ["delta"]
+
+
+@pytest.mark.usefixtures("no_sweep")
+async def test_who_closes_leaves_nothing_to_others_that_the_disk_has_not(tmp_path: Path) -> None:
+    path = tmp_path / "a.db"
+    with lying_disk() as disk:
+        async with opened(path, AT_ONCE):
+            async with opened(path, AT_ONCE) as desk:
+                await desk.wait(1.0)
+                await desk.say("m1")
+                await desk.store.publish(await desk.claim(), 0, [delta("x")])
+                assert disk.unsynced[f"{path}-wal"]
+            crashed = disk.after_a_power_cut(path, tmp_path / "crash")
+        async with opened(crashed, AT_ONCE) as desk:
+            events = (await desk.store.read(HERE)).events
+            assert [event.kind for event in events][:3] == ["accepted", "started", "delta"]
 
 
 async def test_within_a_second_the_disk_has_what_nobody_waited_for(tmp_path: Path) -> None:

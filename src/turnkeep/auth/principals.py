@@ -79,7 +79,7 @@ class Principal:
         # Here and not where it is asked: a socket asks it of one credential for each message, and another
         # credential is another principal.
         user = None if self.subject == ANONYMOUS else self.subject
-        rights = _rights_of(self.scopes)
+        rights = _rights_of(frozenset(self.scopes))  # programs of users give any set
         object.__setattr__(self, "user", user)
         object.__setattr__(self, "person", None if self.key is not None else user)
         object.__setattr__(self, "rights", rights)

@@ -78,16 +78,14 @@ async def run_until_cancelled(run: Callable[[], Coroutine[Any, Any, None]]) -> N
     # A failure that comes at the same moment takes the place of a cancellation, in task groups and
     # in clients of brokers alike: whoever tries again after it would never end, and its process
     # neither.
-    task = asyncio.ensure_future(run())
-    try:
-        await asyncio.wait([task])
-    except asyncio.CancelledError:
-        while not task.done():
-            task.cancel()
-            await asyncio.wait([task], timeout=HANGING_UP)
-        await task  # what broke it is told and not lost
-        raise
-    await task
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(run())
+        try:
+            await asyncio.wait([task])
+        finally:
+            while not task.done():
+                task.cancel()
+                await asyncio.wait([task], timeout=HANGING_UP)
 
 
 def receivers(application: Application) -> list[SinkReceiver]:

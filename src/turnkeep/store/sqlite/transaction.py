@@ -270,7 +270,8 @@ class Transaction(View):
             return False
         # what was here before this life of the file may be what ended the one before: its deaths have
         # to be counted
-        return thread.inbox[0].message.arrival > self.began_at
+        first = thread.inbox[0]
+        return not first.deaths and first.message.arrival > self.began_at
 
     def drop(self, thread_row: ThreadRow) -> None:
         """Forget changes in memory that are not to be stored."""
@@ -376,7 +377,7 @@ class Transaction(View):
             event_rows = event_log.append(self.connection, thread_row, events)
             self.seen_position = event_rows[-1][0]
             is_sent = outbox.send(self.connection, thread_row, self.sinks, event_rows, now=self.now)
-            # it is told outside, where nothing is taken back
+            # of a sink that another process has opened since this group began
             self.needs_sync = self.needs_sync or is_sent
         else:
             for event in events:
@@ -436,6 +437,11 @@ class Transaction(View):
         if self._sinks is None:
             self._sinks = open_sinks(self.file)
         return self._sinks
+
+    @property
+    def tells_receivers_of_runs(self) -> bool:
+        """Whether what runs say goes to a receiver outside, and not only how they end."""
+        return any(not sink.selection.finals for sink in self.sinks)
 
     def sinks_changed(self) -> None:
         self._sinks = None

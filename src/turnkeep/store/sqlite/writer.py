@@ -88,6 +88,8 @@ class Writer:
         self._synchronous = "full"
         self._owes_sync = False
         """Something was committed that no sync was waited for."""
+        self._must_sync = False
+        """A sync failed that somebody waited for: nobody is answered before another one."""
         self._has_freed = False
         self.log_bytes = 0
         """Of the log of changes, as it was a moment ago."""
@@ -179,6 +181,10 @@ class Writer:
                     self._look_around()
                 except Exception as error:  # looked at again in a moment
                     self._note_error(error)
+            if self._owes_sync:
+                # others may have the file open, and would not do it for us
+                with suppress(apsw.Error):
+                    self._sync()
         finally:
             self._call(self._end)
 
@@ -232,13 +238,21 @@ class Writer:
         # costs a microsecond
         self._identity.check()
         self._close_hole()
-        # deltas come with every token, and the final event says again what they said; a claim that is
-        # lost is made again, for whoever had it died with the machine: no sync for these alone
-        self._set_sync("normal" if all(operation.kind in _WITHOUT_SYNC for operation in group) else "full")
+        self._set_sync("normal" if self._may_be_lost(group) else "full")
         self._transaction.begin()
         # the lock is ours from here: what is told of others now is all of it, in the order in which
         # it was committed
         self._tell_of_others()
+
+    def _may_be_lost(self, group: Sequence[_Operation]) -> bool:
+        """Whether a machine that stops may take all of this along."""
+        # deltas come with every token, and the final event says again what they said; a claim that is
+        # lost is made again, for whoever had it died with the machine. A receiver outside takes back
+        # nothing, and others read from the commit on: what it is told has its sync in the commit
+        return (
+            all(operation.kind in _WITHOUT_SYNC for operation in group)
+            and not self._transaction.tells_receivers_of_runs
+        )
 
     def _set_sync(self, synchronous: str) -> None:
         # before the transaction: SQLite does not change it within one
@@ -248,12 +262,14 @@ class Writer:
 
     def _with_sync(self, results: list[_Result]) -> list[_Result]:
         """The results of a group that was committed; those that need it after a sync."""
-        self._owes_sync = self._owes_sync or self._synchronous == "normal"
-        if self._synchronous == "full" or not self._transaction.needs_sync:
+        is_synced = self._synchronous == "full"
+        self._owes_sync = self._owes_sync or not is_synced
+        if not self._must_sync and (is_synced or not self._transaction.needs_sync):
             return results
         try:
             self._sync()
         except apsw.Error as error:
+            self._must_sync = True
             self._note_error(error)
             failure = OutcomeUnknown(str(meaning(error, self._path)))
             return [(operation, None, refusal or failure) for operation, _, refusal in results]
@@ -266,7 +282,7 @@ class Writer:
         self._transaction.connection.execute(
             "REPLACE INTO meta (name, value) VALUES ('synced', ?)", (self._transaction.now,)
         )
-        self._owes_sync = False
+        self._owes_sync = self._must_sync = False
 
     def _note_error(self, error: BaseException) -> None:
         # only these: a full disk or a lock leaves no doubt about what was written
@@ -398,6 +414,7 @@ class Writer:
         if not threads:
             return
         try:
+            self._set_sync("full")
             self._transaction.begin()
             for row, address in threads:
                 self._transaction.begin_operation()
