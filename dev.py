@@ -107,9 +107,9 @@ def test(arguments: list[str]) -> int:
     asked, for_pytest = options.parse_known_args(arguments)
     provide_programs(install=not (asked.no_install or asked.quick), large=asked.all or os.environ.get("CI") == "true")
     keep_bytecode()
-    workers = str(min(8, 4 * (os.cpu_count() or 1)))  # more than processors: many tests wait for servers
+    workers = str(min(6, 3 * (os.cpu_count() or 1)))  # more than processors: many tests wait for servers
     selection = [*QUICK, *for_pytest] if asked.quick else for_pytest
-    command = [PYTHON, "-m", "pytest", "--workers", workers, *selection]
+    command = [PYTHON, "-m", "pytest", "-n", workers, "--dist", "loadgroup", *selection]
     with busy_cores() if asked.busy else contextlib.nullcontext():
         return run(command) if asked.repeat == 1 else repeat(command, asked.repeat)
 
@@ -145,7 +145,7 @@ def prove(names: list[str]) -> int:
     keep_bytecode()
     os.environ["TURNKEEP_PROVE"] = "1"
     selection = ["-m", "prove or only_in_prove", *(["-k", " or ".join(names)] if names else [])]
-    return run([PYTHON, "-m", "pytest", "-q", "-s", "--timeout", "3600", *selection])
+    return run([PYTHON, "-m", "pytest", "-q", "-s", "-p", "no:xdist", "--timeout", "3600", *selection])
 
 
 def keep_bytecode() -> None:
@@ -195,11 +195,11 @@ HEART = ["src/turnkeep/runs/*.py", *(f"src/turnkeep/{name}.py" for name in ("hoo
 HEART_RINGS = [
     *("tests/runs", *(f"tests/unit/test_{name}.py" for name in ("rules", "wire", "money", "run_context"))),
     *("tests/contract/test_store.py", "tests/contract/test_activity.py"),
-    *("-k", "not Redis and not Valkey and not Sqlite"),
+    *("-k", "not Redis and not Valkey and not Sqlite", "-p", "no:xdist"),
 ]
 ALL_RINGS = [
     *(f"tests/{ring}" for ring in ("unit", "runs", "contract", "scenario", "process", "clients", "attack")),
-    *("--workers", str(os.cpu_count() or 1)),
+    *("-n", str(os.cpu_count() or 1), "--dist", "loadgroup"),
 ]
 
 

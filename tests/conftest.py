@@ -18,7 +18,6 @@ from typing import Any
 import hypothesis
 import pytest
 
-from tests.parallel import Parallel
 from tests.services import (
     RabbitServer,
     RedisServer,
@@ -54,18 +53,6 @@ MARKED_BY_FIXTURE = {
 ONLY_IN_PROVE = "only_in_prove"
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    # with the short name under which pytest-xdist has made it known; small letters are kept from `addoption`
-    group = parser.getgroup("parallel", "on several processes")
-    group._addoption("-n", "--workers", type=int, default=0, help="run tests on so many (0: on this one)")
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    number = config.getoption("workers")
-    if number and not config.getoption("usepdb") and hasattr(os, "fork"):
-        config.pluginmanager.register(Parallel(config, number))
-
-
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark by the fixtures used; keep all tests of the heavy broker on one worker, so that one broker starts."""
@@ -80,13 +67,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for mark, fixtures in MARKED_BY_FIXTURE.items():
             if used & fixtures:
                 item.add_marker(mark)
-        if item.get_closest_marker("rabbit") and not item.get_closest_marker("worker_group"):
-            item.add_marker(pytest.mark.worker_group("rabbit"))
+        if item.get_closest_marker("rabbit") and not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group("rabbit"))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
+    from tests.services.scheduling import RingScheduling
+
+    return RingScheduling(config, log) if config.getoption("dist") == "loadgroup" else None
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_pycollect_makeitem(collector: pytest.Collector, name: str, obj: object) -> list[pytest.Item] | None:
-    """Make no tests of a contract suite that are not for today: they would all be made, to be taken out."""
+    """Make no tests of a contract suite that are not for today: each worker would make them all, to take them out."""
     is_test = isinstance(collector, pytest.Class) and inspect.isfunction(obj) and name.startswith("test_")
     return [] if is_test and not FULL and not is_of_daily_promises(collector, name) else None
 

@@ -16,7 +16,7 @@ from tests.process.served import Served, served
 from turnkeep.messages import UserItem, content_text
 from turnkeep.simulator import Fault
 
-pytestmark = pytest.mark.worker_group("agents")  # they share a program
+pytestmark = pytest.mark.xdist_group("agents")  # they share a program
 
 KEYS = itertools.count()
 

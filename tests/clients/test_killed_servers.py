@@ -65,7 +65,7 @@ async def loaded(server: Server, http: aiohttp.ClientSession, chat_id: str) -> l
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.worker_group("chats")
+@pytest.mark.xdist_group("chats")
 async def test_chats_end_with_what_the_transcript_has_wherever_the_server_was_killed(
     chats: Driver, tmp_path: Path, size: Callable[[int, int], int], proof: Callable[[str, str], None]
 ) -> None:
@@ -117,7 +117,7 @@ async def seen(agents: Driver, key: str) -> str:
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.worker_group("agents")
+@pytest.mark.xdist_group("agents")
 async def test_agents_end_with_what_the_transcript_has_wherever_the_server_was_killed(
     agents: Driver, tmp_path: Path, size: Callable[[int, int], int], proof: Callable[[str, str], None]
 ) -> None:

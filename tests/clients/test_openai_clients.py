@@ -19,7 +19,7 @@ from turnkeep.messages import AssistantItem, UserItem, content_text
 from turnkeep.simulator import Fault
 from turnkeep.tools.tool import Tool, tool
 
-pytestmark = pytest.mark.worker_group("openai clients")  # they share programs
+pytestmark = pytest.mark.xdist_group("openai clients")  # they share programs
 
 KEYS = itertools.count()
 CLIENTS = ["node-4", "node-7", "python-1", "python-3"]

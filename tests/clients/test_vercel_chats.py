@@ -16,7 +16,7 @@ from turnkeep.messages import AssistantItem, UserItem, content_text
 from turnkeep.simulator import Fault
 from turnkeep.tools.tool import Tool, tool
 
-pytestmark = pytest.mark.worker_group("chats")  # they share a program
+pytestmark = pytest.mark.xdist_group("chats")  # they share a program
 
 EARLIER = pytest.mark.only_in_prove  # the conversation with everything in it shows every major daily
 MAJORS = [pytest.param(5, marks=EARLIER), pytest.param(6, marks=EARLIER), 7]

@@ -28,7 +28,7 @@ from turnkeep.testing import FakeClock, counting_ids
 
 Size = Callable[[int, int], int]
 
-pytestmark = [pytest.mark.redis, pytest.mark.slow, pytest.mark.worker_group("redis cluster")]
+pytestmark = [pytest.mark.redis, pytest.mark.slow, pytest.mark.xdist_group("redis cluster")]
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import pytest
 from tests.services import CHECKOUT
 from turnkeep.cli import VERBS
 
-pytestmark = pytest.mark.worker_group("map")  # they share a trace
+pytestmark = pytest.mark.xdist_group("map")  # they share a trace
 
 MAP = (CHECKOUT / "ARCHITECTURE.md").read_text()
 PATH = MAP.split("# The path of a message")[1].split("And what else")[0]

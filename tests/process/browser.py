@@ -81,7 +81,7 @@ SHARES_BROWSER = [
     pytest.mark.browser,
     pytest.mark.asyncio(loop_scope="session"),
     pytest.mark.usefixtures("shared_browser"),
-    pytest.mark.worker_group("browser"),
+    pytest.mark.xdist_group("browser"),
 ]
 """Marks of the modules whose tests share a browser and its loop: starting one takes longer than most of them."""
 

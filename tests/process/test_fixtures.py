@@ -92,9 +92,9 @@ import os, pathlib, pytest
 @pytest.mark.parametrize("number", range(8))
 def test_worker(number):
     with pathlib.Path("workers").open("a") as file:
-        print(os.getpid(), file=file)
+        print(os.environ["PYTEST_XDIST_WORKER"], file=file)
 """
-    said = run_tests(tmp_path, source, "--workers", "2")
+    said = run_tests(tmp_path, source, "-n", "2", "--dist", "loadgroup")
     assert "8 passed" in said
     assert len(set((tmp_path / "workers").read_text().split())) == 1
 
@@ -124,64 +124,3 @@ async def test_a_wait_ends_by_its_time_or_by_what_its_question_raises() -> None:
         await until(hangs, patience=0.05)
     with pytest.raises(TimeoutError, match="its own"):
         await until(refuses)
-
-
-CASUALTIES = """
-import os, pathlib, pytest, time, warnings
-def test_passes(): ...
-@pytest.mark.timeout(0.5)
-def test_hangs(): time.sleep(60)
-@pytest.mark.parametrize("number", range(6))
-def test_says(number):
-    print(f"said by {number}")
-    assert number != 3
-@pytest.mark.worker_group("dying")
-@pytest.mark.parametrize("number", range(3))
-def test_dies(number):
-    if number == 1:
-        os.kill(os.getpid(), 9)
-def test_takes(tmp_path): ...
-@pytest.mark.skip(reason="not today")
-def test_skipped(): ...
-def test_warns(): warnings.warn("look at this")
-"""
-
-
-@pytest.mark.parametrize("workers", [1, 3])
-def test_each_test_ends_once_on_any_number_of_workers_though_one_dies(tmp_path: Path, workers: int) -> None:
-    said = run_tests(tmp_path, CASUALTIES, "--workers", str(workers), "--capture", "fd", "-rA", "-W", "default")
-    assert "3 failed, 10 passed, 1 skipped" in said
-    assert "its worker ended with -9 (a signal, if negative) in this test" in said
-    assert "Failed: Timeout (>0.5s)" in said
-    assert "UserWarning: look at this" in said
-    assert "not today" in said
-    for number in range(6):  # of each test what it said, and of no other
-        assert said.count(f"said by {number}") == 1
-
-
-def test_what_a_session_leaves_is_taken_down_and_its_failure_told(tmp_path: Path) -> None:
-    source = """
-import pytest
-@pytest.fixture(scope="session")
-def for_all():
-    yield
-    raise RuntimeError("it could not be taken down")
-@pytest.mark.parametrize("number", range(4))
-def test_takes(for_all, number): ...
-"""
-    said = run_tests(tmp_path, source, "--workers", "2")
-    assert "4 passed, 2 errors" in said
-    assert said.count("E       RuntimeError: it could not be taken down") == 2
-
-
-def test_a_run_that_is_to_end_with_the_first_failure_ends_all_workers(tmp_path: Path) -> None:
-    source = """
-import pytest, time
-@pytest.mark.parametrize("number", range(400))
-def test_first_fails(number):
-    assert 0 < number < 399  # a worker may begin at the end
-    time.sleep(0.05)
-"""
-    said = run_tests(tmp_path, source, "--workers", "2", "-x")
-    assert "stopping after 1 failures" in said
-    assert int(said.rpartition(" passed")[0].rpartition(" ")[2]) < 390

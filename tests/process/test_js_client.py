@@ -23,7 +23,7 @@ from tests.services import free_port
 from tests.services.programs import packages, program
 from turnkeep.simulator import Simulator, StreamPace, serve
 
-pytestmark = pytest.mark.worker_group("js client")  # they share packages that one installs
+pytestmark = pytest.mark.xdist_group("js client")  # they share packages that one installs
 
 ROOT = Path(__file__).parents[2]
 CLIENT = ROOT / "clients" / "js"
@@ -136,7 +136,7 @@ async def test_what_a_closed_page_has_left_is_answered_once_and_each_stream_is_w
 
     quick = {f"TURNKEEP_{name}_RATE": "0" for name in ("CHANNEL", "USER", "TENANT", "REQUEST", "TENANT_REQUEST")}
     async with (
-        serve(Simulator(pace=StreamPace(first=0.05, token=size(20, 100) / 1000))) as model,
+        serve(Simulator(pace=StreamPace(first=0.05, token=0.1))) as model,
         aiohttp.ClientSession() as http,
     ):
         environment = {**quick, "TURNKEEP_WINDOW": "0.2", "TURNKEEP_MAX_BATCH": "2", "OPENAI_BASE_URL": model,
@@ -164,4 +164,4 @@ async def test_what_a_closed_page_has_left_is_answered_once_and_each_stream_is_w
     )
     wanted = {"settled": channels * each, "twice": 0, "torn": 0, "repeats": 0, "left": 0, "refused": 0}
     assert {name: told[name] for name in wanted} == wanted
-    assert told["away"] > 0 or not meanwhile
+    assert told["away"] > 0

@@ -22,7 +22,7 @@ from tests.services import RedisServer
 COUNT = 3
 PEOPLE, TURNS = 6, 3
 QUIET = {"TURNKEEP_WINDOW": "0.05", "TURNKEEP_LEASE": "2", "TURNKEEP_CHANNEL_RATE": "0", "TURNKEEP_USER_RATE": "0"}
-pytestmark = pytest.mark.worker_group("several processes")  # they share a service
+pytestmark = pytest.mark.xdist_group("several processes")  # they share a service
 
 RUNS = re.compile(r'^turnkeep_runs_total\{verdict="commit"\} (\S+)$', re.MULTILINE)
 

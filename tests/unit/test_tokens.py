@@ -38,7 +38,7 @@ from turnkeep.pricing import Catalog, item_tokens, ranks, tokenizer_for
 from turnkeep.pricing import tokenizer as tokens
 from turnkeep.pricing.tokenizer import ENCODINGS, SLICE, Vocabulary, clean, guess, slices
 
-pytestmark = pytest.mark.worker_group("tokens")  # they share what tiktoken has loaded
+pytestmark = pytest.mark.xdist_group("tokens")  # they share what tiktoken has loaded
 
 DEFINITIONS = importlib.import_module("tiktoken_ext.openai_public")  # without types
 MODEL = {"o200k_base": "gpt-4o-mini", "cl100k_base": "gpt-4"}
