@@ -72,6 +72,10 @@ class Replication:
         self._wire.lead_to(HOST, self.port)
         self._follow(self._replica)
         await self._replica.program.answers(self._replica.port)
+        await self.until_whole()
+
+    async def until_whole(self) -> None:
+        """Wait until the replica follows: before, nothing that demands one starts."""
         async with asyncio.timeout(60.0):
             while not await self._is_whole():
                 await asyncio.sleep(0.05)

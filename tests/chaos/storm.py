@@ -440,6 +440,8 @@ class Storm:
         for place in self._places:
             place.program.thaw()
         await self._sim("DELETE", "faults")
+        if self._redis is not None:
+            await self._redis.until_whole()
         for place in self._workers:
             await self._renew(place.program)
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 from collections.abc import Callable
 
 import pytest
 
 from tests.patience import PATIENCE
+from turnkeep.cli.inheritance import Inheritance
 from turnkeep.doors.port import DOORMEN, bound, doormen
 from turnkeep.doors.server import FAST_LOOP
 
@@ -48,3 +50,18 @@ def test_many_are_let_in_at_a_turn_of_the_loop(made: Callable[[], asyncio.Abstra
     """libuv lets one in for each socket that listens."""
     with asyncio.Runner(loop_factory=made) as runner:
         assert runner.run(turns_to_take(DOORMEN * 8)) <= 16
+
+
+def test_a_process_that_begins_to_listen_lets_no_sibling_block() -> None:
+    with bound("127.0.0.1", 0) as listener:
+        link, end = socket.socketpair()
+        with link, end:
+            files = ",".join(str(os.dup(one.fileno())) for one in (link, listener))
+            child = Inheritance.adopt(files)
+            assert child.listener is not None
+            blocking = [os.get_blocking(listener.fileno())]
+            twins = doormen(child.listener)
+            blocking.append(os.get_blocking(listener.fileno()))
+            for one in (child.link, *twins):
+                one.close()
+    assert blocking == [False, False]

@@ -40,6 +40,10 @@ def bound(host: str, port: int) -> socket.socket:
 
 def doormen(listener: socket.socket) -> list[socket.socket]:
     """The same socket, so many times that the loop lets in that many at a turn."""
+    # Siblings share more than the address: whether to block is a flag of what all of them hold, and
+    # `dup` sets it as this object believes it to be, which of an inherited one is "blocks". A sibling
+    # that came second to a connection stood still then, until the next one came.
+    listener.setblocking(False)
     return [listener, *(listener.dup() for _ in range(DOORMEN - 1))]
 
 
