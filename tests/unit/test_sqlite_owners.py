@@ -6,6 +6,7 @@ import fcntl
 import os
 import shutil
 import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -82,14 +83,30 @@ def test_a_lock_that_somebody_looks_at_while_it_is_taken_is_taken_all_the_same(
     assert there.others() == [f"process {os.getpid()}, worker, layout {LAYOUT}"]
 
 
-def test_the_file_of_a_dead_owner_is_removed_when_met(directory: Path) -> None:
-    here, there = Owners(directory), Owners(directory)
+def test_a_look_leaves_what_others_have_to_see(directory: Path) -> None:
+    here, there, behind = Owners(directory), Owners(directory), Owners(directory)
     here.hold("worker")
     here.abandon()  # as the end of the process does
 
-    assert len(list(directory.iterdir())) == 1
+    assert there.others() == []
     assert there.is_gone("worker")
-    assert list(directory.iterdir()) == []
+    assert behind.is_gone("worker")
+
+
+def test_the_files_of_the_dead_are_removed_but_for_those_that_are_still_needed(directory: Path) -> None:
+    here, there = Owners(directory), Owners(directory)
+    for owner in ("worker-1", "worker-2"):
+        here.hold(owner)
+    here.abandon()
+    there.hold("worker-3")
+    assert there.has_dead({"worker-1"})
+
+    there.remove_dead({"worker-1"})
+
+    assert there.is_gone("worker-1")
+    assert not there.is_gone("worker-2")
+    assert not there.has_dead({"worker-1"})
+    assert len(list(directory.iterdir())) == 2
 
 
 def test_others_are_named_with_their_process_and_layout(directory: Path) -> None:
@@ -149,6 +166,68 @@ async def test_leases_of_an_owner_that_vanished_are_freed_within_a_second(tmp_pa
 
         assert claim.deaths == 1
         assert claim.owner == "worker-2"
+
+
+Look = Callable[[Path], Awaitable[None]]
+
+
+async def open_and_vanish(path: Path) -> None:
+    """A process that has just looked who is there, and is killed before it has freed anything."""
+    owners = Owners(path.with_name("a.db.owners"))
+    owners.hold("store just opened")
+    owners.others()
+    owners.abandon()
+
+
+async def open_and_close(path: Path) -> None:
+    async with opened(path):
+        pass
+
+
+async def try_to_restore(path: Path) -> None:
+    with pytest.raises(StoreMisconfigured, match="no file"):
+        restore(path.with_name("backup.db"), path)
+
+
+async def look_for_users(path: Path) -> None:
+    assert Owners(path.with_name("a.db.owners")).others() == []
+
+
+@pytest.mark.parametrize("look", [open_and_vanish, open_and_close, try_to_restore, look_for_users])
+async def test_what_the_dead_had_leased_is_free_at_once_whoever_has_looked_meanwhile(
+    tmp_path: Path, look: Look
+) -> None:
+    path = tmp_path / "a.db"
+    async with opened(path) as desk:
+        await desk.store.open_sink("relay")
+        assert await desk.store.lease_sink("relay", 0, owner="sink-1", lease=1_000.0) == ""
+        await desk.lease("m1", owner="worker-1")
+        await vanish(desk)
+        await look(path)
+
+        async with opened(path) as other:
+            [claim] = await other.claims("worker-2")
+            assert claim.deaths == 1
+            assert await other.store.lease_sink("relay", 0, owner="sink-2", lease=1_000.0) == ""
+
+
+async def test_the_lock_of_the_dead_stays_until_somebody_has_what_they_had(tmp_path: Path) -> None:
+    path, locks = tmp_path / "a.db", tmp_path / "a.db.owners"
+    async with opened(path) as desk:
+        await desk.lease("m1", owner="worker-1")
+        await vanish(desk)
+    async with opened(path):
+        pass
+    assert locks_in(locks) == 1
+
+    async with opened(path) as other:
+        [claim] = await other.claims("worker-2")
+        await other.commit(claim)
+    assert locks_in(locks) == 0
+
+
+def locks_in(directory: Path) -> int:
+    return len(list(directory.glob("*.lock")))
 
 
 async def test_a_store_that_closes_lets_others_have_its_sinks_at_once(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from turnkeep.store.sqlite.backup import owners_of
 from turnkeep.store.sqlite.connection import at_open, check_version, connect_to_read, connect_to_write, empty_log
 from turnkeep.store.sqlite.file_identity import BALLAST, Ballast, FileIdentity, make_file, require_local
 from turnkeep.store.sqlite.once import Once
-from turnkeep.store.sqlite.other_processes import release
+from turnkeep.store.sqlite.other_processes import release, remove_dead_owners
 from turnkeep.store.sqlite.owners import Owners
 from turnkeep.store.sqlite.reader import ReaderPool
 from turnkeep.store.sqlite.rows import ThreadRow
@@ -261,6 +261,7 @@ def _finish(open_file: OpenFile) -> None:
         layout.note_time(connection, transaction.setup.clock.now())
         # with the owners go their locks, and a lock that is absent says nothing to others
         release(transaction, transaction.owners.__contains__)
+        remove_dead_owners(transaction)
         if not open_file.writer.may_have_a_hole:
             layout.end_life(connection, transaction.owners)
     # the last to leave takes the ballast along: one file stays

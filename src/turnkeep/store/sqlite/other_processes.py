@@ -27,7 +27,8 @@ _SINCE = "SELECT position, thread, offset, at, kind, body FROM event WHERE posit
 _WHOSE = "SELECT tenant, queue, channel, iif(json_valid(head), head ->> 'epoch', '') FROM thread WHERE id = ?"
 
 
-_LEASES = "SELECT id, owner, tenant, queue, channel FROM thread WHERE owner IS NOT NULL"
+_LEASES = "SELECT id, owner, wake, tenant, queue, channel FROM thread WHERE owner IS NOT NULL"
+_LEASEHOLDERS = "SELECT owner FROM thread WHERE owner IS NOT NULL UNION SELECT owner FROM sink WHERE owner <> ''"
 
 
 class _FollowedThread(NamedTuple):
@@ -137,12 +138,18 @@ class OtherProcesses:
         news.events += [(Address(*names), ()) for names in rows]
 
     def orphaned_threads(self) -> list[tuple[int, Address]]:
-        """Leased threads whose owners are gone. Also counts anew what is leased here."""
+        """Leased threads whose owners are gone, but for those that are due already: nobody needs to do
+        more for them. Also counts anew what is leased here.
+        """
         leases = every(self._connection, _LEASES)
-        owners = self._transaction.owners
+        owners, now = self._transaction.owners, self._transaction.setup.clock.now()
         dead_owners = {owner for owner in {owner for _, owner, *_ in leases} if owners.is_gone(owner)}
         self._transaction.leases = {row for row, owner, *_ in leases if owner in owners}
-        return [(row, Address(*names)) for row, owner, *names in leases if owner in dead_owners]
+        return [
+            (row, Address(*names))
+            for row, owner, wake, *names in leases
+            if owner in dead_owners and (wake is None or wake > now)
+        ]
 
 
 def _add(news: News, address: Address, event: Event) -> None:
@@ -158,7 +165,7 @@ def release(transaction: Transaction, is_meant: Callable[[str], bool]) -> None:
     to go.
     """
     transaction.begin()
-    for row, owner, *names in every(transaction.connection, _LEASES):
+    for row, owner, _, *names in every(transaction.connection, _LEASES):
         if is_meant(owner):
             transaction.begin_operation()
             with suppress(ThreadQuarantined):
@@ -187,3 +194,21 @@ def _bereave(transaction: Transaction, row: int, address: Address, owner: str) -
     if thread_row is not None and thread_row.row == row and thread_row.thread.owner == owner:
         rules_claim.bereave(thread_row.thread, transaction.now)
         transaction.save(thread_row)
+
+
+def remove_dead_owners(transaction: Transaction) -> None:
+    """Remove the lock files of owners that are gone and have no leases any more."""
+    owners = transaction.owners
+    if not (owners.has_dead(()) and owners.has_dead(_leaseholders(transaction))):
+        return
+    # a lease is taken in a transaction: while this one has the file, none is added between the look and
+    # the removal; and it is written already, so that no commit that fails can bring it back
+    transaction.connection.execute("BEGIN IMMEDIATE")
+    try:
+        owners.remove_dead(_leaseholders(transaction))
+    finally:
+        transaction.connection.execute("ROLLBACK")
+
+
+def _leaseholders(transaction: Transaction) -> set[str]:
+    return {owner for (owner,) in every(transaction.connection, _LEASEHOLDERS)}

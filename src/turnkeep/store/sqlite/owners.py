@@ -14,6 +14,7 @@ import os
 import sys
 import time
 import weakref
+from collections.abc import Collection
 from pathlib import Path
 from typing import Literal
 
@@ -26,16 +27,16 @@ LOOKS, LOOK = 50, 0.005
 if sys.platform != "win32":
     import fcntl
 
-    def _lock(handle: int) -> bool:
+    def _lock(handle: int, *, shared: bool = False) -> bool:
         try:
             # not fcntl's record locks: a process loses those when it closes any handle of the file
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except OSError:
             return False
         return True
 else:
     # without such locks nobody is ever known to be gone, and leases run out
-    def _lock(handle: int) -> bool:
+    def _lock(handle: int, *, shared: bool = False) -> bool:
         return False
 
 
@@ -51,8 +52,6 @@ class Owners:
         self._directory, self._directory_name = directory, str(directory)
         self._layout = layout
         self._handles: dict[str, int] = {}
-        self._dead_files: set[str] = set()
-        """Names of lock files that were found without a holder, and removed."""
         _INSTANCES.add(self)
 
     def __contains__(self, owner: object) -> bool:
@@ -89,10 +88,19 @@ class Owners:
                     os.close(handle)
 
     def is_gone(self, owner: str) -> bool:
-        """Whether it is known that no process holds this owner's lock any more;
-        its file is removed.
+        """Whether it is known that no process holds this owner's lock any more."""
+        return owner not in self._handles and _state_of(self._path(owner)) == "free"
+
+    def has_dead(self, leaseholders: Collection[str]) -> bool:
+        """Whether there are files of the dead, other than of these."""
+        return any(_state_of(path) == "free" for path in self._unneeded(leaseholders))
+
+    def remove_dead(self, leaseholders: Collection[str]) -> None:
+        """Remove the files of the dead, but of those who have leases: the file is all by which others
+        know that they are gone. The caller sees to it that nobody takes a lease meanwhile.
         """
-        return owner not in self._handles and sys.platform != "win32" and self._remove_if_free(self._path(owner))
+        for path in self._unneeded(leaseholders):
+            _remove_if_free(path)
 
     @property
     def changed_at(self) -> int:
@@ -105,12 +113,8 @@ class Owners:
             return 0
 
     def others(self) -> list[str]:
-        """Who else has the store open, each with process id, name and layout; files of
-        the dead are removed.
-        """
-        mine = {self._path(owner).name for owner in self._handles}
-        paths = sorted(self._directory.glob("*.lock")) if self._directory.exists() else []
-        return [_first_line(path) for path in paths if path.name not in mine and not self._remove_if_free(path)]
+        """Who else has the store open, each with process id, name and layout."""
+        return [_first_line(path) for path in self._unneeded(()) if _state_of(path) == "held"]
 
     def let_go(self) -> None:
         """Release all locks, and remove their files and the directory once it is empty."""
@@ -130,13 +134,11 @@ class Owners:
                 os.close(handle)
         self._handles.clear()
 
-    def _remove_if_free(self, path: Path) -> bool:
-        state = _state_of(path)
-        if state == "free":
-            self._dead_files.add(path.name)
-        elif state == "held":
-            self._dead_files.discard(path.name)
-        return path.name in self._dead_files
+    def _unneeded(self, leaseholders: Collection[str]) -> list[Path]:
+        """The files of others that are not of these."""
+        needed = {self._path(owner).name for owner in (*self._handles, *leaseholders)}
+        paths = sorted(self._directory.glob("*.lock")) if self._directory.exists() else []
+        return [path for path in paths if path.name not in needed]
 
     def _path(self, owner: str) -> Path:
         # owners have any name, files do not
@@ -165,18 +167,29 @@ def _open_locked(path: Path) -> int | None:
 
 
 def _state_of(path: Path) -> Literal["absent", "held", "free"]:
-    """How the lock is; a file that nobody holds is removed."""
+    """How the lock is. A free file stays: who looks may be killed before it has freed what the dead
+    had leased, and the next has to see that as well.
+    """
     try:
         handle = os.open(path, os.O_RDWR)
     except FileNotFoundError:
         return "absent"
     try:
-        if not _lock(handle):
-            return "held"
+        # shared, so that two who look at once do not take each other for the owner
+        return "free" if _lock(handle, shared=True) else "held"
+    finally:
+        os.close(handle)
+
+
+def _remove_if_free(path: Path) -> None:
+    try:
+        handle = os.open(path, os.O_RDWR)
+    except FileNotFoundError:
+        return
+    try:
         # removed while it is locked: nobody can lock the file between the look and its end
-        if _is_same(handle, path):
+        if _lock(handle) and _is_same(handle, path):
             path.unlink(missing_ok=True)
-        return "free"
     finally:
         os.close(handle)
 

@@ -22,9 +22,10 @@ from typing import Any, Literal, TypeVar
 import apsw
 
 from turnkeep.errors import OutcomeUnknown, StoreError, StoreFull, StoreUnavailable, ThreadQuarantined
+from turnkeep.messages import Address
 from turnkeep.store.sqlite.connection import LOG_LIMIT, at_commit, connect_to_write, empty_log, meaning, no_text
 from turnkeep.store.sqlite.file_identity import Ballast, FileIdentity
-from turnkeep.store.sqlite.other_processes import OtherProcesses, free
+from turnkeep.store.sqlite.other_processes import OtherProcesses, free, remove_dead_owners
 from turnkeep.store.sqlite.transaction import Transaction
 from turnkeep.store.sqlite.waiters import News, Wakeups
 
@@ -409,10 +410,12 @@ class Writer:
             self._call(self._wakeups.tell, self._others.news())
 
     def sweep(self) -> None:
-        """Free the leases of owners that are gone."""
-        threads = self._others.orphaned_threads()
-        if not threads:
-            return
+        """Free the leases of owners that are gone, and then remove what says that they are."""
+        if threads := self._others.orphaned_threads():
+            self._free(threads)
+        remove_dead_owners(self._transaction)
+
+    def _free(self, threads: Sequence[tuple[int, Address]]) -> None:
         try:
             self._set_sync("full")
             self._transaction.begin()
