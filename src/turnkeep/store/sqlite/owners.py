@@ -27,16 +27,16 @@ LOOKS, LOOK = 50, 0.005
 if sys.platform != "win32":
     import fcntl
 
-    def _lock(handle: int, *, shared: bool = False) -> bool:
+    def _lock(handle: int, *, is_look: bool = False) -> bool:
         try:
             # not fcntl's record locks: a process loses those when it closes any handle of the file
-            fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+            fcntl.flock(handle, (fcntl.LOCK_SH if is_look else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except OSError:
             return False
         return True
 else:
     # without such locks nobody is ever known to be gone, and leases run out
-    def _lock(handle: int, *, shared: bool = False) -> bool:
+    def _lock(handle: int, *, is_look: bool = False) -> bool:
         return False
 
 
@@ -93,13 +93,13 @@ class Owners:
 
     def has_dead(self, leaseholders: Collection[str]) -> bool:
         """Whether there are files of the dead, other than of these."""
-        return any(_state_of(path) == "free" for path in self._unneeded(leaseholders))
+        return any(_state_of(path) == "free" for path in self._files_of_others(leaseholders))
 
     def remove_dead(self, leaseholders: Collection[str]) -> None:
         """Remove the files of the dead, but of those who have leases: the file is all by which others
         know that they are gone. The caller sees to it that nobody takes a lease meanwhile.
         """
-        for path in self._unneeded(leaseholders):
+        for path in self._files_of_others(leaseholders):
             _remove_if_free(path)
 
     @property
@@ -114,7 +114,7 @@ class Owners:
 
     def others(self) -> list[str]:
         """Who else has the store open, each with process id, name and layout."""
-        return [_first_line(path) for path in self._unneeded(()) if _state_of(path) == "held"]
+        return [_first_line(path) for path in self._files_of_others(()) if _state_of(path) == "held"]
 
     def let_go(self) -> None:
         """Release all locks, and remove their files and the directory once it is empty."""
@@ -134,11 +134,11 @@ class Owners:
                 os.close(handle)
         self._handles.clear()
 
-    def _unneeded(self, leaseholders: Collection[str]) -> list[Path]:
-        """The files of others that are not of these."""
-        needed = {self._path(owner).name for owner in (*self._handles, *leaseholders)}
+    def _files_of_others(self, but_of: Collection[str]) -> list[Path]:
+        """The files of other owners, but of these."""
+        left_out = {self._path(owner).name for owner in (*self._handles, *but_of)}
         paths = sorted(self._directory.glob("*.lock")) if self._directory.exists() else []
-        return [path for path in paths if path.name not in needed]
+        return [path for path in paths if path.name not in left_out]
 
     def _path(self, owner: str) -> Path:
         # owners have any name, files do not
@@ -176,7 +176,7 @@ def _state_of(path: Path) -> Literal["absent", "held", "free"]:
         return "absent"
     try:
         # shared, so that two who look at once do not take each other for the owner
-        return "free" if _lock(handle, shared=True) else "held"
+        return "free" if _lock(handle, is_look=True) else "held"
     finally:
         os.close(handle)
 
