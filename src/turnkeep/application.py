@@ -92,7 +92,7 @@ class Application:
         self.catalog = Catalog.load(settings.price_file)
         self.store = measure_store(store or store_of(settings, policies(settings, runs_kept=runs_kept)), meter)
         self.hub = Hub(self.store, meter=meter)
-        self.broadcasts = Broadcasts()
+        self.broadcasts = Broadcasts(self.hub)
         self.model_name = settings.model or self.catalog.default
         self.assistants = Assistants(self.store, model=self.model_name, instructions=settings.instructions)
         self._has_simulator = False

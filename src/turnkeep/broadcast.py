@@ -14,7 +14,11 @@ from functools import partial
 from typing import Protocol, Self
 
 from turnkeep.events import Event
+from turnkeep.hub import Hub, Subscriber
 from turnkeep.messages import Address
+from turnkeep.telemetry import get_log
+
+log = get_log(__name__)
 
 
 class DialectEncoder(Protocol):
@@ -62,95 +66,98 @@ def websocket_frame(message: bytes) -> bytes:
 
 
 class Payload:
-    """The messages of some events, and the same as frames of a WebSocket.
-
-    Made once, however many they are written to.
-    """
+    """The messages of some events, and the same as frames of a WebSocket."""
 
     __slots__ = ("frames", "messages")
 
     def __init__(self, messages: Sequence[bytes]) -> None:
         self.messages = messages
-        # At once and as an attribute: it is read for each member, and a property is a call.
-        self.frames = b"".join([websocket_frame(message) for message in messages])
+        self.frames = b"".join(map(websocket_frame, messages))
         """Text frames, as they go over the line."""
 
 
-NOTHING = Payload(())
+Write = Callable[[bytes], object]
+"""Takes whole frames of a member. It is called for each of a thousand and asked nothing, so whoever cannot
+be written to leaves (`Broadcast.leave`) in the moment in which that begins.
+"""
 
 
-class Member(Protocol):
-    """One subscriber of a broadcast."""
+class Member(Subscriber, Protocol):
+    """A subscriber who can be told together with others."""
 
-    def receive(self, payload: Payload) -> None:
-        """Take what all are told. May not wait, and raises nothing: the others come after him."""
+    def fail(self) -> None:
+        """He misses something: his client has to come back for it. May not wait."""
         ...
 
 
 class Broadcast:
-    """One channel in one dialect, for all of a process who are equally far.
+    """One channel in one dialect, for all of a process who are equally far: one subscriber of the hub,
+    in place of its members.
 
-    `every`: seconds between two messages of text; 0: each delta at once. Members hand on each delivery
-    of the hub (`deliver`), and are told what comes of it, also a little later (`Member.receive`).
+    `every`: seconds between two messages of text; 0: each delta at once.
     """
 
     __slots__ = (
+        "_address",
         "_encoder",
-        "_events",
         "_every",
         "_flushed_at",
-        "_is_broken",
+        "_hub",
         "_loop",
         "_members",
         "_on_empty",
         "_timer",
+        "_writes",
     )
 
-    def __init__(self, encoder: DialectEncoder, every: float, on_empty: Callable[[], object]) -> None:
+    def __init__(
+        self, hub: Hub, address: Address, encoder: DialectEncoder, *, every: float, on_empty: Callable[[], object]
+    ) -> None:
+        self._hub = hub
+        self._address = address
         self._encoder = encoder
         self._every = every
         self._on_empty = on_empty
-        self._members: dict[Member, None] = {}
-        self._events: Sequence[Event] = ()
-        self._is_broken = False
+        self._members: dict[Member, Write] = {}
+        self._writes: tuple[Write, ...] | None = ()
+        """How each member is written to; None: somebody has come or gone."""
         self._flushed_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
 
-    def deliver(self, events: Sequence[Event]) -> None:
-        """Tell all members of this delivery of the hub, which gives it to each of them, one after the
-        other: the first call tells all. Raises, for each, where it cannot be put into this dialect.
-        """
-        if events is not self._events and not self._is_latest(events):
-            # Before it is tried: what failed has moved the encoder, and fails for all.
-            self._events, self._is_broken = events, True
-            payload = self._encode(events)
-            self._is_broken = False
-            self._send(payload)
-        elif self._is_broken:
-            raise RuntimeError("these events could not be put into this dialect")
+    def deliver(self, address: Address, events: Sequence[Event]) -> None:
+        """Tell all members. What cannot be put into this dialect ends them."""
+        self._tell(partial(self._encode, events))
 
-    @property
-    def latest(self) -> Sequence[Event]:
-        """The delivery that all members were told of last."""
-        return self._events
-
-    def _is_latest(self, events: Sequence[Event]) -> bool:
-        """Whether they were told before, and somebody cut them out of another list."""
-        # By identity: a notice beside the log has the position of the event before it.
-        if not self._events or events[-1] is not self._events[-1]:
-            return False
-        if len(events) != len(self._events):
-            raise RuntimeError("a member of this broadcast is elsewhere in the log than the others")
-        return True
-
-    def _send(self, payload: Payload) -> None:
-        """The loop that fan-out is made of: one call for each member."""
-        if payload.messages:
+    def _tell(self, make: Callable[[], list[bytes]]) -> None:
+        """What is made here, to all."""
+        try:
+            if messages := make():
+                self._send(b"".join(map(websocket_frame, messages)))
+        except Exception:
+            # What failed has moved the encoder, and fails for all.
+            log.exception("delivery_broke", members=len(self._members))
             for member in tuple(self._members):
-                member.receive(payload)
+                member.fail()
 
-    def _encode(self, events: Sequence[Event]) -> Payload:
+    def _send(self, frames: bytes) -> None:
+        """The loop that fan-out is made of. It touches nothing of a member but his connection: of a
+        thousand, what has to be fetched into the processor's cache costs more than what is done with it.
+        """
+        if self._writes is None:
+            self._writes = tuple(self._members.values())
+        for write in self._writes:
+            try:
+                write(frames)
+            except Exception as error:  # a connection that has ended just now: the others come after it
+                self._lose(write, error)
+
+    def _lose(self, write: Write, error: Exception) -> None:
+        log.info("member_lost", error=f"{type(error).__name__}: {error}")
+        for member in [member for member, own in self._members.items() if own is write]:
+            member.fail()
+
+    def _encode(self, events: Sequence[Event]) -> list[bytes]:
         encoder, messages = self._encoder, list[bytes]()
         for event in events:
             messages += encoder.encode(event)
@@ -158,7 +165,7 @@ class Broadcast:
                 messages += encoder.flush()
         if encoder.owes:
             messages += self._flush_in_time()
-        return Payload(messages) if messages else NOTHING
+        return messages
 
     def _flush_in_time(self) -> list[bytes]:
         """At once after a silence, else merged until the time has come."""
@@ -166,7 +173,7 @@ class Broadcast:
         if wait <= 0:
             return self._flush()
         if self._timer is None:
-            self._timer = self._loop.call_later(wait, self._tell)
+            self._timer = self._loop.call_later(wait, self._tell, self._flush)
         return []
 
     def _flush(self) -> list[bytes]:
@@ -176,26 +183,26 @@ class Broadcast:
             self._timer = None
         return self._encoder.flush()
 
-    def _tell(self) -> None:
-        """What was kept back, to all."""
-        self._send(Payload(self._flush()))
-
-    def join(self, member: Member, encoder: DialectEncoder) -> bool:
+    def join(self, member: Member, encoder: DialectEncoder, write: Write) -> bool:
         """Share the encoder from here on, if it would say the same as this one, which owes nothing.
 
         Never in the middle of a delivery, which has not come to all members yet.
         """
         # What is kept back is not told twice: it is told to the others before somebody is one of them.
         if self._encoder.owes:
-            self._tell()
-        if encoder is not self._encoder and encoder.state != self._encoder.state:
+            self._tell(self._flush)
+        if encoder is not self._encoder and (not self._members or encoder.state != self._encoder.state):
             return False
-        self._members[member] = None
+        if not self._hub.merge(self._address, member, self):
+            return False
+        self._members[member], self._writes = write, None
         return True
 
     def leave(self, member: Member) -> DialectEncoder:
-        """An encoder of the member's own, as far as he is."""
-        self._members.pop(member, None)
+        """An encoder of the member's own, as far as he is: from here on he is told for himself."""
+        del self._members[member]
+        self._writes = None
+        self._hub.split(self._address, self, member)
         if not self._members:
             if self._timer is not None:
                 self._timer.cancel()
@@ -208,18 +215,30 @@ class Broadcast:
 class Broadcasts:
     """The broadcasts of a process, by channel and dialect, while somebody is in them."""
 
-    def __init__(self) -> None:
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
         self._open: dict[tuple[Address, Hashable], Broadcast] = {}
 
     def __len__(self) -> int:
         return len(self._open)
 
     def join(
-        self, address: Address, dialect: Hashable, member: Member, encoder: DialectEncoder, *, every: float
+        self,
+        address: Address,
+        dialect: Hashable,
+        member: Member,
+        encoder: DialectEncoder,
+        *,
+        write: Write,
+        every: float,
     ) -> Broadcast | None:
         """Go on together with others who are as far, or first; None: the others are elsewhere."""
         key = (address, dialect)
         broadcast = self._open.get(key)
-        if broadcast is None:
-            broadcast = self._open[key] = Broadcast(encoder, every, partial(self._open.pop, key))
-        return broadcast if broadcast.join(member, encoder) else None
+        if broadcast is not None:
+            return broadcast if broadcast.join(member, encoder, write) else None
+        broadcast = Broadcast(self._hub, address, encoder, every=every, on_empty=partial(self._open.pop, key))
+        if not broadcast.join(member, encoder, write):
+            return None
+        self._open[key] = broadcast
+        return broadcast

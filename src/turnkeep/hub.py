@@ -66,17 +66,19 @@ class SubscriptionStart:
     answer: Answer
 
 
-class Subscriber(Protocol):
+class Receiver(Protocol):
     """The end of a stream; what is delivered is in order and without holes."""
+
+    def deliver(self, address: Address, events: Sequence[Event]) -> None:
+        """May not wait."""
+        ...
+
+
+class Subscriber(Receiver, Protocol):
+    """Whoever asks for a stream."""
 
     def on_subscription(self, address: Address, start: SubscriptionStart) -> None:
         """Called once, before the first event."""
-        ...
-
-    def deliver(self, address: Address, events: Sequence[Event]) -> None:
-        """May not wait. All who are equally far are given the same events, one after the other: what
-        is made of them can be shared (`turnkeep.broadcast`).
-        """
         ...
 
     async def wait_for_room(self, address: Address) -> None:
@@ -88,10 +90,12 @@ class Subscriber(Protocol):
 
 @dataclass(slots=True, eq=False)
 class _Subscription:
-    subscriber: Subscriber
+    receiver: Receiver
     epoch: str
     last: int
     live: bool = False
+    size: int = 1
+    """How many subscribers the receiver stands for."""
     look_again: bool = False
     """Something happened while it was catching up, which it reads for itself."""
 
@@ -110,7 +114,7 @@ class _Subscription:
             if not events:
                 return
         self.last = events[-1].offset
-        self.subscriber.deliver(address, events)
+        self.receiver.deliver(address, events)
 
 
 @dataclass(slots=True, eq=False)
@@ -166,7 +170,7 @@ class Hub:
 
     @property
     def subscribers(self) -> int:
-        return sum(len(channel.subscriptions) for channel in self._channels.values())
+        return sum(one.size for channel in self._channels.values() for one in channel.subscriptions)
 
     async def run(self) -> None:
         ends = [
@@ -214,7 +218,7 @@ class Hub:
         try:
             if self._follower is not None:
                 await self._follower.add(address)
-            return await self._catch_up(channel, subscription, after, epoch, history)
+            return await self._catch_up(channel, subscription, subscriber, after, epoch, history)
         # also when cancelled: what is left behind would be delivered to nobody for ever, and keep
         # its channel followed
         except BaseException:
@@ -223,11 +227,43 @@ class Hub:
 
     async def unsubscribe(self, address: Address, subscriber: Subscriber) -> bool:
         channel = self._channels.get(address)
-        own = [s for s in channel.subscriptions if s.subscriber is subscriber] if channel else []
+        own = [s for s in channel.subscriptions if s.receiver is subscriber] if channel else []
         for subscription in own:
             if channel is not None:
                 await self._leave(channel, subscription)
         return bool(own)
+
+    def merge(self, address: Address, subscriber: Subscriber, into: Receiver) -> bool:
+        """Deliver to this receiver in place of the subscriber, if whom it stands for already are as far:
+        a thousand who get the same are one delivery. Until `split`; never within a delivery.
+        """
+        channel = self._channels.get(address)
+        own, shared = (_find(channel, one) for one in (subscriber, into))
+        if channel is None or own is None or not own.live:
+            return False
+        if shared is None:
+            own.receiver = into
+        elif (shared.epoch, shared.last) == (own.epoch, own.last):
+            shared.size += 1
+            channel.subscriptions = tuple(one for one in channel.subscriptions if one is not own)
+        else:
+            return False
+        return True
+
+    def split(self, address: Address, receiver: Receiver, subscriber: Subscriber) -> None:
+        """Deliver to the subscriber himself again, from where the receiver is: also within a delivery
+        to it, of which he has what it has.
+        """
+        channel = self._channels.get(address)
+        shared = _find(channel, receiver)
+        if channel is None or shared is None:
+            return
+        if shared.size == 1:
+            shared.receiver = subscriber
+        else:
+            shared.size -= 1
+            own = _Subscription(subscriber, shared.epoch, shared.last, live=True)
+            channel.subscriptions = (*channel.subscriptions, own)
 
     async def _leave(self, channel: _Fanout, subscription: _Subscription) -> None:
         channel.subscriptions = tuple(s for s in channel.subscriptions if s is not subscription)
@@ -240,13 +276,19 @@ class Hub:
 
     def _drop(self, channel: _Fanout, subscription: _Subscription) -> None:
         """Leave on behalf of a subscriber that broke, while its error is handled: the others go on."""
-        log.exception("subscriber_broke", subscriber=type(subscription.subscriber).__name__)
+        log.exception("subscriber_broke", subscriber=type(subscription.receiver).__name__)
         # as a task: this happens in the middle of a delivery, which may not wait
         if self._group is not None:
             self._group.create_task(self._leave(channel, subscription))
 
-    async def _catch_up(
-        self, channel: _Fanout, subscription: _Subscription, after: int | None, epoch: str | None, history: int
+    async def _catch_up(  # noqa: PLR0917 - the subscription that is asked for, whole
+        self,
+        channel: _Fanout,
+        subscription: _Subscription,
+        subscriber: Subscriber,
+        after: int | None,
+        epoch: str | None,
+        history: int,
     ) -> SubscriptionStart:
         # for its numbers alone: top, floor, and where a run in progress begins
         page = await self._store.read(channel.address, after=0, limit=1)
@@ -258,7 +300,7 @@ class Hub:
         subscription.epoch, subscription.last = page.epoch, start
         answer = await self._answer_until(channel.address, page.live_from, start)
         subscription_start = SubscriptionStart(page.epoch, start, page.top, is_recovered, answer)
-        subscription.subscriber.on_subscription(channel.address, subscription_start)
+        subscriber.on_subscription(channel.address, subscription_start)
         in_a_turn = not is_recovered and answer.run_id is None  # whose beginning nobody has told
         # `take` notes what happens meanwhile instead of keeping it: no buffer here can overflow
         while subscription.last < page.top or subscription.look_again:
@@ -277,10 +319,10 @@ class Hub:
                 # were the answer
                 events = [*(e for e in page.events[:begin] if e.kind != "delta"), *page.events[begin:]]
                 for piece in _pieces(events):
-                    subscription.subscriber.deliver(channel.address, piece)
+                    subscriber.deliver(channel.address, piece)
                     # the past may be megabytes: it comes as fast as it is read, not as fast as the
                     # log gives it
-                    await subscription.subscriber.wait_for_room(channel.address)
+                    await subscriber.wait_for_room(channel.address)
         self._go_live(channel, subscription)
         return subscription_start
 
@@ -339,10 +381,10 @@ class Hub:
         for subscription in channel.subscriptions:
             # one that breaks must not end the hub, which is everybody's
             try:
-                # nearly all are where the channel is: `take` is a call for each of a thousand
+                # nearly all are where the channel is
                 if subscription.live and subscription.last == before and subscription.epoch == epoch and is_one_epoch:
                     subscription.last = last
-                    subscription.subscriber.deliver(address, events)
+                    subscription.receiver.deliver(address, events)
                 else:
                     subscription.take(address, events)
             except Exception:
@@ -425,9 +467,14 @@ class Hub:
             # it does not belong
             if subscription.live and (subscription.epoch, subscription.last) == (channel.epoch, channel.last):
                 try:
-                    subscription.subscriber.deliver(channel.address, (notice,))
+                    subscription.receiver.deliver(channel.address, (notice,))
                 except Exception:
                     self._drop(channel, subscription)
+
+
+def _find(channel: _Fanout | None, receiver: Receiver) -> _Subscription | None:
+    subscriptions = channel.subscriptions if channel is not None else ()
+    return next((one for one in subscriptions if one.receiver is receiver), None)
 
 
 def _pieces(events: Sequence[Event]) -> Iterator[list[Event]]:

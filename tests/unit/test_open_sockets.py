@@ -191,6 +191,59 @@ class Pinged:
             raise RuntimeError("it breaks")
 
 
+class WriterUser:
+    """Whoever writes past the protocol, and whether the connection was open when he was told to stop."""
+
+    def __init__(self, connection: SocketTransport) -> None:
+        self._connection = connection
+        self.was_open = list[bool]()
+        self.is_told = asyncio.Event()
+
+    def on_writable(self) -> None: ...
+
+    def on_unwritable(self) -> None:
+        self.was_open.append(not self._connection.transport.is_closing())
+        self.is_told.set()
+
+    def on_lost(self) -> None: ...
+
+
+async def pour(connection: SocketTransport, _: asyncio.StreamWriter) -> None:
+    while connection.is_writable:
+        connection.write(b"x" * 1_000_000)
+        await asyncio.sleep(0)
+
+
+ENDS: dict[str, Callable[[SocketTransport, asyncio.StreamWriter], object]] = {
+    "its peer says that it closes": lambda _, peer: peer.write(masked_frame(0x88, b"\x03\xe8")),
+    "its peer sends no more": lambda _, peer: peer.write_eof(),
+    "its peer breaks the protocol": lambda _, peer: peer.write(masked_frame(0xF1, b"")),
+    "no pong comes": lambda connection, _: connection.keepalive_timeout(),
+    "the server goes": lambda connection, _: connection.shutdown(),
+    "it is dropped": lambda connection, _: connection.drop(),
+    "its peer takes nothing": pour,
+}
+
+
+@pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
+async def test_who_writes_past_the_protocol_is_told_before_the_connection_takes_no_more(
+    end: Callable[[SocketTransport, asyncio.StreamWriter], object],
+) -> None:
+    async with echoing() as (port, ends), asyncio.timeout(PATIENCE):
+        _, peer = await open_bare(port)
+        while not ends:
+            await asyncio.sleep(0.001)
+        user = WriterUser(ends[0])
+        ends[0].attach(user)
+        ending = end(ends[0], peer)
+        if asyncio.iscoroutine(ending):
+            await ending
+        await user.is_told.wait()
+        peer.transport.abort()
+
+    assert user.was_open[0]
+
+
 async def test_a_wheel_pings_each_that_is_due_whatever_becomes_of_another() -> None:
     wheel = PingWheel()
     first, broken, late, left = Pinged(), Pinged(breaks=True), Pinged(), Pinged()

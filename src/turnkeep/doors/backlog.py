@@ -43,11 +43,13 @@ class Valve:
     reason among others.
     """
 
-    __slots__ = ("_reasons", "inner", "write")
+    __slots__ = ("_reasons", "inner", "on_end", "write")
 
     def __init__(self, inner: asyncio.Transport) -> None:
         self.inner = inner
         self.write = inner.write
+        self.on_end: Callable[[], None] | None = None
+        """Called when it is closed from this side, before that: nothing may be written behind the end."""
         # A set and no flag: uvicorn pauses and resumes for itself, and would let go what we hold.
         self._reasons = NO_REASON
 
@@ -71,6 +73,18 @@ class Valve:
             self._reasons = self._reasons - {reason} or NO_REASON
             if not self._reasons and not self.inner.is_closing():
                 self.inner.resume_reading()
+
+    def close(self) -> None:
+        self._tell_end()
+        self.inner.close()
+
+    def abort(self) -> None:
+        self._tell_end()
+        self.inner.abort()
+
+    def _tell_end(self) -> None:
+        if self.on_end is not None:
+            self.on_end()
 
     def pause_reading(self) -> None:
         self.hold("application")
@@ -197,7 +211,7 @@ class Backlog:
     def abort(self) -> None:
         """Give the connection up."""
         self._data.clear()
-        self._valve.inner.abort()
+        self._valve.abort()
 
     def end(self) -> None:
         """The connection is lost. What refers to it goes, so that it is freed now and not in a heap

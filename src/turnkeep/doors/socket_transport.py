@@ -124,6 +124,10 @@ class TransportUser(Protocol):
         """The system takes more."""
         ...
 
+    def on_unwritable(self) -> None:
+        """It takes no more for now, or the connection is about to be closed."""
+        ...
+
     def on_lost(self) -> None:
         """Nothing can be written any more."""
         ...
@@ -136,12 +140,12 @@ class SocketTransport(WebSocketsSansIOProtocol):
     # stays empty then. It would be an eighth of what an idle socket holds.
     __slots__ = (
         "_application", "_backlog", "_deadline", "_fragments", "_is_closing", "_is_full", "_peers", "_ping_at",
-        "_read_limit", "_request", "_rota", "_serving", "_size", "_user", "_wheel", "_write",
+        "_read_limit", "_request", "_rota", "_serving", "_size", "_user", "_wheel",
         "app", "app_state", "asgi_version", "client", "close_sent", "close_timeout", "close_timer", "config", "conn",
         "connections", "curr_msg_data_type", "default_headers", "disconnected", "frames", "handshake_complete",
         "handshake_initiated", "initial_response", "last_ping_rtt", "logger", "loop", "pending_ping_payload",
         "ping_interval", "ping_sent_at", "ping_timeout", "ping_timer", "pong_timer", "queue", "read_paused", "request",
-        "response", "root_path", "scheme", "scope", "server", "tasks", "transport", "writable",
+        "response", "root_path", "scheme", "scope", "server", "tasks", "transport", "writable", "write",
     )  # fmt: skip
     transport: Valve  # type: ignore[assignment]
 
@@ -171,7 +175,10 @@ class SocketTransport(WebSocketsSansIOProtocol):
         super().connection_made(valve)  # type: ignore[arg-type]
         address = get_remote_addr(valve)  # type: ignore[arg-type]
         host = address[0] if address else ""
-        self._is_closing, self._write = valve.inner.is_closing, valve.inner.write
+        self._is_closing = valve.inner.is_closing
+        self.write = valve.inner.write
+        """The system's own, which asks nothing: for whoever knows that it `is_writable`."""
+        valve.on_end = self._tell_unwritable
         self._backlog = Backlog(valve, self._parse, self._rota, host)
         if self._peers.enter(self, host) != "inside":
             self.drop()
@@ -186,6 +193,7 @@ class SocketTransport(WebSocketsSansIOProtocol):
             self._deadline.cancel()
             self._deadline = None
         super().connection_lost(exc)
+        self.transport.on_end = None
         self.conn.events.clear()  # and what refers to itself: see `Backlog.end`
         self.conn.parser.close()
         self.scope["state"].pop(CONNECTION, None)
@@ -245,7 +253,7 @@ class SocketTransport(WebSocketsSansIOProtocol):
         """
         if self._is_full or self.close_sent or self._is_closing():
             return False
-        self._write(data)
+        self.write(data)
         return True
 
     def end(self, code: int, reason: str) -> None:
@@ -364,6 +372,14 @@ class SocketTransport(WebSocketsSansIOProtocol):
         super().pause_writing()
         self._is_full = True
         self.transport.hold("peer")
+        self._tell_unwritable()
+
+    def _tell_unwritable(self) -> None:
+        if self._user is not None:
+            self._user.on_unwritable()
+
+    def eof_received(self) -> None:
+        self.transport.close()  # as the system does for itself, but told before
 
     def resume_writing(self) -> None:
         super().resume_writing()
@@ -385,7 +401,7 @@ class SocketTransport(WebSocketsSansIOProtocol):
         if self.pending_ping_payload is None:
             self.pending_ping_payload = payload = random.getrandbits(32).to_bytes(4, "big")
             self.ping_sent_at = self.loop.time()
-            self._write(PING_HEAD + payload)
+            self.write(PING_HEAD + payload)
         # The pong of a slow peer waits with all else that it sends; that it takes nothing is seen by
         # others.
         elif self._is_pong_late() and not self.transport.holds("peer"):

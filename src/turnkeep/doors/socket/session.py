@@ -28,7 +28,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketDiscon
 from turnkeep.application import Application
 from turnkeep.auth.limits import Holder, Limits, holder
 from turnkeep.auth.principals import Access, Principal
-from turnkeep.broadcast import Broadcast, Broadcasts, DialectEncoder, Payload
+from turnkeep.broadcast import Broadcast, Broadcasts, DialectEncoder, Payload, Write
 from turnkeep.doors.socket.socket_actions import NOT_AUTHENTICATED, Subscription, error_frame, perform
 from turnkeep.doors.socket_transport import SocketTransport, transport_of
 from turnkeep.errors import InvalidMessage, TooManyRequests, TurnkeepError
@@ -53,6 +53,7 @@ RESTART = 1012
 EVERY = 0.05
 """Seconds between two cumulative frames of one channel."""
 BROKEN = 1011
+BROKEN_REASON = "something went wrong, resume from the last offset"
 
 MERGE_ABOVE = 64_000
 """Unsent bytes from which on text is merged."""
@@ -231,8 +232,8 @@ class SocketChannel:
     """A subscriber of the hub. Without an encoder until its first frame is out."""
 
     __slots__ = (
-        "_backlog_top", "_broadcast", "_broadcasts", "_encoder", "_first_frame", "_flushed_at", "_loop", "_past",
-        "_timer", "_writer", "address", "dialect",
+        "_backlog_top", "_broadcast", "_broadcasts", "_encoder", "_first_frame", "_flushed_at", "_loop", "_timer",
+        "_writer", "address", "dialect",
     )  # fmt: skip
 
     def __init__(
@@ -251,8 +252,6 @@ class SocketChannel:
         self._broadcasts = broadcasts
         self._broadcast: Broadcast | None = None
         self._encoder: DialectEncoder | None = None
-        self._past: Sequence[Event] = ()
-        """What he was told of in company, just before he went alone."""
         self._backlog_top = 0
         self._flushed_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
@@ -269,29 +268,18 @@ class SocketChannel:
         self._write([encoder.first_message(frame)])
 
     def deliver(self, address: Address, events: Sequence[Event]) -> None:
-        """Frames for what happened. One that cannot be made ends this socket, so that its client
-        comes back for it.
+        """Frames for what happened, while he is alone. One that cannot be made ends this socket, so
+        that its client comes back for it.
         """
-        if self._writer.closing is not None:
+        if self._writer.closing is not None or self._encoder is None:
             return
         try:
-            if self._broadcast is not None:
-                self._broadcast.deliver(events)
-            elif self._encoder is not None and not self._was_told(events):
-                self._encode(self._encoder, events)
+            self._encode(self._encoder, events)
         except Exception:
             self._break()
 
-    def receive(self, payload: Payload) -> None:
-        # What could not be written waits: from here on he is alone, and has what the others have.
-        writer = self._writer
-        if not writer.write_at_once(payload.frames) and not writer.write(payload):
-            self._go_alone()
-
-    def _was_told(self, events: Sequence[Event]) -> bool:
-        """Whether the others were still in company when this came to all of them, before his turn."""
-        past, self._past = self._past, ()
-        return bool(past) and events[-1] is past[-1]
+    def fail(self) -> None:
+        self._writer.close(BROKEN, BROKEN_REASON)
 
     async def wait_for_room(self, address: Address) -> None:
         """The past comes as fast as it is read, or it would fill what is kept, and nobody could
@@ -306,27 +294,35 @@ class SocketChannel:
 
         Called between deliveries, never in one.
         """
-        if self._encoder is None or self._encoder.owes or self._broadcast is not None or not self._writer.is_level:
+        write, encoder = self._writer.direct_write, self._encoder
+        if encoder is None or encoder.owes or self._broadcast is not None or write is None:
             return
         every = 0.0 if self.dialect.deltas else EVERY
-        self._broadcast = self._broadcasts.join(self.address, self.dialect, self, self._encoder, every=every)
+        self._broadcast = self._broadcasts.join(self.address, self.dialect, self, encoder, write=write, every=every)
         if self._broadcast is not None:
             self._encoder = None
+            self._writer.shared = (*self._writer.shared, self)
 
     def leave(self) -> None:
         """Be told nothing more."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._broadcast is not None:
-            self._broadcast.leave(self)
-        self._broadcast = self._encoder = self._first_frame = None
+        self._part()
+        self._encoder = self._first_frame = None
 
-    def _go_alone(self) -> None:
-        if self._broadcast is not None:
-            self._past = self._broadcast.latest
-            self._encoder, self._broadcast = self._broadcast.leave(self), None
-            self._look_later()
+    def go_alone(self) -> None:
+        """What comes next cannot be written: it waits, and more text is merged the longer it does."""
+        self._encoder = self._part()
+        self._look_later()
+
+    def _part(self) -> DialectEncoder | None:
+        """Not be told with the others any more: an encoder that is as far as theirs."""
+        if self._broadcast is None:
+            return self._encoder
+        broadcast, self._broadcast = self._broadcast, None
+        self._writer.shared = tuple(one for one in self._writer.shared if one is not self)
+        return broadcast.leave(self)
 
     def _encode(self, encoder: DialectEncoder, events: Sequence[Event]) -> None:
         """Text at once if there was none for a while, else merged. Of an answer of the past only
@@ -376,7 +372,7 @@ class SocketChannel:
 
     def _break(self) -> None:
         log.exception("delivery_broke", door="websocket")
-        self._writer.close(BROKEN, "something went wrong, resume from the last offset")
+        self.fail()
 
 
 class SocketEnded(Exception):
@@ -399,8 +395,8 @@ class PeerWriter:
         "_websocket",
         "closing",
         "moved_at",
+        "shared",
         "size",
-        "write_at_once",
     )  # fmt: skip
 
     def __init__(self, websocket: WebSocket) -> None:
@@ -417,10 +413,8 @@ class PeerWriter:
         """When the peer has taken something last, of what waited for it."""
         self.closing: tuple[int, str] | None = None
         self._unsent_bytes = 0
-        self.write_at_once = _takes_nothing if self._transport is None else self._transport.write_frames
-        """Whether frames went to the system: the whole of `write` where that takes them, one call less
-        for each of a thousand sockets. Nothing is overtaken: while something waits it takes nothing.
-        """
+        self.shared: tuple[SocketChannel, ...] = ()
+        """Channels whose frames a broadcast writes past this, for as long as the system takes all."""
         if self._transport is not None:
             self._transport.attach(self)
 
@@ -430,9 +424,12 @@ class PeerWriter:
         return self._transport is None
 
     @property
-    def is_level(self) -> bool:
-        """Nothing waits: what is written goes to the system at once."""
-        return not self._queue and self._transport is not None and self._transport.is_writable
+    def direct_write(self) -> Write | None:
+        """The system's own, while nothing waits and it takes what is written; who uses it is one of those
+        who are `shared`, and stops `on_unwritable`.
+        """
+        transport = self._transport
+        return transport.write if transport is not None and transport.is_writable and not self._queue else None
 
     @property
     def is_behind(self) -> bool:
@@ -442,7 +439,7 @@ class PeerWriter:
         """Whether the system has taken it; else it waits, or is left out where all is
         over. May not wait.
         """
-        if not self._queue and self.write_at_once(payload.frames):
+        if not self._queue and self._transport is not None and self._transport.write_frames(payload.frames):
             return True
         if self.closing is None and payload.messages:
             self._keep(payload)
@@ -479,9 +476,15 @@ class PeerWriter:
         while transport is not None and transport.is_writable and (payload := self._take()) is not None:
             transport.write_frames(payload.frames)
 
+    def on_unwritable(self) -> None:
+        """The system takes no more: who shares goes alone, and waits here."""
+        for channel in self.shared:
+            channel.go_alone()
+
     def on_lost(self) -> None:
         """There is nobody left to write to."""
         self.closing = self.closing or (ABNORMAL, "the connection was lost")
+        self.on_unwritable()
         self._let_go()
 
     async def run(self) -> None:
@@ -523,6 +526,7 @@ class PeerWriter:
         if self.closing is not None:
             return
         self.closing, self.moved_at = (code, reason), self._loop.time()
+        self.on_unwritable()
         # Let go at once: a peer that does not read would hold it in memory until it is cut.
         self._let_go()
         if self._transport is not None:
@@ -536,7 +540,3 @@ class PeerWriter:
         if self._empty is not None:
             self._empty.set()
             self._empty = None
-
-
-def _takes_nothing(_: bytes) -> bool:
-    return False
