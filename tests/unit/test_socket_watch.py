@@ -18,8 +18,12 @@ from turnkeep.errors import NotAuthenticated, StoreUnavailable
 class Peer:
     principal: Principal = OPERATOR
     is_broken: bool = False
+    unsent: int = 1
     looks: int = 0
     reasons: list[str] = field(default_factory=list)
+
+    def count_unsent(self) -> int:
+        return self.unsent
 
     def look(self, now: float) -> None:
         self.looks += 1
@@ -78,7 +82,7 @@ async def test_who_has_a_credential_that_is_over_is_expelled_and_nobody_else() -
     await until_looked_at(bob)
     assert set(alice.reasons) == {"the credential has expired"}
     assert bob.reasons == []
-    bob.principal = alice.principal  # it has shown another one since
+    watch.change_principal(bob, alice.principal)
     await until_looked_at(bob)
     assert bob.reasons
     for peer in (alice, bob):
@@ -91,6 +95,32 @@ async def test_sockets_of_one_credential_are_asked_after_once_a_look() -> None:
     await until_looked_at(peers[0])
     assert len(access.asked) <= socket_watch.PEERS_EVERY * (peers[0].looks + 1)
     for peer in peers:
+        watch.remove(peer)
+
+
+async def test_nobody_asks_after_a_credential_that_no_socket_has_any_more() -> None:
+    access, stays = Access(), Peer()
+    goes, changes = (Peer(Principal(tenant="t", subject=name, scopes=frozenset())) for name in ("goes", "changes"))
+    watch = watch_over(access, stays, goes, changes)
+    watch.remove(goes)
+    watch.change_principal(changes, OPERATOR)
+    await until_looked_at(stays)
+    assert set(access.asked) == {OPERATOR.subject}
+    for peer in (stays, changes):
+        watch.remove(peer)
+
+
+async def test_a_socket_is_looked_at_while_its_peer_has_not_taken_everything_and_once_after_that() -> None:
+    slow, idle, clock = Peer(), Peer(unsent=0), Peer()
+    watch = watch_over(Access(), slow, idle, clock)
+    await until_looked_at(clock)
+    assert slow.looks
+    slow.unsent = 0
+    await until_looked_at(clock)
+    looks = slow.looks
+    await until_looked_at(clock)
+    assert (slow.looks, idle.looks) == (looks, 0)
+    for peer in (slow, idle, clock):
         watch.remove(peer)
 
 

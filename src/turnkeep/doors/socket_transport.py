@@ -139,7 +139,7 @@ class SocketTransport(WebSocketsSansIOProtocol):
     # Those of uvicorn and of asyncio too: a name in the class stands before the dict of an instance, which
     # stays empty then. It would be an eighth of what an idle socket holds.
     __slots__ = (
-        "_application", "_backlog", "_deadline", "_fragments", "_is_closing", "_is_full", "_peers", "_ping_at",
+        "_application", "_backlog", "_deadline", "_fragments", "_inner", "_is_full", "_peers", "_ping_at",
         "_read_limit", "_request", "_rota", "_serving", "_size", "_user", "_wheel",
         "app", "app_state", "asgi_version", "client", "close_sent", "close_timeout", "close_timer", "config", "conn",
         "connections", "curr_msg_data_type", "default_headers", "disconnected", "frames", "handshake_complete",
@@ -175,7 +175,7 @@ class SocketTransport(WebSocketsSansIOProtocol):
         super().connection_made(valve)  # type: ignore[arg-type]
         address = get_remote_addr(valve)  # type: ignore[arg-type]
         host = address[0] if address else ""
-        self._is_closing = valve.inner.is_closing
+        self._inner = valve.inner
         self.write = valve.inner.write
         """The system's own, which asks nothing: for whoever knows that it `is_writable`."""
         valve.on_end = self._tell_unwritable
@@ -235,7 +235,12 @@ class SocketTransport(WebSocketsSansIOProtocol):
     @property
     def unsent_bytes(self) -> int:
         """Bytes that the system has not taken yet."""
-        return self.transport.inner.get_write_buffer_size()
+        return self._inner.get_write_buffer_size()
+
+    @property
+    def count_unsent(self) -> Callable[[], int]:
+        """Tells `unsent_bytes`, without a call in Python."""
+        return self._inner.get_write_buffer_size
 
     def attach(self, user: TransportUser) -> None:
         """Tell this one from now on what becomes of what it writes."""
@@ -244,21 +249,21 @@ class SocketTransport(WebSocketsSansIOProtocol):
     @property
     def is_writable(self) -> bool:
         """It is open, and the system takes what is written."""
-        return not (self._is_full or self.close_sent or self._is_closing())
+        return not (self._is_full or self.close_sent or self._inner.is_closing())
 
     def write_frames(self, data: bytes) -> bool:
         """Write whole frames, ready for the line, past the protocol: nothing of them depends on its
         state (no compression, no mask), and preparing them anew for each socket is what fan-out would
         cost. False: nothing was written, because the system takes no more, or it is over.
         """
-        if self._is_full or self.close_sent or self._is_closing():
+        if self._is_full or self.close_sent or self._inner.is_closing():
             return False
         self.write(data)
         return True
 
     def end(self, code: int, reason: str) -> None:
         """Say that it is over; whoever does not answer is cut a little later, whatever is unsent."""
-        if self.close_sent or self._is_closing() or self.conn.state is not OPEN:
+        if self.close_sent or self._inner.is_closing() or self.conn.state is not OPEN:
             return
         self.queue.put_nowait({"type": "websocket.disconnect", "code": code, "reason": reason})
         self.conn.send_close(code, reason)
@@ -396,7 +401,7 @@ class SocketTransport(WebSocketsSansIOProtocol):
         """Ping it, or close it where the last ping was not answered in time: one look for both, where
         uvicorn has a timer for each answer.
         """
-        if self.close_sent or self._is_closing():
+        if self.close_sent or self._inner.is_closing():
             return
         if self.pending_ping_payload is None:
             self.pending_ping_payload = payload = random.getrandbits(32).to_bytes(4, "big")

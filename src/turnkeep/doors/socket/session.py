@@ -30,6 +30,7 @@ from turnkeep.auth.limits import Holder, Limits, holder
 from turnkeep.auth.principals import Access, Principal
 from turnkeep.broadcast import Broadcast, Broadcasts, DialectEncoder, Payload, Write
 from turnkeep.doors.socket.socket_actions import NOT_AUTHENTICATED, Subscription, error_frame, perform
+from turnkeep.doors.socket.socket_watch import SocketWatch
 from turnkeep.doors.socket_transport import SocketTransport, transport_of
 from turnkeep.errors import InvalidMessage, TooManyRequests, TurnkeepError
 from turnkeep.events import Event
@@ -70,7 +71,7 @@ class Socket:
     """One open connection, and what it is subscribed to."""
 
     __slots__ = (
-        "_channels", "_loop", "_patience", "_websocket", "_writer", "access", "application", "limits", "principal",
+        "_channels", "_loop", "_watch", "_websocket", "_writer", "application", "limits", "principal",
     )  # fmt: skip
 
     def __init__(
@@ -79,27 +80,30 @@ class Socket:
         application: Application,
         principal: Principal,
         limits: Limits,
-        access: Access,
+        watch: SocketWatch,
     ) -> None:
         self._websocket = websocket
         self.application = application
         self.principal = principal
         self.limits = limits
-        self.access = access
+        self._watch = watch
         self._channels: dict[str, SocketChannel] = {}
         self._writer = PeerWriter(websocket)
         self._loop = asyncio.get_running_loop()
 
     async def serve(self) -> None:
         """Read and write until one side ends the connection."""
+        patience = asyncio.timeout(None)
         try:
-            async with asyncio.timeout(None) as self._patience:
+            async with patience:
+                self._writer.patience = patience
                 await self._converse()
         except TimeoutError:
-            if not self._patience.expired():
+            if not patience.expired():
                 raise
             await self._say_last_word()
         finally:
+            self._writer.patience = None
             await self._leave()
 
     async def _converse(self) -> None:
@@ -115,6 +119,14 @@ class Socket:
                 writing.cancel()
         except* (WebSocketDisconnect, WebSocketDisconnected, SocketEnded):
             pass  # one task may write what another has closed
+
+    @property
+    def access(self) -> Access:
+        return self._watch.access
+
+    def change_principal(self, principal: Principal) -> None:
+        """Go on with this credential."""
+        self._watch.change_principal(self, principal)
 
     def close(self, code: int, reason: str) -> None:
         """Ask for the end; what waits is not written any more."""
@@ -132,22 +144,24 @@ class Socket:
     def look(self, now: float) -> None:
         """Cut the connection to a peer that does not read."""
         writer = self._writer
-        owes = writer.closing is not None or writer.is_behind or writer.is_stuck()
-        if owes and now - writer.moved_at > CLOSE_AFTER:
-            self._cut(now)
+        owes = writer.is_behind or writer.is_stuck()
+        if owes and writer.closing is None and now - writer.moved_at > CLOSE_AFTER:
+            self._cut()
+
+    @property
+    def count_unsent(self) -> Callable[[], int]:
+        return self._writer.count_unsent
 
     def expel(self, reason: str) -> None:
         """Close it, because its credential is over."""
         self.close(NOT_AUTHENTICATED, reason)
 
-    def _cut(self, now: float) -> None:
+    def _cut(self) -> None:
         """A peer that does not read cannot be told: the connection is dropped."""
-        if self._patience.when() is not None:
-            return
         log.info("slow_client_closed", unsent=self._writer.size)
         self.application.meter.count("slow_clients")
         self._writer.close(TOO_SLOW, "too slow, resume from the last offset")
-        self._patience.reschedule(now)
+        self._writer.end_within(0.0)
 
     async def _say_last_word(self) -> None:
         with contextlib.suppress(TimeoutError, WebSocketDisconnected):  # it may be closing already
@@ -395,6 +409,7 @@ class PeerWriter:
         "_websocket",
         "closing",
         "moved_at",
+        "patience",
         "shared",
         "size",
     )  # fmt: skip
@@ -413,6 +428,8 @@ class PeerWriter:
         """When the peer has taken something last, of what waited for it."""
         self.closing: tuple[int, str] | None = None
         self._unsent_bytes = 0
+        self.patience: asyncio.Timeout | None = None
+        """Of whoever serves this socket, while he does."""
         self.shared: tuple[SocketChannel, ...] = ()
         """Channels whose frames a broadcast writes past this, for as long as the system takes all."""
         if self._transport is not None:
@@ -430,6 +447,13 @@ class PeerWriter:
         """
         transport = self._transport
         return transport.write if transport is not None and transport.is_writable and not self._queue else None
+
+    @property
+    def count_unsent(self) -> Callable[[], int]:
+        return self._count_kept if self._transport is None else self._transport.count_unsent
+
+    def _count_kept(self) -> int:
+        return self.size
 
     @property
     def is_behind(self) -> bool:
@@ -484,6 +508,7 @@ class PeerWriter:
     def on_lost(self) -> None:
         """There is nobody left to write to."""
         self.closing = self.closing or (ABNORMAL, "the connection was lost")
+        self.end_within(CLOSE_AFTER)
         self.on_unwritable()
         self._let_go()
 
@@ -525,7 +550,8 @@ class PeerWriter:
         """Ask for the end; what waits is not written any more."""
         if self.closing is not None:
             return
-        self.closing, self.moved_at = (code, reason), self._loop.time()
+        self.closing = (code, reason)
+        self.end_within(CLOSE_AFTER)
         self.on_unwritable()
         # Let go at once: a peer that does not read would hold it in memory until it is cut.
         self._let_go()
@@ -533,6 +559,11 @@ class PeerWriter:
             self._transport.end(code, reason)
         elif self._some is not None:
             self._some.set()
+
+    def end_within(self, seconds: float) -> None:
+        """Serve this socket for so long at most: who serves it may wait for what never comes."""
+        if self.patience is not None and not self.patience.expired():
+            self.patience.reschedule(self._loop.time() + seconds)
 
     def _let_go(self) -> None:
         """An idle socket holds no queue."""

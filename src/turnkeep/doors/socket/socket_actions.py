@@ -38,7 +38,12 @@ Request = dict[str, Any]
 class SocketSession(Protocol):
     """What an action may do with the connection that it came by."""
 
-    principal: Principal
+    @property
+    def principal(self) -> Principal: ...
+
+    def change_principal(self, principal: Principal) -> None:
+        """Go on with this credential of the same subject."""
+        ...
 
     @property
     def application(self) -> Application: ...
@@ -198,7 +203,7 @@ async def _auth(session: SocketSession, request: Request) -> None:
     except NotAllowed as error:
         session.close(NOT_ALLOWED, str(error)[:100])
     else:
-        session.principal = principal
+        session.change_principal(principal)
         session.send(_status(session, request, "authenticated") | {"expires_at": principal.expires_at})
 
 

@@ -161,7 +161,7 @@ class Sockets:
         whose = holder(principal, _peer(websocket))
         try:
             with self._limits.streaming(whose):
-                socket = Socket(websocket, self._application, principal, self._limits, self._access)
+                socket = Socket(websocket, self._application, principal, self._limits, self._watch)
                 self._open.add(socket)
                 self._watch.add(socket)
                 try:
