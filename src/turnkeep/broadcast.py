@@ -46,6 +46,10 @@ class DialectEncoder(Protocol):
         """The messages of an event; text that was kept back comes first."""
         ...
 
+    def tell(self, event: Event) -> list[bytes]:
+        """The messages of an event, and of what was kept back with it: `encode` and `flush`."""
+        ...
+
     def flush(self) -> list[bytes]:
         """All text that was kept back."""
         ...
@@ -127,23 +131,31 @@ class Broadcast:
 
     def deliver(self, address: Address, events: Sequence[Event]) -> None:
         """Tell all members. What cannot be put into this dialect ends them."""
-        self._tell(partial(self._encode, events))
-
-    def _tell(self, make: Callable[[], list[bytes]]) -> None:
-        """What is made here, to all."""
         try:
-            if messages := make():
-                self._send(b"".join(map(websocket_frame, messages)))
+            self._send(self._encode(events))
         except Exception:
-            # What failed has moved the encoder, and fails for all.
-            log.exception("delivery_broke", members=len(self._members))
-            for member in tuple(self._members):
-                member.fail()
+            self._fail()
 
-    def _send(self, frames: bytes) -> None:
+    def _tell_owed(self) -> None:
+        """What was kept back, to all."""
+        try:
+            self._send(self._flush())
+        except Exception:
+            self._fail()
+
+    def _fail(self) -> None:
+        """What failed has moved the encoder, and fails for all."""
+        log.exception("delivery_broke", members=len(self._members))
+        for member in tuple(self._members):
+            member.fail()
+
+    def _send(self, messages: Sequence[bytes]) -> None:
         """The loop that fan-out is made of. It touches nothing of a member but his connection: of a
         thousand, what has to be fetched into the processor's cache costs more than what is done with it.
         """
+        if not messages:
+            return
+        frames = b"".join(map(websocket_frame, messages)) if len(messages) > 1 else websocket_frame(messages[0])
         if self._writes is None:
             self._writes = tuple(self._members.values())
         for write in self._writes:
@@ -159,13 +171,13 @@ class Broadcast:
 
     def _encode(self, events: Sequence[Event]) -> list[bytes]:
         encoder, messages = self._encoder, list[bytes]()
+        if not self._every:
+            for event in events:
+                messages += encoder.tell(event)
+            return messages
         for event in events:
             messages += encoder.encode(event)
-            if not self._every and encoder.owes:
-                messages += encoder.flush()
-        if encoder.owes:
-            messages += self._flush_in_time()
-        return messages
+        return messages + self._flush_in_time() if encoder.owes else messages
 
     def _flush_in_time(self) -> list[bytes]:
         """At once after a silence, else merged until the time has come."""
@@ -173,7 +185,7 @@ class Broadcast:
         if wait <= 0:
             return self._flush()
         if self._timer is None:
-            self._timer = self._loop.call_later(wait, self._tell, self._flush)
+            self._timer = self._loop.call_later(wait, self._tell_owed)
         return []
 
     def _flush(self) -> list[bytes]:
@@ -190,7 +202,7 @@ class Broadcast:
         """
         # What is kept back is not told twice: it is told to the others before somebody is one of them.
         if self._encoder.owes:
-            self._tell(self._flush)
+            self._tell_owed()
         if encoder is not self._encoder and (not self._members or encoder.state != self._encoder.state):
             return False
         if not self._hub.merge(self._address, member, self):

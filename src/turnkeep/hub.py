@@ -144,6 +144,14 @@ class _Fanout:
             elif event.kind in _ENDS_A_RUN:
                 self.run = None
 
+    @property
+    def is_live(self) -> bool:
+        """Somebody has come as far as what happens now."""
+        for subscription in self.subscriptions:  # noqa: SIM110 - a generator would be two calls more for each token
+            if subscription.live:
+                return True
+        return False
+
     def goes_on_with(self, event: Event) -> bool:
         """Nothing is missing before it."""
         # before the first event of a log that was not there nothing can be
@@ -359,7 +367,7 @@ class Hub:
         """New events, or only the hint that there are some."""
         channel.heard_at = asyncio.get_running_loop().time()
         # each one reads for itself what it misses while it catches up
-        if not any(subscription.live for subscription in channel.subscriptions):
+        if not channel.is_live:
             for subscription in channel.subscriptions:
                 subscription.look_again = True
         # no reordering in memory, which would need a bound and a timeout: the log has the order

@@ -155,6 +155,13 @@ class Encoder:
         self._newest, self._pending = None, []
         return event, text
 
+    def pass_delta(self, event: Event) -> bool:
+        """Take in a delta that is told at once, and as nothing but a delta."""
+        if self._newest is not None or self._replaces or not self._dialect.deltas:
+            return False
+        self._answer.take(event)
+        return True
+
     def flush_frame(self, event: Event) -> Frame:
         """The frame of a delta, without its text."""
         return self._frame(event, "in_progress", "response", "")
@@ -327,6 +334,20 @@ class WireEncoder:
         # Who answers, and which messages, may be others from here on.
         self._template = None
         return [self._message(frame) for frame in self._encoder.encode(event)]
+
+    def tell(self, event: Event) -> list[bytes]:
+        template = self._template
+        # One delta after the other of the same run: all but a few events of a stream.
+        if (
+            template is not None
+            and event.__class__ is TextDelta
+            and template.fits(event)
+            and self._encoder.pass_delta(event)
+        ):
+            self._position = (event.epoch, event.offset)
+            return [self._wrap(template.fill(event, event.text), event.epoch, event.offset)]
+        messages = self.encode(event)
+        return messages + self.flush() if self._encoder.owes else messages
 
     def flush(self) -> list[bytes]:
         if (piece := self._encoder.take_piece()) is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -446,6 +447,20 @@ def test_messages_are_the_frames_to_the_byte(
         for said, expected in pairs:
             assert said == [_message(dialect, frame) for frame in expected]
         assert messages.owes == frames.owes
+
+
+@pytest.mark.parametrize("is_told", [lambda _: True, lambda place: place % 3 == 2], ids=["each", "some"])
+@pytest.mark.parametrize("dialect", [Dialect(), Dialect(deltas=True), Dialect(deltas=True, as_stream=True)], ids=str)
+def test_what_is_told_at_once_is_what_is_encoded_and_flushed(dialect: Dialect, is_told: Callable[[int], bool]) -> None:
+    """Also where text was kept back before it."""
+    at_once, in_two_steps = wire_encoder(dialect), wire_encoder(dialect)
+    for place, one in enumerate(EVENTS):
+        expected = in_two_steps.encode(one)
+        if is_told(place):
+            assert at_once.tell(one) == [*expected, *in_two_steps.flush()]
+        else:
+            assert at_once.encode(one) == expected
+        assert (at_once.owes, at_once.state) == (in_two_steps.owes, in_two_steps.state)
 
 
 def _message(dialect: Dialect, frame: Frame) -> bytes:

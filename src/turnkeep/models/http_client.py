@@ -295,7 +295,8 @@ class Reply:
         """Give what arrives to `take`, in the call by which it arrives: to wake a task for each token
         costs as much as all else that is done with it. Returns when somebody has to look.
         """
-        if self._handler is None or self._content.at_eof():
+        handler = self._handler
+        if handler is None or self._content.at_eof():
             return
         over: asyncio.Future[None] = self._loop.create_future()
         is_looking = False
@@ -307,30 +308,34 @@ class Reply:
                 return
             is_looking = True
             try:
-                if not self._take_arrivals(take):
+                if not self._take_arrivals(handler, take):
                     over.set_result(None)
             except Exception as error:
                 over.set_exception(error)
             finally:
                 is_looking = False
 
-        self._look = self._handler.on_arrival = look
+        self._look = handler.on_arrival = look
         self._dog.since = self._loop.time()
         try:
             await over
         finally:
             self._dog.since = self._look = None
-            if self._handler.on_arrival is look:
-                self._handler.on_arrival = None
+            if handler.on_arrival is look:
+                handler.on_arrival = None
 
-    def _take_arrivals(self, take: Take) -> bool:
+    def _take_arrivals(self, handler: _Handler, take: Take) -> bool:
         """Whether nobody has to look yet."""
         content = self._content
-        while content.exception() is None and (data := content.read_nowait()):
+        while content.exception() is None:
+            handler.has_resumed = False
+            data = content.read_nowait()
             self._dog.since = self._loop.time()
-            if not take(self._framer.push(data)):
+            if data and not take(self._framer.push(data)):
                 return False
-        return content.exception() is None and not content.at_eof()
+            if not handler.has_resumed:
+                return not content.at_eof()
+        return False
 
     def _bark(self) -> None:
         self._response.close()
@@ -407,11 +412,14 @@ class _Handler(ResponseHandler):
     """A connection of aiohttp that tells when something has arrived on it."""
 
     on_arrival: Callable[[], None] | None = None
+    has_resumed = False
+    """A read has let the parser go on, which may have given more."""
 
     def resume_reading(self, resume_parser: bool = True) -> None:
         # aiohttp resumes after each read, and gives its parser nothing to parse: a fifth of what a token
         # costs here. What was not paused has nothing to go on with.
         if self._reading_paused:
+            self.has_resumed = True
             super().resume_reading(resume_parser)
 
     def data_received(self, data: bytes) -> None:

@@ -203,11 +203,13 @@ class Announcer:
         """What was shown beside the text, by number: few, and a log that lost its end has to get it again."""
         self._is_queued = False
         self._is_over = False
-        self._errors: list[Exception] = []
+        self._error: Exception | None = None
         """What ends the publishing."""
-        self._has_failed = asyncio.Event()
-        self._empty = asyncio.Event()
-        self._empty.set()
+        # Made for whoever waits: an event of asyncio is larger than all else here, and a thousand
+        # runs have nobody who waits, nearly always.
+        self._ending: asyncio.Future[None] | None = None
+        self._is_empty = True
+        self._emptying: asyncio.Event | None = None
         self.text_so_far = ""
         """The text of this attempt that subscribers have seen, or will before the settlement."""
 
@@ -225,7 +227,7 @@ class Announcer:
         if self._is_over:
             return
         self._is_queued = True
-        self._empty.clear()
+        self._is_empty = False
         self._lane.add(self)
 
     def text(self, text: str) -> None:
@@ -241,17 +243,22 @@ class Announcer:
     async def run(self) -> None:
         """Publish until cancelled; raises what ends the publishing, as `LeaseLost`."""
         try:
-            await self._has_failed.wait()
-            raise self._errors[0]
+            if self._error is None:
+                self._ending = asyncio.get_running_loop().create_future()
+                await self._ending
+            if self._error is not None:
+                raise self._error
         finally:
             self._is_over = True
 
     async def wait_until_published(self) -> None:
         """Wait until all that was said is in the log; raises what ends the publishing."""
         self._lane.hurry()
-        await self._empty.wait()
-        if self._errors:
-            raise self._errors[0]
+        if not self._is_empty:
+            self._emptying = self._emptying or asyncio.Event()
+            await self._emptying.wait()
+        if self._error is not None:
+            raise self._error
 
     async def publish_again(self, published_count: int) -> None:
         """Once `run` is over: publish what came after these events once more, for a log that lost its end."""
@@ -282,14 +289,25 @@ class Announcer:
             self._try_later()
             return
         else:
-            self._errors.append(outcome)
-            self._has_failed.set()
-            self._empty.set()
+            self._fail(outcome)
             return
         if not (self._batch or self._waiting):
-            self._empty.set()
+            self._become_empty()
         elif not self._is_queued:
             self._queue()
+
+    def _fail(self, error: Exception) -> None:
+        self._error = self._error or error
+        if self._ending is not None and not self._ending.done():
+            self._ending.set_result(None)
+        self._become_empty()
+
+    def _become_empty(self) -> None:
+        """Nothing more is on its way."""
+        self._is_empty = True
+        if self._emptying is not None:
+            self._emptying.set()
+            self._emptying = None
 
     def _try_later(self) -> None:
         """Without an end of its own: the lease of the run is the limit."""
