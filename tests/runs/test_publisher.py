@@ -55,11 +55,11 @@ async def test_the_first_word_after_a_silence_goes_at_once_and_what_follows_with
     async with speaking(stage) as announcers:
         begun_at = loop.time()
         announcers[0].text("a")
-        await announcers[0]._empty.wait()
+        await announcers[0]._wait_until_empty()
         assert loop.time() == begun_at
         announcers[1].text("b")
         announcers[2].text("c")
-        await announcers[2]._empty.wait()
+        await announcers[2]._wait_until_empty()
 
         assert loop.time() - begun_at == pytest.approx(TICK)
         assert stage.store.publications == [1, 2]

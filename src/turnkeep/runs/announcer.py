@@ -244,7 +244,7 @@ class Announcer:
         """Publish until cancelled; raises what ends the publishing, as `LeaseLost`."""
         try:
             if self._error is None:
-                self._ending = asyncio.get_running_loop().create_future()
+                self._ending = self._ending or asyncio.get_running_loop().create_future()
                 await self._ending
             if self._error is not None:
                 raise self._error
@@ -254,11 +254,14 @@ class Announcer:
     async def wait_until_published(self) -> None:
         """Wait until all that was said is in the log; raises what ends the publishing."""
         self._lane.hurry()
+        await self._wait_until_empty()
+        if self._error is not None:
+            raise self._error
+
+    async def _wait_until_empty(self) -> None:
         if not self._is_empty:
             self._emptying = self._emptying or asyncio.Event()
             await self._emptying.wait()
-        if self._error is not None:
-            raise self._error
 
     async def publish_again(self, published_count: int) -> None:
         """Once `run` is over: publish what came after these events once more, for a log that lost its end."""
