@@ -20,6 +20,11 @@ from turnkeep.telemetry import get_log
 
 log = get_log(__name__)
 
+WriteFrames = Callable[[bytes], object]
+"""Takes whole frames of a member. It is called for each of a thousand and asked nothing, so whoever cannot
+be written to leaves (`Broadcast.leave`) in the moment in which that begins.
+"""
+
 
 class DialectEncoder(Protocol):
     """One channel in one dialect: events in, messages out, each of them bytes.
@@ -80,12 +85,6 @@ class Payload:
         """Text frames, as they go over the line."""
 
 
-Write = Callable[[bytes], object]
-"""Takes whole frames of a member. It is called for each of a thousand and asked nothing, so whoever cannot
-be written to leaves (`Broadcast.leave`) in the moment in which that begins.
-"""
-
-
 class Member(Subscriber, Protocol):
     """A subscriber who can be told together with others."""
 
@@ -122,8 +121,8 @@ class Broadcast:
         self._encoder = encoder
         self._every = every
         self._on_empty = on_empty
-        self._members: dict[Member, Write] = {}
-        self._writes: tuple[Write, ...] | None = ()
+        self._members: dict[Member, WriteFrames] = {}
+        self._writes: tuple[WriteFrames, ...] | None = ()
         """How each member is written to; None: somebody has come or gone."""
         self._flushed_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
@@ -164,7 +163,7 @@ class Broadcast:
             except Exception as error:  # a connection that has ended just now: the others come after it
                 self._lose(write, error)
 
-    def _lose(self, write: Write, error: Exception) -> None:
+    def _lose(self, write: WriteFrames, error: Exception) -> None:
         log.info("member_lost", error=f"{type(error).__name__}: {error}")
         for member in [member for member, own in self._members.items() if own is write]:
             member.fail()
@@ -195,7 +194,7 @@ class Broadcast:
             self._timer = None
         return self._encoder.flush()
 
-    def join(self, member: Member, encoder: DialectEncoder, write: Write) -> bool:
+    def join(self, member: Member, encoder: DialectEncoder, write: WriteFrames) -> bool:
         """Share the encoder from here on, if it would say the same as this one, which owes nothing.
 
         Never in the middle of a delivery, which has not come to all members yet.
@@ -241,7 +240,7 @@ class Broadcasts:
         member: Member,
         encoder: DialectEncoder,
         *,
-        write: Write,
+        write: WriteFrames,
         every: float,
     ) -> Broadcast | None:
         """Go on together with others who are as far, or first; None: the others are elsewhere."""

@@ -246,13 +246,13 @@ class Hub:
         a thousand who get the same are one delivery. Until `split`; never within a delivery.
         """
         channel = self._channels.get(address)
-        own, shared = (_find(channel, one) for one in (subscriber, into))
+        own, group = (_find(channel, one) for one in (subscriber, into))
         if channel is None or own is None or not own.live:
             return False
-        if shared is None:
+        if group is None:
             own.receiver = into
-        elif (shared.epoch, shared.last) == (own.epoch, own.last):
-            shared.size += 1
+        elif (group.epoch, group.last) == (own.epoch, own.last):
+            group.size += 1
             channel.subscriptions = tuple(one for one in channel.subscriptions if one is not own)
         else:
             return False
@@ -263,14 +263,14 @@ class Hub:
         to it, of which he has what it has.
         """
         channel = self._channels.get(address)
-        shared = _find(channel, receiver)
-        if channel is None or shared is None:
+        group = _find(channel, receiver)
+        if channel is None or group is None:
             return
-        if shared.size == 1:
-            shared.receiver = subscriber
+        if group.size == 1:
+            group.receiver = subscriber
         else:
-            shared.size -= 1
-            own = _Subscription(subscriber, shared.epoch, shared.last, live=True)
+            group.size -= 1
+            own = _Subscription(subscriber, group.epoch, group.last, live=True)
             channel.subscriptions = (*channel.subscriptions, own)
 
     async def _leave(self, channel: _Fanout, subscription: _Subscription) -> None:

@@ -28,7 +28,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketDiscon
 from turnkeep.application import Application
 from turnkeep.auth.limits import Holder, Limits, holder
 from turnkeep.auth.principals import Access, Principal
-from turnkeep.broadcast import Broadcast, Broadcasts, DialectEncoder, Payload, Write
+from turnkeep.broadcast import Broadcast, Broadcasts, DialectEncoder, Payload, WriteFrames
 from turnkeep.doors.socket.socket_actions import NOT_AUTHENTICATED, Subscription, error_frame, perform
 from turnkeep.doors.socket.socket_watch import SocketWatch
 from turnkeep.doors.socket_transport import SocketTransport, transport_of
@@ -315,7 +315,7 @@ class SocketChannel:
         self._broadcast = self._broadcasts.join(self.address, self.dialect, self, encoder, write=write, every=every)
         if self._broadcast is not None:
             self._encoder = None
-            self._writer.shared = (*self._writer.shared, self)
+            self._writer.direct_channels = (*self._writer.direct_channels, self)
 
     def leave(self) -> None:
         """Be told nothing more."""
@@ -335,7 +335,7 @@ class SocketChannel:
         if self._broadcast is None:
             return self._encoder
         broadcast, self._broadcast = self._broadcast, None
-        self._writer.shared = tuple(one for one in self._writer.shared if one is not self)
+        self._writer.direct_channels = tuple(one for one in self._writer.direct_channels if one is not self)
         return broadcast.leave(self)
 
     def _encode(self, encoder: DialectEncoder, events: Sequence[Event]) -> None:
@@ -408,9 +408,9 @@ class PeerWriter:
         "_unsent_bytes",
         "_websocket",
         "closing",
+        "direct_channels",
         "moved_at",
         "patience",
-        "shared",
         "size",
     )  # fmt: skip
 
@@ -430,7 +430,7 @@ class PeerWriter:
         self._unsent_bytes = 0
         self.patience: asyncio.Timeout | None = None
         """Of whoever serves this socket, while he does."""
-        self.shared: tuple[SocketChannel, ...] = ()
+        self.direct_channels: tuple[SocketChannel, ...] = ()
         """Channels whose frames a broadcast writes past this, for as long as the system takes all."""
         if self._transport is not None:
             self._transport.attach(self)
@@ -441,9 +441,9 @@ class PeerWriter:
         return self._transport is None
 
     @property
-    def direct_write(self) -> Write | None:
-        """The system's own, while nothing waits and it takes what is written; who uses it is one of those
-        who are `shared`, and stops `on_unwritable`.
+    def direct_write(self) -> WriteFrames | None:
+        """The system's own, while nothing waits and it takes what is written. Whoever uses it is one of the
+        `direct_channels`, and stops `on_unwritable`.
         """
         transport = self._transport
         return transport.write if transport is not None and transport.is_writable and not self._queue else None
@@ -502,7 +502,7 @@ class PeerWriter:
 
     def on_unwritable(self) -> None:
         """The system takes no more: who shares goes alone, and waits here."""
-        for channel in self.shared:
+        for channel in self.direct_channels:
             channel.go_alone()
 
     def on_lost(self) -> None:

@@ -102,7 +102,10 @@ class SocketWatch:
 
     def _look_at_peers(self) -> None:
         now = asyncio.get_running_loop().time()
-        suspects, self._owing = self._owing, {socket for socket, unsent in self._sockets.items() if unsent()}
+        suspects, self._owing = (
+            self._owing,
+            {socket for socket, count_unsent in self._sockets.items() if count_unsent()},
+        )
         for socket in suspects | self._owing:
             try:
                 socket.look(now)
