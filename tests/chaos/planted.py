@@ -201,7 +201,7 @@ def death_forgets_the_journal(replaces: Replace) -> None:
 
     def buried(thread: Thread, now: float) -> None:
         bury(thread, now)
-        thread.journal = []
+        thread.journal = ()
 
     replaces(rules_claim, "_bury", buried)
 

@@ -97,7 +97,7 @@ def bring(state: str) -> tuple[Thread, Claim]:
     elif state == "held":
         rules_settle.hold(thread, taken, [CALL], 600.0, NOW)
     thread.take_out()
-    thread.settlements = []
+    thread.settlements = ()
     return thread, taken
 
 
@@ -247,7 +247,7 @@ def test_a_thread_is_written_and_read_as_it_is(state: str) -> None:
     again = Thread.from_json(thread.head_to_json())
 
     again.inbox = [InboxMessage.from_json(HERE, opened.to_json()) for opened in thread.inbox]
-    again.delayed = [InboxMessage.from_json(HERE, opened.to_json()) for opened in thread.delayed]
+    again.delayed = tuple(InboxMessage.from_json(HERE, opened.to_json()) for opened in thread.delayed)
     again.journal, again._out = thread.journal, thread.out
     assert again == thread
 
@@ -587,7 +587,7 @@ def test_journal_and_events_are_kept_in_order_only() -> None:
         rules_claim.publish(thread, taken, 1, [], NOW)
     rules_claim.journal(thread, taken, [{"n": 0}, {"n": 1}], NOW)
     rules_claim.journal(thread, taken, [{"n": 1, "other": True}], NOW)
-    assert thread.journal == thread.out.journal == [{"n": 0}, {"n": 1}]
+    assert list(thread.journal) == thread.out.journal == [{"n": 0}, {"n": 1}]
 
 
 def test_only_messages_up_to_the_one_taken_are_steered_in() -> None:

@@ -54,7 +54,7 @@ def thread_record(thread: Thread, policy: Policy) -> ThreadRecord:
         usage=thread.usage,
         run_id=thread.run_id,
         attempt=thread.attempt,
-        calls=tuple(thread.calls),
+        calls=thread.calls,
         epoch=thread.epoch,
         top=thread.top,
     )
@@ -82,7 +82,7 @@ def current_run(thread: Thread) -> RunRecord | None:
         thread.attempt,
         thread.first_claimed_at,
         usage=thread.spent,
-        calls=tuple(thread.calls),
+        calls=thread.calls,
     )
 
 

@@ -91,10 +91,9 @@ def _first(*values: float | None, default: float) -> float:
 
 
 def _delay(thread: Thread, envelope: InboxMessage) -> None:
-    thread.delayed.append(envelope)
-    # Sorted on insertion, read at every operation; stable,
-    # so that equal moments keep the order of sending.
-    thread.delayed.sort(key=lambda o: o.message.not_before or 0.0)
+    # Sorted on insertion, read at every operation; stable, so that equal moments keep the order of
+    # sending.
+    thread.delayed = tuple(sorted([*thread.delayed, envelope], key=lambda o: o.message.not_before or 0.0))
 
 
 def _join(thread: Thread, envelope: InboxMessage, policy: Policy, arrival: float) -> None:
@@ -141,7 +140,7 @@ def ask_to_stop(thread: Thread, stop: Stop, now: float) -> None:
     # A newer message moves on from the question, so the
     # call is declined; a cancel says nothing about it.
     if thread.state == "held" and stop != "cancel":
-        thread.calls = [c if c.decision else replace(c, decision="declined") for c in thread.calls]
+        thread.calls = tuple([c if c.decision else replace(c, decision="declined") for c in thread.calls])
 
 
 def _accepted_event(message: Message, thread: Thread) -> Event:
@@ -174,7 +173,7 @@ def _receipt(thread: Thread, envelope: InboxMessage, now: float, *, is_delayed: 
 def ripen(thread: Thread, policy: Policy, now: float) -> None:
     """Messages whose `not_before` has come join the inbox, each at its own moment."""
     while thread.delayed and (thread.delayed[0].message.not_before or 0.0) <= now:
-        envelope = thread.delayed.pop(0)
+        envelope, thread.delayed = thread.delayed[0], thread.delayed[1:]
         arrival = envelope.message.not_before or now
         envelope.message = envelope.message.but(arrival=arrival, seq=thread.next_seq)
         _join(thread, envelope, policy, arrival)

@@ -59,7 +59,7 @@ def decide(thread: Thread, call_id: str, call_digest: str, decision: Decision, n
     if thread.state != "held":
         raise WrongState(f"call {call_id!r} waits no longer, its run is being stopped")
     outcome = replace(call, decision=decision.verdict, output=decision.output, by=decision.by, decided_at=now)
-    thread.calls[place] = outcome
+    thread.calls = (*thread.calls[:place], outcome, *thread.calls[place + 1 :])
     thread.emit(Event("decided", thread.batch_ids, run_id=thread.run_id, calls=(outcome.to_json(),)), now)
     if all(c.decision for c in thread.calls):
         thread.due = no_later(thread, now)
@@ -80,7 +80,7 @@ def cancel(thread: Thread, policy: Policy, now: float, *, drop_inbox: bool) -> b
     # What was offered to the run is in its hands: it may be in the next request already.
     if drop_inbox:
         waiting = [o for o in thread.inbox[thread.batch :] if o.steer != "offered"]
-        _drop(thread, waiting + thread.delayed, policy, now)
+        _drop(thread, [*waiting, *thread.delayed], policy, now)
     return stopping
 
 
@@ -90,7 +90,7 @@ def _drop(thread: Thread, envelopes: Sequence[InboxMessage], policy: Policy, now
         thread.emit(Event("withdrawn", (envelope.message.message_id,)), now)
     message_ids = {envelope.message.message_id for envelope in envelopes}
     thread.inbox = [o for o in thread.inbox if o.message.message_id not in message_ids]
-    thread.delayed = [o for o in thread.delayed if o.message.message_id not in message_ids]
+    thread.delayed = tuple([o for o in thread.delayed if o.message.message_id not in message_ids])
     _after_removal(thread, policy, now)
 
 

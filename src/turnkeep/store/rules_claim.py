@@ -39,7 +39,7 @@ def claim(
     # It came due by its expiry. With a stop the calls
     # stay as they are: the run commits as cancelled.
     if thread.state == "held" and not thread.stop:
-        thread.calls = [c if c.decision else replace(c, decision="expired") for c in thread.calls]
+        thread.calls = tuple([c if c.decision else replace(c, decision="expired") for c in thread.calls])
     return _lease(thread, policy, now, owner, lease, token, run_id)
 
 
@@ -131,12 +131,12 @@ def current_claim(thread: Thread) -> Claim:
         attempt=thread.attempt,
         lease_until=thread.lease_until,
         messages=tuple(o.message for o in thread.inbox[: thread.batch]),
-        journal=tuple(thread.journal),
+        journal=thread.journal,
         attempts=oldest.attempts,
         deaths=oldest.deaths,
         last_chance=oldest.last_chance,
         stop=thread.stop,
-        calls=tuple(thread.calls),
+        calls=thread.calls,
         assistant=thread.assistant,
         claimed_at=thread.claimed_at,
         due_at=thread.due_at,
@@ -199,7 +199,7 @@ def journal(thread: Thread, claim: Claim, records: Sequence[Record], now: float)
             continue
         if place > len(thread.journal):
             raise ValueError(f"journal record {place} comes after {len(thread.journal)} records, write them in order")
-        thread.journal.append(record)
+        thread.journal = (*thread.journal, record)
         thread.out.journal.append(record)
         # From its first record on the batch is what the model
         # has seen; a further attempt must ask the same.

@@ -47,7 +47,7 @@ def _leave(thread: Thread, settlement: Settlement) -> None:
     """Leave the result behind, beside those of a few claims before it: a repeat may come after the
     next settlement.
     """
-    thread.settlements = [settlement, *thread.settlements][:SETTLEMENTS]
+    thread.settlements = (settlement, *thread.settlements)[:SETTLEMENTS]
 
 
 def commit(thread: Thread, claim: Claim, end: Commit, policy: Policy, now: float) -> Remainder:
@@ -119,14 +119,8 @@ def remember_status(
     thread.out.removed_ids.add(message_id)
     thread.out.changed_ids.discard(message_id)
     before = thread.out.accepted_ids.get(message_id) or AcceptedId("", no_receipt(thread, envelope))
-    thread.out.accepted_ids[message_id] = replace(
-        before,
-        status=status,
-        run_id=thread.run_id if status != "withdrawn" else None,
-        covers=covers,
-        settled_at=now,
-        forget_at=now + policy.dedupe,
-    )
+    run_id = thread.run_id if status != "withdrawn" else None
+    thread.out.accepted_ids[message_id] = before.settled(status, now, now + policy.dedupe, run_id=run_id, covers=covers)
 
 
 def _end_run(thread: Thread, run: RunRecord | None) -> None:
@@ -134,7 +128,7 @@ def _end_run(thread: Thread, run: RunRecord | None) -> None:
     # Said only where there is one, so that engines
     # write nothing for the many runs without a journal.
     thread.out.journal_cleared = bool(thread.journal)
-    thread.journal, thread.calls = [], []
+    thread.journal = thread.calls = ()
     thread.batch, thread.frozen, thread.run_id, thread.attempt = 0, False, None, 0
     thread.token = thread.owner = thread.stop = thread.live_from = None
     thread.spent = Usage()
@@ -153,7 +147,7 @@ def _run_record(
         usage,
         model,
         fault,
-        tuple(thread.calls),
+        thread.calls,
     )
 
 
@@ -259,7 +253,7 @@ def hold(
     thread.frozen = True
     end_claim(thread, now)
     thread.state, thread.due = "held", now + expires_in
-    thread.calls = list(calls)
+    thread.calls = tuple(calls)
     call_forms = tuple(call.to_json() for call in calls)
     thread.emit(Event("held", thread.batch_ids, run_id=claim.run_id, attempt=claim.attempt, calls=call_forms), now)
     # The stop came while the run gave itself up to wait;

@@ -239,11 +239,9 @@ def draft_of(thread: Thread) -> Thread:
     """A thread that may be changed without changing the original; values inside are immutable."""
     return replace(
         thread,
-        calls=list(thread.calls),
-        journal=list(thread.journal),
-        # The only mutable values inside; everything else is frozen and may be shared.
+        # The only mutable values inside; everything else is frozen or replaced, and may be shared.
         inbox=[replace(envelope) for envelope in thread.inbox],
-        delayed=[replace(envelope) for envelope in thread.delayed],
+        delayed=tuple([replace(envelope) for envelope in thread.delayed]),
         metadata=dict(thread.metadata),
         _out=None,
     )

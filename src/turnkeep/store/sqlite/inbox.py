@@ -78,14 +78,17 @@ class SqliteInbox(Engine):
         thread_outcomes = await self.use().writer.run_all(acts)
         outcomes: dict[int, Receipt | Rejection] = {}
         for here, theirs in zip(places.values(), thread_outcomes, strict=True):
-            outcomes |= zip(here, theirs, strict=True)
+            outcomes.update(zip(here, theirs, strict=True))
         return [outcomes[place] for place in range(len(messages))]
 
     async def _places(self, messages: Sequence[Message]) -> dict[Address, list[int]]:
         """Which messages belong to each thread."""
         places: dict[Address, list[int]] = {}
         for place, message in enumerate(messages):
-            places.setdefault(await self.resolve(message.address), []).append(place)
+            address = message.address
+            if address.names_thread:
+                address = await self.resolve(address)
+            places.setdefault(address, []).append(place)
         return places
 
     async def claim(self, *, owner: str, limit: int, lease: float, queues: Sequence[str] | None = None) -> list[Claim]:

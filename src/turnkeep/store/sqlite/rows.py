@@ -105,7 +105,7 @@ def _restore_thread(connection: apsw.Connection, state: _StoredThread, incarnati
         accepted_count = _load_messages(connection, row, thread) if is_open else 0
         if thread.frozen:
             records = every(connection, "SELECT body FROM journal WHERE thread = ? ORDER BY n", (row,))
-            thread.journal = [decode(body) for (body,) in records]
+            thread.journal = tuple([decode(body) for (body,) in records])
     # damage stays with its thread: the others go on (P9)
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, apsw.CorruptError) as error:
         raise ThreadQuarantined(
@@ -126,7 +126,8 @@ def _load_messages(connection: apsw.Connection, row: int, thread: Thread) -> int
     # the order of acceptance, which the rows have, is not that of the inbox: a delayed message gets
     # its number late
     thread.inbox = sorted((o for o in messages if o.message.seq), key=lambda o: o.message.seq)
-    thread.delayed = sorted((o for o in messages if not o.message.seq), key=lambda o: o.message.not_before or 0.0)
+    delayed = sorted((o for o in messages if not o.message.seq), key=lambda o: o.message.not_before or 0.0)
+    thread.delayed = tuple(delayed)
     if thread.batch > len(thread.inbox):
         raise ValueError("the batch is longer than the inbox")
     return records[-1][1] if records else 0

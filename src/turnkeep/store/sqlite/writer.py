@@ -13,11 +13,10 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import apsw
 
@@ -56,11 +55,38 @@ HOLE_PATIENCE = 1.0
 _LIVE, _IDLE, _ALONE, _SWEEP = 0.005, 0.05, 0.2, 1.0
 
 
-@dataclass(slots=True, eq=False)
-class _Operation:
+class _Call:
+    """What a caller waits for: one act, or several that happen or not each by itself."""
+
+    # one future for all of them: a future for each costs more than a third of what its act does
+    __slots__ = ("_error", "_left", "_values", "future")
+
+    def __init__(self, future: asyncio.Future[list[Any]], count: int) -> None:
+        self.future = future
+        self._left = count
+        self._values: list[Any] = [None] * count
+        self._error: Exception | None = None
+
+    def settle(self, place: int, value: Any, error: Exception | None) -> None:
+        """One of the acts has ended; the caller hears when all have, and then the first error there was."""
+        self._values[place] = value
+        self._error = self._error or error
+        self._left -= 1
+        # the caller may have given up meanwhile; what it asked for is committed all the same
+        if self._left or self.future.done():
+            return
+        if self._error is None:
+            self.future.set_result(self._values)
+        else:
+            self.future.set_exception(self._error)
+
+
+class _Operation(NamedTuple):
     act: TransactionAct
     kind: WriteKind
-    future: asyncio.Future[Any]
+    call: _Call
+    place: int
+    """Of its act in the call."""
 
 
 _Result = tuple[_Operation, Any, Exception | None]
@@ -112,23 +138,24 @@ class Writer:
 
     async def run(self, act: Callable[[Transaction], T], kind: WriteKind = "plain") -> T:
         """Do this in the next group; returns after its commit."""
+        [value] = await self.run_all((act,), kind)
+        return value
+
+    async def run_all(self, acts: Sequence[Callable[[Transaction], T]], kind: WriteKind = "plain") -> list[T]:
+        """Do these beside each other; each of them happens or not by itself. Returns when the last has
+        ended, and raises the first error there was.
+        """
         if self._waiting >= CAPACITY:
             await self._room()
-        return await self._put(act, kind)
-
-    async def run_all(self, acts: Iterable[Callable[[Transaction], T]], kind: WriteKind = "plain") -> list[T]:
-        """Do these beside each other; each of them happens or not by itself."""
-        if self._waiting >= CAPACITY:
-            await self._room()
-        return await asyncio.gather(*[self._put(act, kind) for act in acts])
-
-    def _put(self, act: Callable[[Transaction], T], kind: WriteKind) -> asyncio.Future[T]:
         if self._is_stopping:
             raise StoreUnavailable("the store is closed")
-        self._waiting += 1
-        future: asyncio.Future[T] = self._loop.create_future()
-        self._queue.put(_Operation(act, kind, future))
-        return future
+        if not acts:
+            return []
+        self._waiting += len(acts)
+        call = _Call(self._loop.create_future(), len(acts))
+        for place, act in enumerate(acts):
+            self._queue.put(_Operation(act, kind, call, place))
+        return await call.future
 
     async def _room(self) -> None:
         """Wait until fewer operations wait."""
@@ -150,13 +177,7 @@ class Writer:
     def _settle(self, results: Sequence[_Result], news: News) -> None:
         self._waiting -= len(results)
         for operation, value, error in results:
-            # the caller gave up meanwhile; what it asked for is committed all the same
-            if operation.future.done():
-                continue
-            if error is None:
-                operation.future.set_result(value)
-            else:
-                operation.future.set_exception(error)
+            operation.call.settle(operation.place, value, error)
         self._wakeups.tell(news)
         self._let_in(CAPACITY - self._waiting)
 
@@ -306,7 +327,7 @@ class Writer:
 
     def _perform(self, operation: _Operation) -> _Result:
         # the last moment at which nothing of it is done, and nobody waits for it
-        if operation.future.cancelled():
+        if operation.call.future.cancelled():
             return operation, None, None
         if operation.kind in _REFUSABLE and (refusal := self._refusal()) is not None:
             return operation, None, refusal
