@@ -365,4 +365,4 @@ async def test_what_comes_after_the_end_is_refused_and_what_waited_is_done(tmp_p
             with pytest.raises(StoreUnavailable, match="the store is closed"):
                 await own.run(lambda tx: None)
             with pytest.raises(StoreUnavailable, match="the store is closed"):
-                await own.run_all([lambda tx: None])
+                await own.run_each(lambda tx: None, [()])

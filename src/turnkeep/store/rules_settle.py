@@ -7,7 +7,6 @@ so that a repeat whose first reply was lost gives the same.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, Literal
 
 from turnkeep.events import Event, TurnFault

@@ -7,7 +7,7 @@ in its own way: a rule adds to them through `Thread.out`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from operator import attrgetter
 from typing import Any, Literal, Self
 
@@ -28,6 +28,8 @@ from turnkeep.store.values import (
     TranscriptEntry,
 )
 from turnkeep.usage import Usage
+
+_NO_USAGE, _NO_OPTIONS = Usage(), ThreadOptions()
 
 
 @dataclass(slots=True)
@@ -91,7 +93,18 @@ class AcceptedId:
         )
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        """Stored form. What has its default is left out, but for `covers`, which older programs ask for."""
+        data: dict[str, Any] = {"digest": self.digest, "receipt": self.receipt.to_json(), "covers": self.covers}
+        if self.steer is not None:
+            data["steer"] = self.steer
+        if self.status != "waiting":
+            data |= {
+                "status": self.status,
+                "run_id": self.run_id,
+                "settled_at": self.settled_at,
+                "forget_at": self.forget_at,
+            }
+        return data
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
@@ -183,7 +196,7 @@ class Thread:
     # for people
     assistant: str | None = None
     metadata: dict[str, str] = field(default_factory=dict)
-    options: ThreadOptions = ThreadOptions()
+    options: ThreadOptions = _NO_OPTIONS
     ttl: float | None = None
     summary: str | None = None
     messages: int = 0
@@ -193,8 +206,8 @@ class Thread:
     edits: int = 0
     transcript_at: float = 0.0
     """When the transcript was changed last; `edits`: how often without a new turn."""
-    usage: Usage = Usage()
-    spent: Usage = Usage()
+    usage: Usage = _NO_USAGE
+    spent: Usage = _NO_USAGE
     """Usage of failed attempts of the run in progress; the commit adds it."""
     _out: Out | None = None
 
@@ -265,11 +278,13 @@ class Thread:
             data["settlements"] = [
                 [settlement.token, settlement.act, settlement.result] for settlement in self.settlements
             ]
-        if self.options != _NO_OPTIONS:
+        # the one object for all first: a comparison by value makes two tuples
+        if self.options is not _NO_OPTIONS and self.options != _NO_OPTIONS:
             data["options"] = asdict(self.options)
-        for name in ("usage", "spent"):
-            if (usage := getattr(self, name)) != _NO_USAGE:
-                data[name] = usage.to_json()
+        if self.usage is not _NO_USAGE and self.usage != _NO_USAGE:
+            data["usage"] = self.usage.to_json()
+        if self.spent is not _NO_USAGE and self.spent != _NO_USAGE:
+            data["spent"] = self.spent.to_json()
         return data
 
     @classmethod
@@ -315,4 +330,3 @@ _OBJECTS: tuple[tuple[str, Callable[[Any], Any]], ...] = (
     ("metadata", dict),
 )
 """What of a head is no plain value, and what makes it."""
-_NO_USAGE, _NO_OPTIONS = Usage(), ThreadOptions()

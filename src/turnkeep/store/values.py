@@ -96,9 +96,14 @@ class Receipt:
     steer: Literal["accepted"] | None = None
 
     def to_json(self) -> dict[str, Any]:
-        data = {
-            name: getattr(self, name)
-            for name in ("channel", "message_id", "thread_id", "status", "position", "due_in", "idempotent")
+        data: dict[str, Any] = {
+            "channel": self.channel,
+            "message_id": self.message_id,
+            "thread_id": self.thread_id,
+            "status": self.status,
+            "position": self.position,
+            "due_in": self.due_in,
+            "idempotent": self.idempotent,
         }
         if self.steer:
             data["steer"] = self.steer

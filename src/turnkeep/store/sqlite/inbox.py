@@ -7,7 +7,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
 from typing import TypeVar
 
 from turnkeep.errors import InvalidMessage, NotFound, Rejection, ThreadNotFound, ThreadQuarantined
@@ -67,15 +66,12 @@ class SqliteInbox(Engine):
         # at once: the clock may be set while they wait for the writer
         messages = [rules_accept.by_store_time(message, self.clock.of_day) for message in messages]
         places = await self._places(messages)
-        if len(places) == 1:
-            (address,) = places
-            return await self.write(lambda tx: _accept(tx, address, messages, create=create, max_inbox=max_inbox))
-        acts = [
-            partial(_accept, address=address, messages=[messages[i] for i in here], create=create, max_inbox=max_inbox)
-            for address, here in places.items()
-        ]
+
+        def act(tx: Transaction, address: Address, here: Sequence[int]) -> list[Receipt | Rejection]:
+            return _accept(tx, address, [messages[place] for place in here], create=create, max_inbox=max_inbox)
+
         # each thread by itself: what one of them refuses must not take the others back
-        thread_outcomes = await self.use().writer.run_all(acts)
+        thread_outcomes = await self.use().writer.run_each(act, places.items())
         outcomes: dict[int, Receipt | Rejection] = {}
         for here, theirs in zip(places.values(), thread_outcomes, strict=True):
             outcomes.update(zip(here, theirs, strict=True))

@@ -150,6 +150,11 @@ def load_known(connection: apsw.Connection, row: int, message_id: str, now: floa
     return None if body is None else restore("message id", AcceptedId.from_json, body)
 
 
+def has_any_past_id(connection: apsw.Connection) -> bool:
+    found: int = connection.execute("SELECT EXISTS (SELECT 1 FROM past_id)").get
+    return bool(found)
+
+
 def has_past_ids(connection: apsw.Connection, address: Address) -> bool:
     row = connection.execute(
         "SELECT 1 FROM past_id WHERE tenant = ? AND queue = ? AND channel = ? LIMIT 1",
@@ -243,7 +248,8 @@ def put_known(
             thread_row.accepted_ids[message_id] = accepted_id
         else:
             thread_row.accepted_ids.pop(message_id, None)
-        batch.put(MESSAGE_ID, (row, message_id), (row, message_id, accepted_id.forget_at, encode(accepted_id)))
+        body = encode(accepted_id.to_json())
+        batch.put(MESSAGE_ID, (row, message_id), (row, message_id, accepted_id.forget_at, body))
 
 
 def cut_runs(connection: apsw.Connection, row: int, policy: Policy) -> None:

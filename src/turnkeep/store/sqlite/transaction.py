@@ -70,6 +70,8 @@ class Transaction(View):
         self._seen_before = 0
         self._seen_at_mark = 0
         self._sinks: tuple[OpenSink, ...] | None = None
+        self._has_past_ids: bool | None = None
+        """Whether ids of threads that have ended are remembered, once that was looked up."""
 
     def see_all(self) -> None:
         """What is in the file now is old news."""
@@ -144,7 +146,7 @@ class Transaction(View):
         self._newest_row = None
         self.due.forget()
         self.shares.forget()
-        self._sinks = None
+        self._sinks = self._has_past_ids = None
 
     def begin_operation(self) -> None:
         self.now = self.setup.clock.now()
@@ -286,9 +288,11 @@ class Transaction(View):
         if thread.created_at <= self.now - self.policy(thread_row).dedupe:
             return None
         # only statements of their own write these, so the file always says them; and only the end of
-        # a thread adds one, so for this one it is looked up once
+        # a thread adds one, so for this one it is looked up once, and where no thread has ended never
+        if self._has_past_ids is None:
+            self._has_past_ids = rows.has_any_past_id(self.file)
         if thread_row.has_past is None:
-            thread_row.has_past = rows.has_past_ids(self.file, thread.address)
+            thread_row.has_past = self._has_past_ids and rows.has_past_ids(self.file, thread.address)
         if not thread_row.has_past:
             return None
         return rows.load_past_id(self.file, thread.address, message_id, self.now)
@@ -329,11 +333,12 @@ class Transaction(View):
         rows.put_head(self._batch, thread_row, self.policy(thread_row))
         if thread.address not in self._cache:
             self._keep(thread_row)
-        if thread.wake != thread_row.wake:
-            thread_row.wake = thread.wake
+        wake = thread.wake
+        if wake != thread_row.wake:
+            thread_row.wake = wake
             self.due.mark_changed(thread.address)
-        if thread.wake is not None:
-            self.news.wake(thread.address.queue, thread.wake)
+        if wake is not None:
+            self.news.wake(thread.address.queue, wake)
         if thread.owner in self.owners:
             self.leases.add(thread_row.row)
         else:
@@ -411,6 +416,7 @@ class Transaction(View):
         rows.leave_ids(self.connection, row, address, now=self.now, policy=self.setup.policies.of(address.queue))
         rows.erase(self.connection, row)
         self.has_erased = True
+        self._has_past_ids = None
         self._cache.pop(address, None)
         self.leases.discard(row)
         self.due.mark_changed(address)

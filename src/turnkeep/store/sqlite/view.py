@@ -80,14 +80,17 @@ class View:
         """The thread of this address, if there is one that has
         not expired. Raises `ThreadQuarantined`.
         """
-        row_address = rows.find(self.connection, address)
-        if row_address is None:
-            return None
-        thread_row = rows.load(self.connection, row_address.row, self.setup.incarnation)
-        if is_over(thread_row.thread, self.policy(thread_row), self.now):
-            self.over.append(row_address.address)
+        thread_row = self._load(address)
+        if thread_row is not None and is_over(thread_row.thread, self.policy(thread_row), self.now):
+            self.over.append(thread_row.thread.address)
             return None
         return thread_row
+
+    def _load(self, address: Address) -> ThreadRow | None:
+        if not address.names_thread:
+            return rows.load_channel(self.connection, address, self.setup.incarnation)
+        row_address = rows.find(self.connection, address)
+        return None if row_address is None else rows.load(self.connection, row_address.row, self.setup.incarnation)
 
     def find_accepted(self, thread_row: ThreadRow, message_id: str) -> AcceptedId | None:
         """What is remembered of a message id."""
