@@ -392,6 +392,28 @@ def test_a_batch_is_the_longest_prefix_within_the_limits(sizes: list[tuple[int, 
         assert after.alone or sum(o.size for o in batch) + after.size > 150
 
 
+@pytest.mark.parametrize("window", [0.0, 2.0])
+@pytest.mark.parametrize(
+    "wishes",
+    [
+        {},
+        {"window": 0.0},
+        {"window": 3.0},
+        {"max_wait": 0.0},
+        {"window": 0.0, "max_wait": 4.0},
+        {"flush": True},
+        {"flush": True, "not_before": LATER},
+    ],
+)
+def test_of_a_message_it_is_known_before_whether_a_resting_thread_is_due_with_it(
+    wishes: dict[str, Any], window: float
+) -> None:
+    policy, thread = Policy(window=window, max_wait=8.0), fresh()
+    accept(thread, policy=policy, **wishes)
+
+    assert rules_accept.is_due_at_once(message(**wishes), policy) == (thread.wake == NOW)
+
+
 def test_delayed_messages_join_in_the_order_of_their_moments() -> None:
     thread = fresh()
     for message_id, delay in (("c", 30.0), ("a", 10.0), ("b", 20.0), ("b2", 20.0)):

@@ -20,6 +20,7 @@ from turnkeep.errors import StoreError, StoreFull, StoreUnavailable
 from turnkeep.store.sqlite import reader, writer
 from turnkeep.store.sqlite.transaction import Transaction
 from turnkeep.store.sqlite.view import View
+from turnkeep.store.values import Claim
 
 
 def commits(statements: list[str]) -> int:
@@ -115,6 +116,65 @@ async def test_an_operation_given_up_before_its_turn_is_not_done(tmp_path: Path)
 
         await desk.say("m2")
         assert await desk.waiting_ids() == ["m2"]
+
+
+async def test_who_comes_while_a_group_is_performed_goes_with_it(tmp_path: Path) -> None:
+    async with opened(tmp_path / "a.db") as desk:
+        own, gate = engine(desk).use().writer, Gate()
+        with traced(desk) as statements:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(own.run(gate))
+                await until(gate.reached.is_set)
+                group.create_task(desk.say("m1"))
+                await until(lambda: own.waiting == 2)
+                gate.go_on.set()
+
+        assert commits(statements) == 1
+
+
+async def test_nobody_who_needs_a_sync_goes_with_a_group_that_has_none(tmp_path: Path) -> None:
+    async with opened(tmp_path / "a.db") as desk:
+        own, gate = engine(desk).use().writer, Gate()
+        with traced(desk) as statements:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(own.run(gate, "soft"))
+                await until(gate.reached.is_set)
+                group.create_task(desk.say("m1"))
+                await until(lambda: own.waiting == 2)
+                gate.go_on.set()
+
+        assert [s for s in statements if s == "COMMIT" or s.startswith("PRAGMA synchronous")] == [
+            "PRAGMA synchronous = normal",
+            "COMMIT",
+            "PRAGMA synchronous = full",
+            "COMMIT",
+        ]
+
+
+async def test_a_worker_that_waits_claims_a_message_in_the_transaction_that_accepts_it(tmp_path: Path) -> None:
+    async with opened(tmp_path / "a.db") as desk:
+        own, gate = engine(desk).use().writer, Gate()
+
+        async def work() -> list[Claim]:
+            await desk.store.ready(queues=None, timeout=60.0)
+            return await desk.claims()
+
+        async with asyncio.TaskGroup() as group:
+            working = group.create_task(work())
+            await until(lambda: engine(desk).use().wakeups.is_awaited)
+            with traced(desk) as statements:
+                group.create_task(own.run(gate))
+                await until(gate.reached.is_set)
+                saying = group.create_task(desk.say("m1", window=0.0))
+                # the claim is asked for while nothing is stored yet
+                await until(lambda: own.waiting == 3)
+                gate.go_on.set()
+                [claim] = await working
+                receipt = await saying
+
+        assert (receipt.message_id, receipt.due_in) == ("m1", 0.0)
+        assert claim.message_ids == ("m1",)
+        assert commits(statements) == 1
 
 
 # ---------------------------------------------------------------- how durable

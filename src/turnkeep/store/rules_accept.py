@@ -60,6 +60,12 @@ def by_store_time(message: Message, of_day: Callable[[float], float]) -> Message
     return message if message.not_before is None else message.but(not_before=of_day(message.not_before))
 
 
+def is_due_at_once(message: Message, policy: Policy) -> bool:
+    """Whether a thread at rest that has no options of its own is due when it has this message."""
+    waits = min(_first(message.window, default=policy.window), _first(message.max_wait, default=policy.max_wait))
+    return message.not_before is None and (message.flush or waits == 0)
+
+
 def _repeat_receipt(prior: AcceptedId, message: Message) -> Receipt:
     # Only the content makes two sends the same: with another window it is still the same message.
     if prior.digest != digest(message.content):

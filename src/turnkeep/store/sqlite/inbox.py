@@ -24,6 +24,7 @@ from turnkeep.store.sqlite.once import Once
 from turnkeep.store.sqlite.rows import ThreadRow, letter_from_json
 from turnkeep.store.sqlite.transaction import Transaction
 from turnkeep.store.sqlite.view import View
+from turnkeep.store.sqlite.waiters import News
 from turnkeep.store.values import (
     Claim,
     Commit,
@@ -70,12 +71,25 @@ class SqliteInbox(Engine):
         def act(tx: Transaction, address: Address, here: Sequence[int]) -> list[Receipt | Rejection]:
             return _accept(tx, address, [messages[place] for place in here], create=create, max_inbox=max_inbox)
 
+        self._announce(messages)
         # each thread by itself: what one of them refuses must not take the others back
         thread_outcomes = await self.use().writer.run_each(act, places.items())
         outcomes: dict[int, Receipt | Rejection] = {}
         for here, theirs in zip(places.values(), thread_outcomes, strict=True):
             outcomes.update(zip(here, theirs, strict=True))
         return [outcomes[place] for place in range(len(messages))]
+
+    def _announce(self, messages: Sequence[Message]) -> None:
+        """Have workers that wait here claim what is due at once in the same group: the claim comes
+        behind the acceptance, and one sync serves both.
+        """
+        wakeups = self.use().wakeups
+        if not wakeups.is_awaited:
+            return
+        queues = {
+            m.address.queue for m in messages if rules_accept.is_due_at_once(m, self.policies.of(m.address.queue))
+        }
+        wakeups.tell(News(wakes=dict.fromkeys(queues, self.clock.now())))
 
     async def _places(self, messages: Sequence[Message]) -> dict[Address, list[int]]:
         """Which messages belong to each thread."""

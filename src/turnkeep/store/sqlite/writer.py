@@ -217,34 +217,45 @@ class Writer:
 
     def _gather(self) -> list[_Operation] | None:
         """All that waits; empty when it is time to look around, None at the end."""
-        group: list[_Operation] = []
         try:
             operation = self._queue.get(timeout=max(0.0, self._next_look - time.monotonic()))
-            while operation is not None:
-                group.append(operation)
-                if len(group) == GROUP:
-                    return group
-                operation = self._queue.get_nowait()
         except queue.Empty:
-            return group
-        # the end was taken out together with the last operations: it is asked for again after them
-        if group:
-            self._queue.put(None)
-            return group
-        return None
+            return []
+        if operation is None:
+            return None
+        group = [operation]
+        self._join(group)
+        return group
+
+    def _join(self, group: list[_Operation]) -> Sequence[_Operation]:
+        """Add all that waits to a group, up to its bound; what was added."""
+        count = len(group)
+        with suppress(queue.Empty):
+            while len(group) < GROUP:
+                operation = self._queue.get_nowait()
+                # the end: it is asked for again after this group
+                if operation is None:
+                    self._queue.put(None)
+                    break
+                group.append(operation)
+        return group[count:]
 
     def _call(self, function: Callable[..., None], *arguments: Any) -> None:
         with suppress(RuntimeError):  # the event loop is gone, nobody waits any more
             self._loop.call_soon_threadsafe(function, *arguments)
 
-    def _write(self, group: Sequence[_Operation]) -> None:
+    def _write(self, group: list[_Operation], *, is_open: bool = True) -> None:
         """One transaction for all; when that fails, one for each, so that only those
-        fail that have to.
+        fail that have to. Others may join an open group.
         """
         is_committing = False
         try:
             self._begin(group)
             results = [self._perform(operation) for operation in group]
+            # who came meanwhile waits for no sync of his own: a worker that claims what is accepted here,
+            # say; but where none is made, nobody may come who needs one
+            while is_open and self._synchronous == "full" and (newcomers := self._join(group)):
+                results += [self._perform(operation) for operation in newcomers]
             self._transaction.write_batch()
             # until here nothing was done for certain; a commit that fails leaves open what a crash
             # would keep
@@ -384,7 +395,7 @@ class Writer:
             self._fail(group, (at_commit if is_committing else meaning)(error, self._path))
             return
         for operation in group:
-            self._write([operation])
+            self._write([operation], is_open=False)
 
     def _blame(self, group: Sequence[_Operation], error: Exception) -> None:
         """What a row holds is met when it is written, for all of a group together: each is tried
@@ -394,7 +405,7 @@ class Writer:
             self._fail(group, no_text(error) if isinstance(error, UnicodeEncodeError) else error)
             return
         for operation in group:
-            self._write([operation])
+            self._write([operation], is_open=False)
 
     def _undo(self) -> None:
         with suppress(apsw.Error):
