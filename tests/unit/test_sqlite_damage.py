@@ -24,6 +24,8 @@ def damage(desk: Desk, statement: str) -> None:
     """As if a bit had flipped: by another connection, behind the back of the store."""
     connection = apsw.Connection(str(engine(desk).path))
     connection.execute(statement)
+    # else a thread in memory, which has no damage, counts as what the file says
+    connection.execute("UPDATE thread SET head = head || ' '")
     connection.close()
 
 

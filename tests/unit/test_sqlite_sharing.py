@@ -90,6 +90,18 @@ async def test_two_that_claim_never_take_the_same_thread(pair: Pair) -> None:
     assert len({*here, *there}) == 60
 
 
+async def test_a_thread_that_the_other_left_alone_is_not_read_again(pair: Pair) -> None:
+    one, other = pair
+    await one.say("m1")
+    with traced(one) as statements:
+        for n in range(3):
+            await other.say(f"o{n}", where=at("elsewhere"))
+            await one.say(f"n{n}")
+
+    assert not [s for s in statements if "FROM message" in s]
+    assert await other.waiting_ids() == ["m1", "n0", "n1", "n2"]
+
+
 async def test_a_claim_that_another_took_over_changes_nothing(pair: Pair) -> None:
     one, other = pair
     claim = await one.lease("m1", owner="worker-1")
@@ -185,6 +197,20 @@ async def test_a_stop_pressed_where_the_run_is_needs_no_row(pair: Pair) -> None:
 
     assert await one.store.wait_nudge("worker-1", timeout=1_000.0) == {HERE}
     assert engine(one).use().transaction.newest("nudge", "id") == 0
+
+
+async def test_who_closes_gives_back_a_thread_as_the_other_has_left_it(tmp_path: Path) -> None:
+    async with opened(tmp_path / "a.db") as other:
+        async with opened(tmp_path / "a.db") as one:
+            await one.lease("m1")
+            # at once, before the first has looked again
+            await other.say("m2")
+
+        [claim] = await other.claims()
+        assert (claim.message_ids, claim.deaths) == (("m1", "m2"), 1)
+        assert (await other.thread()).messages == 2
+        await other.say("m3")
+        assert [event.offset for event in await other.events()] == list(range(1, 6))
 
 
 async def test_shares_of_tenants_count_in_all_processes(tmp_path: Path) -> None:

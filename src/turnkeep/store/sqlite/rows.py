@@ -55,6 +55,10 @@ class ThreadRow:
     """Whether ids of an earlier thread of its channel are remembered, once that was looked up."""
     is_new: bool = False
     """Nothing of it was put yet."""
+    head: str = ""
+    """As stored."""
+    version: int = -1
+    """Of the file, when this was what it says."""
 
 
 @lean_init
@@ -97,6 +101,17 @@ def load_channel(connection: apsw.Connection, address: Address, incarnation: str
     return None if state is None else _restore_thread(connection, state, incarnation)
 
 
+def is_as_stored(connection: apsw.Connection, thread_row: ThreadRow) -> bool:
+    """Whether the file says of a thread what was read or stored here."""
+    # no two states have one head: what changes beside it adds to the log, or is the doing of the lease's
+    # owner
+    state = connection.execute("SELECT head, floor, damaged FROM thread WHERE id = ?", (thread_row.row,)).get
+    if state != (thread_row.head, thread_row.floor, None):
+        return False
+    thread = thread_row.thread
+    return thread.state != "leased" or _newest_offset(connection, thread_row.row) == thread.top
+
+
 def _restore_thread(connection: apsw.Connection, state: _StoredThread, incarnation: str) -> ThreadRow:
     row, head, floor, is_open, active_minute = state
     try:
@@ -114,7 +129,7 @@ def _restore_thread(connection: apsw.Connection, state: _StoredThread, incarnati
     # a run alone adds events without its head
     if thread.state == "leased":
         _find_top(connection, row, thread)
-    thread_row = ThreadRow(row, thread, thread.epoch, floor, thread.wake, active_minute, accepted_count)
+    thread_row = ThreadRow(row, thread, thread.epoch, floor, thread.wake, active_minute, accepted_count, head=head)
     thread.epoch += incarnation
     return thread_row
 
@@ -135,10 +150,15 @@ def _load_messages(connection: apsw.Connection, row: int, thread: Thread) -> int
 
 def _find_top(connection: apsw.Connection, row: int, thread: Thread) -> None:
     """Events behind the head's `top` were published by the run in progress."""
-    top = connection.execute("SELECT max(offset) FROM event WHERE thread = ?", (row,)).get or 0
+    top = _newest_offset(connection, row)
     if top > thread.top:
         thread.published += top - thread.top
         thread.top = top
+
+
+def _newest_offset(connection: apsw.Connection, row: int) -> int:
+    offset: int | None = connection.execute("SELECT max(offset) FROM event WHERE thread = ?", (row,)).get
+    return offset or 0
 
 
 def load_known(connection: apsw.Connection, row: int, message_id: str, now: float) -> AcceptedId | None:
@@ -176,8 +196,8 @@ def put_head(batch: Batch, thread_row: ThreadRow, policy: Policy) -> None:
     """The thread's own row."""
     thread, row = thread_row.thread, thread_row.row
     # the epoch without what this life of the file adds: the next life adds its own
-    head = encode(thread.head_to_json(epoch=thread_row.epoch))
-    changing = (*_search_columns(thread, policy), head, row)
+    thread_row.head = encode(thread.head_to_json(epoch=thread_row.epoch))
+    changing = (*_search_columns(thread, policy), thread_row.head, row)
     if thread_row.is_new or batch.holds(NEW_THREAD, row):
         thread_row.is_new = False
         thread_row.active_minute = _minute(thread)

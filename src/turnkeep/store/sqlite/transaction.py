@@ -1,8 +1,8 @@
 """What operations see inside the writer: threads in memory over those in the file, and one act to
 store what changed.
 
-A loaded thread stays in memory while nobody else has written to the file, and goes when an
-operation on it raised.
+A loaded thread stays in memory while nobody else has changed it, and goes when an operation on it
+raised.
 """
 
 from __future__ import annotations
@@ -62,6 +62,8 @@ class Transaction(View):
         """The newest position of the log, and the newest nudge, that were told here."""
         self.has_erased = False
         """Since the log was emptied last, which still holds what was erased."""
+        self.is_behind = True
+        """Somebody else has written since it was told here what others did."""
         self._version = -1
         self._cache: OrderedDict[Address, ThreadRow] = OrderedDict()
         self._operation_addresses: list[Address] = []
@@ -88,6 +90,8 @@ class Transaction(View):
         # the lock at once: who begins to read and writes later is refused, without any wait, once
         # somebody else wrote
         self.file.execute("BEGIN IMMEDIATE")
+        # the lock is ours from here: what is changed now is changed as the file has it
+        self.look()
         self._seen_before = self.seen_position
         self.news = News()
         self.needs_sync = False
@@ -126,23 +130,22 @@ class Transaction(View):
         self.seen_position = self._seen_before
         # memory holds what was taken back: the next look at the version has to find it changed
         self._version = -1
+        self._cache.clear()
         self.forget()
 
-    def is_changed(self) -> bool:
-        """Whether somebody else has written to the file since this was asked last;
-        then memory is forgotten.
+    def look(self) -> None:
+        """Forget what somebody else may have changed since the last look. Of a thread in memory it is
+        asked when it is needed.
         """
         # changes by commits of other connections alone, and is read from shared memory: no query of
         # the file
         version: int = self.file.execute("PRAGMA data_version").get
-        if version == self._version:
-            return False
-        self._version = version
-        self.forget()
-        return True
+        if version != self._version:
+            self._version = version
+            self.is_behind = True
+            self.forget()
 
     def forget(self) -> None:
-        self._cache.clear()
         self._newest_row = None
         self.due.forget()
         self.shares.forget()
@@ -228,13 +231,27 @@ class Transaction(View):
 
     def _from_cache(self, address: Address) -> ThreadRow | None:
         thread_row = self._cache.get(address)
-        if thread_row is not None:
-            self._cache.move_to_end(address)
-            self._operation_addresses.append(address)
+        if thread_row is None:
+            return None
+        if thread_row.version != self._version:
+            if not self._is_as_stored(thread_row):
+                del self._cache[address]
+                return None
+            thread_row.version = self._version
+        self._cache.move_to_end(address)
+        self._operation_addresses.append(address)
         return thread_row
+
+    def _is_as_stored(self, thread_row: ThreadRow) -> bool:
+        """Whether nobody else has changed this thread since it was read or stored."""
+        # what a run of another process publishes does not show in the head
+        if thread_row.thread.state == "leased" and thread_row.thread.owner not in self.owners:
+            return False
+        return rows.is_as_stored(self.file, thread_row)
 
     def _keep(self, thread_row: ThreadRow) -> None:
         address = thread_row.thread.address
+        thread_row.version = self._version
         self._cache[address] = thread_row
         self._operation_addresses.append(address)
         # the one that was used longest ago: `_from_cache` moves to the end

@@ -418,6 +418,7 @@ class Writer:
         now = time.monotonic()
         if now >= self._next_look:
             if self._others.may_have_written():
+                self._transaction.look()
                 self._tell_of_others()
             self._next_look = now + self._rest()
         if now >= self._next_sweep:
@@ -443,7 +444,8 @@ class Writer:
         return _LIVE if self._wakeups.is_followed or self._transaction.leases else _IDLE
 
     def _tell_of_others(self) -> None:
-        if self._transaction.is_changed():
+        if self._transaction.is_behind:
+            self._transaction.is_behind = False
             self._call(self._wakeups.tell, self._others.news())
 
     def sweep(self) -> None:
