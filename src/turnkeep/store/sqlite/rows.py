@@ -141,8 +141,8 @@ def _load_messages(connection: apsw.Connection, row: int, thread: Thread) -> int
     # the order of acceptance, which the rows have, is not that of the inbox: a delayed message gets
     # its number late
     thread.inbox = sorted((o for o in messages if o.message.seq), key=lambda o: o.message.seq)
-    delayed = sorted((o for o in messages if not o.message.seq), key=lambda o: o.message.not_before or 0.0)
-    thread.delayed = tuple(delayed)
+    later = sorted((o for o in messages if not o.message.seq), key=lambda o: o.message.not_before or 0.0)
+    thread.delayed = tuple(later)
     if thread.batch > len(thread.inbox):
         raise ValueError("the batch is longer than the inbox")
     return records[-1][1] if records else 0
@@ -171,8 +171,7 @@ def load_known(connection: apsw.Connection, row: int, message_id: str, now: floa
 
 
 def has_any_past_id(connection: apsw.Connection) -> bool:
-    found: int = connection.execute("SELECT EXISTS (SELECT 1 FROM past_id)").get
-    return bool(found)
+    return connection.execute("SELECT 1 FROM past_id LIMIT 1").get is not None
 
 
 def has_past_ids(connection: apsw.Connection, address: Address) -> bool:
