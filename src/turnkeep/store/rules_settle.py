@@ -119,7 +119,7 @@ def remember_status(
     thread.out.changed_ids.discard(message_id)
     before = thread.out.accepted_ids.get(message_id) or AcceptedId("", no_receipt(thread, envelope))
     run_id = thread.run_id if status != "withdrawn" else None
-    thread.out.accepted_ids[message_id] = before.settled(status, now, now + policy.dedupe, run_id=run_id, covers=covers)
+    thread.out.accepted_ids[message_id] = before.settle(status, now, now + policy.dedupe, run_id=run_id, covers=covers)
 
 
 def _end_run(thread: Thread, run: RunRecord | None) -> None:

@@ -78,12 +78,12 @@ class AcceptedId:
         # It was settled before its thread went: its time is running already.
         if self.forget_at is not None:
             return self
-        return self.settled("withdrawn", now, now + dedupe, run_id=self.run_id, covers=self.covers)
+        return self.settle("withdrawn", now, now + dedupe, run_id=self.run_id, covers=self.covers)
 
-    def settled(
+    def settle(
         self, status: MessageStatus, at: float, forget_at: float, *, run_id: str | None, covers: tuple[str, ...] = ()
     ) -> AcceptedId:
-        """The same id, its message open no more."""
+        """The same id, of a message that is open no more."""
         # By place, and not by `replace`, which costs three times as much: every message comes by here.
         return AcceptedId(self.digest, self.receipt, status, run_id, covers, at, self.steer, forget_at)
 

@@ -60,11 +60,11 @@ class _Call:
     """What a caller waits for: one act, or several that happen or not each by itself."""
 
     # one future for all of them: one for each cost a seventh of what an accepted message does
-    __slots__ = ("_error", "_left", "_values", "future")
+    __slots__ = ("_error", "_open_count", "_values", "future")
 
     def __init__(self, future: asyncio.Future[list[Any]], count: int) -> None:
         self.future = future
-        self._left = count
+        self._open_count = count
         self._values: list[Any] = [None] * count
         self._error: Exception | None = None
 
@@ -72,9 +72,9 @@ class _Call:
         """One of the acts has ended; the caller hears when all have, and then the first error there was."""
         self._values[place] = value
         self._error = self._error or error
-        self._left -= 1
+        self._open_count -= 1
         # the caller may have given up meanwhile; what it asked for is committed all the same
-        if self._left or self.future.done():
+        if self._open_count or self.future.done():
             return
         if self._error is None:
             self.future.set_result(self._values)
@@ -158,8 +158,8 @@ class Writer:
             return []
         self._waiting += len(arguments)
         call = _Call(self._loop.create_future(), len(arguments))
-        for place, given in enumerate(arguments):
-            self._queue.put(_Operation(act, given, kind, call, place))
+        for place, values in enumerate(arguments):
+            self._queue.put(_Operation(act, values, kind, call, place))
         return await call.future
 
     async def _room(self) -> None:
