@@ -94,6 +94,73 @@ async def test_a_read_that_fails_is_not_remembered() -> None:
     assert await cache.get("a") == 1
 
 
+async def test_who_asks_together_reads_once() -> None:
+    shelf = Shelf()
+    cache: RecordCache[int, str] = RecordCache(shelf, shelf.read)
+
+    assert await asyncio.gather(*[cache.get("a") for _ in range(50)]) == [1] * 50
+    assert shelf.reads == 1
+    assert not cache._pending
+
+
+async def test_who_asks_behind_a_change_does_not_share_what_was_read_before_it() -> None:
+    shelf = Shelf()
+    cache: RecordCache[int, str] = RecordCache(shelf, shelf.read)
+    before = asyncio.create_task(cache.get("a"))
+    await asyncio.sleep(0)
+    shelf.value = 2
+    shelf.revise()
+
+    assert await cache.get("a") == 2
+    assert await before == 1
+    assert await cache.get("a") == 2
+
+
+async def test_what_is_dropped_while_it_is_read_is_read_anew() -> None:
+    shelf = Shelf()
+    cache: RecordCache[int, str] = RecordCache(shelf, shelf.read)
+    before = asyncio.create_task(cache.get("a"))
+    await asyncio.sleep(0)
+    shelf.value = 2
+    cache.drop("a")
+
+    assert await before == 1
+    assert not cache.has("a")
+    assert await cache.get("a") == 2
+
+
+async def test_a_reader_that_is_cancelled_takes_nobody_along() -> None:
+    shelf = Shelf()
+    cache: RecordCache[int, str] = RecordCache(shelf, shelf.read)
+    first, second, third = (asyncio.create_task(cache.get("a")) for _ in range(3))
+    await asyncio.sleep(0)
+    first.cancel()
+    third.cancel()
+
+    assert await second == 1
+    ends = await asyncio.gather(first, third, return_exceptions=True)
+    assert [type(end) for end in ends] == [asyncio.CancelledError] * 2
+    assert cache.has("a")
+
+
+async def test_a_failure_is_told_to_all_who_wait_for_it() -> None:
+    shelf = Shelf()
+    shelf.is_away = True
+    calls = 0
+
+    async def fail(_: str) -> int:
+        nonlocal calls
+        calls += 1
+        await asyncio.sleep(0)
+        return await shelf.read(_)
+
+    cache: RecordCache[int, str] = RecordCache(shelf, fail)
+    ends = await asyncio.gather(*[cache.get("a") for _ in range(5)], return_exceptions=True)
+
+    assert [str(end) for end in ends] == ["away"] * 5
+    assert calls == 1
+
+
 async def test_it_is_bounded() -> None:
     shelf = Shelf()
     cache: RecordCache[int, str] = RecordCache(shelf, shelf.read)
