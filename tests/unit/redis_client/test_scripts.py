@@ -61,3 +61,29 @@ def test_repeated_keys_are_pointed_at(folder: pathlib.Path) -> None:
 
     assert (script.keys, script.repeated_keys) == (("a",), ("each",))
     assert b"KEYS[POINTED + 1]" in script.text
+
+
+def test_a_shared_key_of_all_partitions_is_named_at_once(folder: pathlib.Path) -> None:
+    source = "-- KEYS: own | each | left right\npoint(1) return {redis.call('EXISTS', ALL.right), K.left, K.own, K.each}\n"
+
+    script = load(folder, source)
+
+    # Two threads of two partitions: behind `own` and the keys of both stand `left` and `right` of each.
+    assert (script.keys, script.repeated_keys, script.shared_keys) == (("own",), ("each",), ("left", "right"))
+    assert b"redis.call('EXISTS', every(2))" in script.text
+    assert b"for at = 1 + GROUPS * 1 + i, #KEYS, 2 do" in script.text
+
+
+def test_a_key_that_is_no_shared_one_is_all_of_its_name(folder: pathlib.Path) -> None:
+    assert load(folder, "-- KEYS: a b\nreturn {ALL.b}\n").text.endswith(b"return {KEYS[1]}")
+
+
+def test_a_key_of_each_thread_is_not_to_be_had_of_all(folder: pathlib.Path) -> None:
+    with pytest.raises(LookupError, match=r"act\.lua uses ALL\.each and does not declare it"):
+        load(folder, "-- KEYS: | each | left\npoint(1) return {ALL.each, K.left}\n")
+
+
+def test_the_only_value_of_a_row_is_a_place(folder: pathlib.Path) -> None:
+    script = load(folder, "-- KEYS: a\n-- ARGV: x | each\nreturn {K.a, value(ROWS), value(ROWS - 1)}\n")
+
+    assert script.text.endswith(b"return {KEYS[1], ARGV[1 + ROWS], ARGV[1 + ROWS - 1]}")

@@ -35,20 +35,19 @@ end
 
 -- Whether another worker was faster: several hear the same hint. Told by the field that a leased thread has alone; one whose
 -- lease is over is found by the index of ends. A repeat finds its own token there, as `live_value` has packed it.
-local function is_taken()
-  if A.index == 'ends' then return false end
-  local live = redis.call('HGET', K.thread, 'live')
-  return live and not live:find(string.char(#A.token) .. A.token, 1, true)
+local function is_taken(live)
+  return A.index ~= 'ends' and live and not live:find(string.char(#A.token) .. A.token, 1, true)
 end
 
 local function take(i)
   turn_to(i)
   point(i)
-  if is_taken() then
+  local fields = redis.call('HMGET', K.thread, 'head', 'live')
+  if is_taken(fields[2]) then
     drop_entry()
     return ''
   end
-  local p, t = policy(A.policy), load()
+  local p, t = policy(A.policy), load(fields)
   if t and t.state == 'leased' and t.token == A.token then return tell_claim(t) end
   if not t then
     drop_entry()

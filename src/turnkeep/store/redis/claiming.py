@@ -105,17 +105,22 @@ class RedisClaims(RedisRenewals):
         """
         now = self._moment()
         hinted_threads: list[_Ready] = []
+        hinted_places = set[int]()
         places: list[int] = []
         for place in outlook.due(now):
-            if everywhere or (threads := outlook.due_threads(place, now)) is None:
+            # As many as one script looks at, so that this does not grow with the partitions. Of what else
+            # is due where a thread was named, the claim of that one tells.
+            is_to_ask = everywhere and len(places) < AT_ONCE
+            if is_to_ask or (threads := outlook.due_threads(place, now)) is None:
                 places.append(place)
             else:
+                hinted_places.add(place)
                 hinted_threads += [_Ready(thread.at, thread.address) for thread in threads]
         # So many that a process that knows nothing yet has seen all of them within its rounds.
         most = max(AT_ONCE, len(self._keys.partitions) // ROUNDS)
         is_all, places = len(places) <= most, places[:most]
         if everywhere:
-            others = outlook.longest_unasked(AT_ONCE)
+            others = [place for place in outlook.longest_unasked(AT_ONCE) if place not in hinted_places]
             places += [place for place in others if place not in places][: max(0, AT_ONCE - len(places))]
         if not places:
             return _Look(hinted_threads, is_all)
@@ -257,8 +262,9 @@ class RedisClaims(RedisRenewals):
         """Take threads in one script; what is damaged is left to whoever looks after it."""
         threads = [self._keys.thread(ready.address) for ready in candidates]
         places = [thread.partition.index for thread in threads]
-        for place in places:
-            self._note_claim(to_text(about[0]), place)
+        owner = to_text(about[0])
+        for place in set(places):
+            self._note_claim(owner, place)
             outlook.ask(place)
         try:
             moments, *answers = await self._run_grouped("claim", threads, self._claim_rows(threads, candidates, about))

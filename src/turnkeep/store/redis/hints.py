@@ -73,16 +73,15 @@ class Hints:
         if channel == self._revisions:
             self._revise()
             return
-        kind, *rest = data.split(b"\0")
+        kind, about, tenant, queue, *name = data.split(b"\0", 4)
+        address = address_of(tenant + b"\0" + queue, name[0] if name else b"")
         if kind == b"ready":
             # A program before this one names no thread.
-            is_named, name = len(rest) > 3, b"\0".join(rest[3:])
-            address = address_of(rest[1] + b"\0" + rest[2], name)
+            named = address if name else None
             for outlook in self._outlooks.values():
-                outlook.on_due(self._places[channel], address if is_named else None, address.queue, float(rest[0]))
+                outlook.on_due(self._places[channel], named, address.queue, float(about))
         else:
-            owner, tenant, queue = rest[:3]
-            self._nudge(to_text(owner), address_of(tenant + b"\0" + queue, b"\0".join(rest[3:])))
+            self._nudge(to_text(about), address)
         self._bell.ring()
 
     def _nudge(self, owner: str, address: Address) -> None:

@@ -11,7 +11,8 @@ local function call_json(call)
 end
 
 local function calls_json(t)
+  if not t.calls then return '[]' end
   local reply = {}
-  for i, call in ipairs(t.calls or {}) do reply[i] = call_json(call) end
+  for i, call in ipairs(t.calls) do reply[i] = call_json(call) end
   return '[' .. table.concat(reply, ',') .. ']'
 end

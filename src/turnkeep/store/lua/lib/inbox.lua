@@ -1,5 +1,5 @@
 -- The inbox of a thread: what waits, how much of it one run takes, and when its window ends.
--- SELDOM: stop
+-- SELDOM: stop ripen_due
 
 local CHUNK = 16
 
@@ -142,8 +142,7 @@ local function join(t, p, m, arrival)
   t.due = window_end_after(t, p, m, arrival)
 end
 
--- Messages whose `not_before` has come join the inbox, each at its own moment.
-local function ripen(t, p, now)
+local function ripen_due(t, p, now)
   while t.delayed > 0 and t.delayed_at <= now do
     local taken = #t.out.ripened
     local next_two = redis.call('ZRANGE', K.delayed, taken, taken + 1, 'WITHSCORES')
@@ -156,4 +155,9 @@ local function ripen(t, p, now)
     amend(t, m.id, 'seq', t.seq_base + m.seq)
     t.out.is_changed = true
   end
+end
+
+-- Messages whose `not_before` has come join the inbox, each at its own moment.
+local function ripen(t, p, now)
+  if t.delayed > 0 and t.delayed_at <= now then ripen_due(t, p, now) end
 end

@@ -32,12 +32,10 @@ end
 
 -- At the moment of the script, as the caller has written it.
 local function write_events(t, events, now)
-  local at, frames, sinks = A.now, {}, open_sinks()
+  local at, frames = A.now, {}
   for i, event in ipairs(events) do frames[i] = frame(event, at) end
-  for name, sink in pairs(sinks) do send(name, sink, t, events, frames, now) end
-  for i, event in ipairs(events) do
-    redis.call('XADD', K.log, string.format('%d-0', event.offset), 'f', frames[i])
-  end
-  redis.pcall(PUBLISH, K.channel, t.epoch .. '\n' .. table.concat(frames))
+  for name, sink in pairs(has_sinks() and open_sinks() or {}) do send(name, sink, t, events, frames, now) end
+  for i, event in ipairs(events) do redis.call('XADD', K.log, exact(event.offset), 'f', frames[i]) end
+  redis.pcall(PUBLISH, K.channel, t.epoch .. '\n' .. (frames[2] and table.concat(frames) or frames[1]))
   t.untrimmed = t.untrimmed + #events
 end

@@ -36,7 +36,7 @@ local function unseal(raw, what)
 end
 
 -- Of each number its text: the moments and spans of a script are few and told of each of its threads, and a format
--- costs as much as a small command.
+-- costs as much as a small command. So do numbers that a command is given as such.
 local texts = {}
 
 -- A number as text that reads back as the same number; nothing for nothing.
@@ -103,12 +103,15 @@ local function with_defaults(t)
   return setmetatable(t, DEFAULTS)
 end
 
--- The record as it is stored.
+-- The record as it is stored: without what has its default, as long as nothing is to be done with it. To look for that
+-- in a thread that is read again at once was a third of what sealing it cost.
 local function sealed_head(t)
   local out = t.out
   t.out = nil
-  for name, value in pairs(t) do
-    if value == false or value == DEFAULTS[name] then t[name] = nil end
+  if t.state == 'idle' then
+    for name, value in pairs(t) do
+      if value == false or value == DEFAULTS[name] then t[name] = nil end
+    end
   end
   local head = seal(t)
   t.out = out
@@ -125,13 +128,13 @@ end
 local function fresh_out()
   return {
     events = {}, fields = {}, dropped = {}, known = {}, closings = {}, delays = {}, ripened = {}, undelayed = {},
-    counted = {}, open = {}, gone = 0, stored = 0, stored_turns = 0,
+    counted = {}, open = {}, gone = 0, stored = 0,
   }
 end
 
--- The record alone; nothing when there is none.
-local function read_head()
-  local fields = redis.call('HMGET', K.thread, 'head', 'live')
+-- The record alone; nothing when there is none. `fields` are `head` and `live`, where they were read before.
+local function read_head(fields)
+  fields = fields or redis.call('HMGET', K.thread, 'head', 'live')
   if not fields[1] then return nil end
   local t = with_defaults(unseal(fields[1], 'head'))
   if t.last then t.settlements, t.last = {t.last}, nil end -- layout 1
@@ -143,36 +146,48 @@ local function read_head()
   return t
 end
 
--- How much is remembered of message ids on this channel, as `load` met it: a new channel is asked for nothing more.
-local ids_met = 0
+-- Whether ids of messages may be remembered on this channel: a new one is asked for none.
+local has_ids = true
 
--- The thread, or nothing. Reads every key that will be written, so that a wrong type is met before the first write.
-local function load()
-  local t = read_head()
-  if not t and redis.call('EXISTS', K.inbox, K.log, K.history, K.known) == 0 then
-    ids_met = 0
-    return nil
-  end
-  local length = redis.call('LLEN', K.inbox)
-  local turns = redis.call('LLEN', K.history)
-  local beside = redis.call('XLEN', K.log) + turns
-  ids_met = redis.call('HLEN', K.known)
-  if not t then
-    if length + beside > 0 or (ids_met > 0 and redis.call('HEXISTS', K.known, '~') == 0) then damaged('head') end
-    return nil
-  end
-  if length ~= t.inbox then damaged('inbox') end
+-- A key of ids that is of another type is met here, by who will write it without having read it.
+local function meet_ids()
+  redis.call('HLEN', K.known)
+end
+
+-- Of a channel without a record: whether it is new. What an earlier thread left are its ids, and `~` beside them.
+local function meet_channel()
+  has_ids = redis.call('EXISTS', K.inbox, K.log, K.history, K.known) > 0
+  if not has_ids then return end
+  local left = redis.call('LLEN', K.inbox) + redis.call('XLEN', K.log) + redis.call('LLEN', K.history)
+  has_ids = redis.call('HLEN', K.known) > 0
+  if left > 0 or (has_ids and redis.call('HEXISTS', K.known, '~') == 0) then damaged('head') end
+end
+
+-- A record that was read, ready for `save`.
+local function with_out(t)
   t.out = fresh_out()
-  t.out.stored, t.out.stored_turns = length, turns
+  t.out.stored = t.inbox
   t.out.was = {inbox = t.inbox, delayed = t.delayed, state = t.state, paused = t.paused, owner = t.owner, token = t.token,
     active_at = t.active_at}
   return t
 end
 
+-- The thread, or nothing. Reads the keys that nearly every act writes, so that a wrong type is met before the first write:
+-- the others are met by whoever writes them, before `save`: turns by `plan_history`, ids by `record_of` and `meet_ids`.
+-- Read by every act, those were two of the thirteen commands of a claim.
+local function load(fields)
+  local t = read_head(fields)
+  if not t then return meet_channel() end
+  if redis.call('LLEN', K.inbox) ~= t.inbox then damaged('inbox') end
+  redis.call('XLEN', K.log)
+  has_ids = true
+  return with_out(t)
+end
+
 local function new_thread(now)
   local t = with_defaults({space = A.space, channel = A.channel, thread_id = A.thread_id, epoch = A.epoch,
     created_at = now, active_at = now})
-  local past = ids_met > 0 and redis.call('HGET', K.known, '~')
+  local past = has_ids and redis.call('HGET', K.known, '~')
   for name, value in pairs(past and unseal(past, 'known') or {}) do t[name] = value end
   t.until_ = nil
   t.out = fresh_out()

@@ -13,9 +13,17 @@ end
 
 -- ---------------------------------------------------------------- the indexes of the partition
 
+-- Of each moment its text, as in `exact`.
+local stamps = {}
+
 -- A moment as text that sorts like the number.
 local function stamp(at)
-  return string.format('%020.6f', math.min(math.max(at, 0), 9e12))
+  local text = stamps[at]
+  if not text then
+    text = string.format('%020.6f', math.min(math.max(at, 0), 9e12))
+    stamps[at] = text
+  end
+  return text
 end
 
 local function index_of(name)
@@ -39,10 +47,11 @@ local bounds = {}
 
 local function lower_bound(t, at)
   local key = K.spaces
-  local known, moment = bounds[key] or {}, tonumber(at)
+  local known, moment = bounds[key] or {}, at
   if known[t.space] and known[t.space] <= moment then return 0 end
+  at = exact(at)
   local key_of_queue = key .. ':' .. t.space:match('%z(.*)$')
-  local lowered = redis.call('ZADD', K.spaces, 'LT', 'CH', at, t.space) + redis.call('ZADD', key_of_queue, 'LT', 'CH', at, t.space)
+  local lowered = redis.call('ZADD', key, 'LT', 'CH', at, t.space) + redis.call('ZADD', key_of_queue, 'LT', 'CH', at, t.space)
   known[t.space], bounds[key] = moment, known
   return lowered
 end
@@ -50,7 +59,7 @@ end
 local function write_index(t, was, at)
   local is = t.indexed
   if was and is and was[1] == is[1] and was[2] == is[2] then return end
-  if is then redis.call('ZADD', index_of(is[1]), 0, entry_at(t, is[2])) end
+  if is then redis.call('ZADD', index_of(is[1]), '0', entry_at(t, is[2])) end
   if was then redis.call('ZREM', index_of(was[1]), entry_at(t, was[2])) end
   -- `spaces` holds a lower bound of the earliest moment in each space, and so does a list of each queue; who looks there
   -- corrects it. Of a thread that comes later than it came they hold one already.
@@ -79,7 +88,7 @@ local function count(t, name, change)
     waiting[field] = waiting[field] + change
     return
   end
-  redis.call('HINCRBY', key, field, change)
+  redis.call('HINCRBY', key, field, exact(change))
   waiting[field] = 0
   if later then later[key] = waiting end
 end
@@ -91,7 +100,7 @@ end
 local function write_later_counts()
   for key, waiting in pairs(later) do
     for field, change in pairs(waiting) do
-      if change ~= 0 then redis.call('HINCRBY', key, field, change) end
+      if change ~= 0 then redis.call('HINCRBY', key, field, exact(change)) end
     end
   end
 end
@@ -109,22 +118,22 @@ local function write_counts(t, indexed)
 end
 
 local function lease_entry(t, owner, token)
-  return table.concat({owner, token, t.space, t.channel}, '\0')
+  return owner .. '\0' .. token .. '\0' .. t.space .. '\0' .. t.channel
 end
 
 local function write_lease(t)
   local was = t.out.was
   if was.token == t.token then return end
   if was.token then redis.call('ZREM', K.leases, lease_entry(t, was.owner, was.token)) end
-  if t.token then redis.call('ZADD', K.leases, 0, lease_entry(t, t.owner, t.token)) end
+  if t.token then redis.call('ZADD', K.leases, '0', lease_entry(t, t.owner, t.token)) end
 end
 
 local function write_presence(t)
   if t.out.is_new then
-    redis.call('ZADD', K.threads, 0, t.space .. '\0' .. t.channel)
+    redis.call('ZADD', K.threads, '0', t.space .. '\0' .. t.channel)
     redis.call('HSET', K.aliases, t.space .. '\0' .. t.thread_id, t.channel)
   end
-  if t.out.aging then redis.call('ZADD', K.aging, t.out.aging, t.space .. '\0' .. t.channel) end
+  if t.out.aging then redis.call('ZADD', K.aging, exact(t.out.aging), t.space .. '\0' .. t.channel) end
 end
 
 -- Once in ten seconds and not with every act, which would be a tenth of what a turn costs: a listing looks at all threads
@@ -134,7 +143,7 @@ local STRETCH = 10
 local function write_activity(t)
   local was, is = t.out.was.active_at, math.floor(t.active_at / STRETCH)
   if was and math.floor(was / STRETCH) == is then return end
-  redis.pcall('ZADD', activity_of(t.space), is * STRETCH, t.channel)
+  redis.pcall('ZADD', activity_of(t.space), exact(is * STRETCH), t.channel)
 end
 
 -- ---------------------------------------------------------------- the keys of the thread
@@ -257,6 +266,7 @@ end
 
 -- Delete a thread and every trace of it but its dead letters and the ids of its messages, of which none is open.
 local function erase(t, p, now)
+  meet_ids()
   if t.indexed then redis.call('ZREM', index_of(t.indexed[1]), entry_at(t, t.indexed[2])) end
   if t.token then redis.call('ZREM', K.leases, lease_entry(t, t.owner, t.token)) end
   redis.call('ZREM', K.threads, t.space .. '\0' .. t.channel)

@@ -22,6 +22,14 @@ local function put_sink(name, sink)
   return redis.call('HSET', K.sinks, name, cmsgpack.pack(sink))
 end
 
+local some_sinks
+
+-- Whether a sink is open in any partition of this script, which is asked once for all of them: mostly there is none.
+local function has_sinks()
+  if some_sinks == nil then some_sinks = redis.call('EXISTS', ALL.sinks) > 0 end
+  return some_sinks
+end
+
 -- Read once for all threads of a script.
 local sinks_met = {}
 

@@ -1,4 +1,5 @@
 -- How runs and claims end, and what a thread does then.
+-- SELDOM: defer_all
 
 local SETTLEMENTS = 4
 
@@ -16,15 +17,18 @@ local function end_steering(t, places, outcome, run_id)
   emit(t, 'steered', '{"message_ids":' .. ids_json(ids) .. run .. ',"outcome":"' .. outcome .. '"}')
 end
 
--- Messages that asked to steer and were not taken wait like any other.
-local function defer_steering(t, run_id)
+local function defer_all(t, run_id)
   local places = {}
-  if t.steering == 0 then return end
   for i = 1, t.inbox do
     if open_at(t, i).steer then places[#places + 1] = i end
   end
   t.steering = 0
   end_steering(t, places, 'deferred', run_id)
+end
+
+-- Messages that asked to steer and were not taken wait like any other.
+local function defer_steering(t, run_id)
+  if t.steering > 0 then defer_all(t, run_id) end
 end
 
 -- End a claim: back to retry, with the frozen batch or with none. A pending stop keeps the batch for its cancel commit;

@@ -11,7 +11,8 @@ A script sees them as `K.name` and `A.name`. `row(i)` gives the i-th of the `ROW
 groups by name, `values(i)` in order, `value(i)` the only one of a group of one; `turn_to(i)` makes
 its values those of `A.name`, without a table for them. `point(i)` makes the i-th of the `GROUPS`
 repeated keys current, and the shared ones that belong to it: which those are is told in `PLACES`,
-an argument before all others, a byte each.
+an argument before all others, a byte each. `ALL.name` is that key of all of them, to be asked for
+in one command.
 
 Redis runs all definitions of a script at each call, so a script gets only the definitions and keys
 that it reaches, and `K.name` and `A.name` become places in KEYS and ARGV. What only a function
@@ -44,7 +45,8 @@ _WORD = re.compile(r"(?<![\w:])(?<!(?<!\.)\.)[A-Za-z_]\w*")
 """A name that may be one of a definition: no member, such as `stop` in `t.stop`
 or `find` in `text:find`.
 """
-_REFERENCE = re.compile(r"\b([KA])\.(\w+)")
+_VALUE = re.compile(r"\bvalue\(([\w +-]*)\)")
+_REFERENCE = re.compile(r"\b(K|A|ALL)\.(\w+)")
 _DEFINITION = re.compile(r"^(?=local )", re.MULTILINE)
 _FIRST_LINE = re.compile(r"local (?:function \w+|[\w, ]+)")
 _NAMES = re.compile(r"\b(?!local\b|function\b)\w+")
@@ -58,10 +60,17 @@ end"""
 _PLACES = "PLACES"
 
 _POINT_SHARED = """\
-local PLACES = ARGV[1]
+local PLACES = {{ARGV[1]:byte(1, -1)}}
 local GROUPS, POINTED, SHARED = #PLACES, 0, 0
 local function point(i)
-  POINTED, SHARED = {first} + (i - 1) * {size}, {first} + GROUPS * {size} + (PLACES:byte(i) - 1) * {shared}
+  POINTED, SHARED = {first} + (i - 1) * {size}, {first} + GROUPS * {size} + (PLACES[i] - 1) * {shared}
+end"""
+
+_EVERY = """\
+local function every(i)
+  local keys = {{}}
+  for at = {first} + GROUPS * {size} + i, #KEYS, {shared} do keys[#keys + 1] = KEYS[at] end
+  return unpack(keys)
 end"""
 
 _ROWS = "local ROWS = (#ARGV - {first}) / {size}"
@@ -73,10 +82,6 @@ local function turn_to(i)
 end"""
 
 _ROW = {
-    "value(": """\
-local function value(i)
-  return ARGV[{first} + i]
-end""",
     "row(": """\
 local NAMES = {names}
 local function row(i)
@@ -120,26 +125,35 @@ def _script(folder: Traversable, entry: Traversable, groups: Groups, publish: Pu
     own = _bare(source)
     seldom = {word for piece in pieces for line in _SELDOM.findall(piece) for word in line.split()}
     body = "\n".join([*_arrange([_bare(piece) for piece in pieces], own, seldom), own])
-    require_declared(name, body, {"K": {*keys, *repeated_keys, *shared_keys}, "A": {*arguments, *rows}})
-    keys, repeated_keys, shared_keys = (_in_use("K", part, body) for part in (keys, repeated_keys, shared_keys))
+    declared_keys = {*keys, *repeated_keys, *shared_keys}
+    require_declared(
+        name, body, {"K": declared_keys, "ALL": declared_keys - {*repeated_keys}, "A": {*arguments, *rows}}
+    )
+    keys, repeated_keys, shared_keys = (_in_use(part, body) for part in (keys, repeated_keys, shared_keys))
     if shared_keys:
         arguments = (_PLACES, *arguments)
     prelude = [f"local PUBLISH = '{publish}'"]
     places = {f"K.{key}": f"KEYS[{i}]" for i, key in enumerate(keys, 1)}
     places |= {f"A.{argument}": f"ARGV[{i}]" for i, argument in enumerate(arguments, 1)}
+    places |= {f"ALL.{key}": f"KEYS[{i}]" for i, key in enumerate(keys, 1)}
+    places |= {f"ALL.{key}": f"every({i})" for i, key in enumerate(shared_keys, 1)}
     if repeated_keys:
         # A cursor instead of a table of keys for each thread, which every call would have to build.
         point = _POINT_SHARED if shared_keys else _POINT
-        prelude.append(point.format(first=len(keys), size=len(repeated_keys), shared=len(shared_keys)))
+        cut = {"first": len(keys), "size": len(repeated_keys), "shared": len(shared_keys)}
+        prelude.append(point.format(**cut))
+        if shared_keys and "ALL." in body:
+            prelude.append(_EVERY.format(**cut))
         places |= {f"K.{key}": f"KEYS[POINTED + {i}]" for i, key in enumerate(repeated_keys, 1)}
         places |= {f"K.{key}": f"KEYS[SHARED + {i}]" for i, key in enumerate(shared_keys, 1)}
     if rows:
         at = {"first": len(arguments), "size": len(rows)}
         prelude.append(_ROWS.format(**at))
-        if _in_use("A", rows, body):
+        if _in_use(rows, body, tables=("A",)):
             prelude.append(_TURN.format(**at))
             places |= {f"A.{argument}": f"ARGV[ROW + {i}]" for i, argument in enumerate(rows, 1)}
         prelude += [text.format(names=_list(rows), **at) for call, text in _ROW.items() if call in body]
+        body = _VALUE.sub(rf"ARGV[{len(arguments)} + \1]", body)
     text = _REFERENCE.sub(lambda match: places[match[0]], "\n".join([*prelude, body])).encode()
     sha = hashlib.sha1(text, usedforsecurity=False).hexdigest().encode()
     return Script(name, keys, repeated_keys, text, sha, shared_keys)
@@ -196,8 +210,8 @@ def require_declared(name: str, body: str, declarations: Mapping[str, set[str]])
             raise LookupError(f"{name}.lua uses {table}.{name_in_use} and does not declare it")
 
 
-def _in_use(table: str, names: tuple[str, ...], body: str) -> tuple[str, ...]:
-    in_use = {name for owner, name in _REFERENCE.findall(body) if owner == table}
+def _in_use(names: tuple[str, ...], body: str, *, tables: tuple[str, ...] = ("K", "ALL")) -> tuple[str, ...]:
+    in_use = {name for owner, name in _REFERENCE.findall(body) if owner in tables}
     return tuple(name for name in names if name in in_use)
 
 
