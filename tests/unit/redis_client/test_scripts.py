@@ -64,7 +64,9 @@ def test_repeated_keys_are_pointed_at(folder: pathlib.Path) -> None:
 
 
 def test_a_shared_key_of_all_partitions_is_named_at_once(folder: pathlib.Path) -> None:
-    source = "-- KEYS: own | each | left right\npoint(1) return {redis.call('EXISTS', ALL.right), K.left, K.own, K.each}\n"
+    source = (
+        "-- KEYS: own | each | left right\npoint(1) return {redis.call('EXISTS', ALL.right), K.left, K.own, K.each}\n"
+    )
 
     script = load(folder, source)
 
