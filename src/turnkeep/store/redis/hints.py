@@ -73,13 +73,13 @@ class Hints:
         if channel == self._revisions:
             self._revise()
             return
-        kind, about, tenant, queue, *name = data.split(b"\0", 4)
-        address = address_of(tenant + b"\0" + queue, name[0] if name else b"")
+        kind, about, tenant, queue, *names = data.split(b"\0", 4)
+        address = address_of(tenant + b"\0" + queue, names[0] if names else b"")
         if kind == b"ready":
             # A program before this one names no thread.
-            named = address if name else None
+            thread = address if names else None
             for outlook in self._outlooks.values():
-                outlook.on_due(self._places[channel], named, address.queue, float(about))
+                outlook.on_due(self._places[channel], thread, address.queue, float(about))
         else:
             self._nudge(to_text(about), address)
         self._bell.ring()
