@@ -13,12 +13,11 @@ import aio_pika
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage
 
 from tests.patience import PATIENCE, until
-from tests.scenario.house import QUICK
+from tests.scenario.house import opened
 from turnkeep.backoff import Backoff
 from turnkeep.doors.amqp.consumer import AmqpDoor
 from turnkeep.queue import AssistantMessageQueue
-from turnkeep.settings import Settings
-from turnkeep.simulator import Simulator, serve
+from turnkeep.simulator import Simulator
 
 RECONNECT = Backoff(delay=0.02, cap=0.2)
 
@@ -125,16 +124,10 @@ async def amqp_house(
     names: Mapping[str, str], store: str = "memory:", *, worker: bool = False, hold: float = 60.0, **settings: Any
 ) -> AsyncIterator[AmqpHouse]:
     """The door runs and consumes when this begins."""
-    simulator = Simulator()
-    async with serve(simulator) as url:
-        values = {**QUICK, "store": store, "openai_base_url": url, "openai_api_key": "sk-test", **names, **settings}
-        queue = AssistantMessageQueue.from_settings(Settings.load(**values, model_api="responses"))
-        if worker:
-            queue.start_worker()
-        async with queue, asyncio.TaskGroup() as group:
-            door = AmqpDoor(queue, reconnect=RECONNECT, hold=hold)
-            running = group.create_task(door.run())
-            async with asyncio.timeout(PATIENCE):
-                await door.consuming.wait()
-            yield AmqpHouse(queue, door, simulator)
-            running.cancel()
+    async with opened(store, worker=worker, **names, **settings) as house, asyncio.TaskGroup() as group:
+        door = AmqpDoor(house.queue, reconnect=RECONNECT, hold=hold)
+        running = group.create_task(door.run())
+        async with asyncio.timeout(PATIENCE):
+            await door.consuming.wait()
+        yield AmqpHouse(house.queue, door, house.simulator)
+        running.cancel()

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -14,22 +15,21 @@ import websockets
 from websockets.asyncio.client import ClientConnection
 
 from tests.patience import PATIENCE
-from tests.scenario.house import QUICK
+from tests.scenario.house import TestHouse, composed
 from turnkeep.core_settings import Role
 from turnkeep.doors.server import listening
-from turnkeep.queue import AssistantMessageQueue
-from turnkeep.settings import Settings
-from turnkeep.simulator import Simulator, serve
-from turnkeep.tools.toolbox import Registrable, Toolbox
+
+OPEN = {"port": 0, "channel_rate": "0", "user_rate": "0", "error_rate": "0"}
+"""Settings: any free port, and no limit that a test does not ask for."""
 
 
-@dataclass
-class Served:
-    """A running server."""
+@dataclass(kw_only=True)
+class Served(TestHouse):
+    """A house with doors."""
+
+    __test__ = False
 
     url: str
-    queue: AssistantMessageQueue
-    simulator: Simulator
     http: aiohttp.ClientSession
 
     def socket(self, **options: Any) -> websockets.connect:
@@ -65,16 +65,11 @@ def ends(frame: dict[str, Any]) -> bool:
 
 
 @contextlib.asynccontextmanager
-async def served(
-    store: str = "memory:", *, tools: Iterable[Registrable] = (), role: Role = "all", **settings: Any
-) -> AsyncIterator[Served]:
-    simulator = Simulator()
-    async with serve(simulator) as model_url, aiohttp.ClientSession() as http:
-        values = {
-            **QUICK, "store": store, "openai_base_url": model_url, "openai_api_key": "sk-test",
-            "model_api": "responses", "port": 0, "channel_rate": "0", "user_rate": "0", "error_rate": "0",
-            **settings,
-        }  # fmt: skip
-        queue = AssistantMessageQueue.from_settings(Settings.load(**values), toolbox=Toolbox(tools))
-        async with listening(queue, role) as url:
-            yield Served(url, queue, simulator, http)
+async def served(store: str | Path = "memory:", *, role: Role = "all", **options: Any) -> AsyncIterator[Served]:
+    """A server, listening; everything ends with it. `options` are those of `composed`, and settings."""
+    async with (
+        composed(store, **{**OPEN, **options}) as house,
+        aiohttp.ClientSession() as http,
+        listening(house.queue, role) as url,
+    ):
+        yield Served(queue=house.queue, simulator=house.simulator, url=url, http=http)

@@ -14,8 +14,9 @@ import pytest
 
 from tests.contract.broker import Broker, broker
 from tests.patience import until
-from tests.process.anchors import Service, said, service
+from tests.process.plain_client import PlainClient, plain_client
 from tests.process.programs import Server
+from tests.process.served import Served, served
 from tests.scenario.house import flush_together, gate_answers
 from tests.scenario.hubs import hub
 from tests.services import RabbitServer
@@ -32,14 +33,18 @@ async def rabbit(rabbit_server: RabbitServer, amqp_name: str) -> AsyncIterator[B
         yield client
 
 
-async def check_quiet_end(rabbit: Broker, house: Service, answered: dict[str, int]) -> None:
+def said(channel: str, number: int, text: str = "hello") -> dict[str, Any]:
+    return {"channel": channel, "message_id": f"{channel}-{number}", "message": f"{number} {text}"}
+
+
+async def check_quiet_end(rabbit: Broker, house: Served, client: PlainClient, answered: dict[str, int]) -> None:
     """Nothing waits anywhere, nothing was parked, and each channel has so many messages, each once and in order."""
     await until(lambda: _is_empty(rabbit))
     assert await rabbit.parked() == []
     for channel, count in answered.items():
         texts = await house.said_by_user(channel)
         assert [text.split()[0] for text in texts] == [str(number) for number in range(count)]
-        assert house.listener.errors(channel) == []
+        assert client.errors(channel) == []
     assert house.simulator.ledger.overlaps() == []
     assert house.simulator.ledger.twice_within_a_request() == []
 
@@ -52,32 +57,30 @@ async def _is_empty(rabbit: Broker) -> bool:
 
 
 async def test_two_messages_of_one_channel_become_one_turn(rabbit: Broker) -> None:
-    async with service(rabbit, window=60.0, max_wait=60.0) as house:
-        await house.listener.subscribe("c")
+    async with served(**rabbit.names, window=60.0, max_wait=60.0) as house, plain_client(house, "c") as client:
         await rabbit.publish_all([said("c", 0), said("c", 1)])
         await flush_together(house.queue, "c", 2)
-        await house.listener.until_settled("c", "c-0", "c-1")
-        assert len(house.listener.answers("c")) == 1
+        await client.until_settled("c", "c-0", "c-1")
+        assert len(client.answers("c")) == 1
         assert len(house.simulator.ledger) == 1
-        await check_quiet_end(rabbit, house, {"c": 2})
+        await check_quiet_end(rabbit, house, client, {"c": 2})
 
 
 async def test_two_messages_of_a_new_channel_at_two_workers_make_one_thread(rabbit: Broker, tmp_path: Path) -> None:
     store = f"sqlite:{tmp_path / 'turnkeep.db'}"
     simulator = Simulator()
     async with (
-        serve(simulator) as model,
-        service(rabbit, store, simulator=simulator, model=model) as one,
-        service(rabbit, store, simulator=simulator, model=model) as other,
+        served(store, simulator=simulator, **rabbit.names) as one,
+        served(store, simulator=simulator, **rabbit.names) as other,
+        plain_client(one, "c") as here,
+        plain_client(other, "c") as there,
     ):
-        await one.listener.subscribe("c")
-        await other.listener.subscribe("c")
         await rabbit.publish_all([said("c", 0), said("c", 1)])
-        await one.listener.until_settled("c", "c-0", "c-1")
-        await other.listener.until_settled("c", "c-0", "c-1")
+        await here.until_settled("c", "c-0", "c-1")
+        await there.until_settled("c", "c-0", "c-1")
         threads = [record.thread_id async for record in one.queue.store.scan()]
         assert len(threads) == 1
-        assert one.listener.errors("c") == other.listener.errors("c") == []
+        assert here.errors("c") == there.errors("c") == []
         assert sorted(await one.said_by_user("c")) == ["0 hello", "1 hello"]
 
 
@@ -85,18 +88,17 @@ async def test_six_messages_of_one_channel_at_four_workers_are_all_answered(rabb
     store = f"sqlite:{tmp_path / 'turnkeep.db'}"
     simulator = Simulator(pace=StreamPace(first=0.05))
     async with (
-        serve(simulator) as model,
-        service(rabbit, store, simulator=simulator, model=model) as one,
-        service(rabbit, store, simulator=simulator, model=model),
-        service(rabbit, store, simulator=simulator, model=model),
-        service(rabbit, store, simulator=simulator, model=model),
+        served(store, simulator=simulator, **rabbit.names) as one,
+        served(store, simulator=simulator, **rabbit.names),
+        served(store, simulator=simulator, **rabbit.names),
+        served(store, simulator=simulator, **rabbit.names),
+        plain_client(one, "c") as client,
     ):
-        await one.listener.subscribe("c")
         for number in range(6):
             await rabbit.publish(said("c", number))
-        await one.listener.until_settled("c", *(f"c-{number}" for number in range(6)))
+        await client.until_settled("c", *(f"c-{number}" for number in range(6)))
         assert sorted(await one.said_by_user("c")) == [f"{number} hello" for number in range(6)]
-        assert one.listener.errors("c") == []
+        assert client.errors("c") == []
         assert await rabbit.parked() == []
         assert simulator.ledger.overlaps() == []
 
@@ -115,10 +117,10 @@ async def test_a_worker_killed_in_an_answer_answers_once_after_its_restart(
         try:
             await server.answers(http)
             await rabbit.publish(said("c", 0, "[[words:60]]"))
-            await until(lambda: _holds(len(simulator.ledger) == 1))
+            await until(lambda: len(simulator.ledger) == 1)
             await asyncio.to_thread(server.kill9)
             if finishes:
-                await until(lambda: _holds(not simulator.ledger.open()))
+                await until(lambda: not simulator.ledger.open())
             await asyncio.to_thread(server.start)
             await server.answers(http)
             await until(lambda: _completed(server, http, 1), patience=60)
@@ -133,10 +135,6 @@ def _environment(rabbit: Broker, model: str) -> dict[str, str]:
     names = {name.upper(): value for name, value in rabbit.names.items()}
     quick = {"TURNKEEP_WINDOW": "0.05", "TURNKEEP_MAX_WAIT": "0.4", "TURNKEEP_MODEL_API": "responses"}
     return {**names, **quick, "OPENAI_BASE_URL": model, "OPENAI_API_KEY": "sk-test"}
-
-
-async def _holds(value: bool) -> bool:
-    return value
 
 
 async def _completed(server: Server, http: aiohttp.ClientSession, count: int) -> bool:
@@ -173,16 +171,18 @@ async def test_an_answer_longer_than_the_heartbeat_is_given_once(
 ) -> None:
     heartbeat, seconds = size(1, 15), size(5, 50)
     simulator = Simulator(pace=StreamPace(first=0.1, token=seconds / 50))
-    settings: dict[str, Any] = {"rabbitmq_url": f"{rabbit.url}?heartbeat={heartbeat}", "idle_timeout": 60.0}
-    async with service(rabbit, simulator=simulator, **settings) as house:
-        await house.listener.subscribe("long", "short")
+    names = {**rabbit.names, "rabbitmq_url": f"{rabbit.url}?heartbeat={heartbeat}"}
+    async with (
+        served(simulator=simulator, idle_timeout=60.0, **names) as house,
+        plain_client(house, "long", "short") as client,
+    ):
         await rabbit.publish(said("long", 0, "[[words:50]]"))
         await rabbit.publish(said("short", 0, "[[say:done]] [[pace:0]]"))
-        await house.listener.until_settled("short", "short-0")
-        assert house.listener.answers("long") == []
-        await house.listener.until_settled("long", "long-0", patience=seconds * 3)
-        assert len(house.listener.answers("long")) == 1
-        await check_quiet_end(rabbit, house, {"long": 1, "short": 1})
+        await client.until_settled("short", "short-0")
+        assert client.answers("long") == []
+        await client.until_settled("long", "long-0", patience=seconds * 3)
+        assert len(client.answers("long")) == 1
+        await check_quiet_end(rabbit, house, client, {"long": 1, "short": 1})
 
 
 async def test_an_answer_with_a_tool_is_given_once_and_stops_nobody(rabbit: Broker) -> None:
@@ -200,43 +200,40 @@ async def test_an_answer_with_a_tool_is_given_once_and_stops_nobody(rabbit: Brok
         await running.wait()
         return f"{name} is found"
 
-    async with service(rabbit, tools=[look_up]) as house:
-        await house.listener.subscribe("c", "d")
+    async with served(**rabbit.names, tools=[look_up]) as house, plain_client(house, "c", "d") as client:
         await rabbit.publish(said("c", 0, '[[call:look_up {"name": "it"}]]'))
-        await house.listener.until(lambda: house.listener.told("c", "processing"))
+        await until(lambda: client.of_status("c", "processing"))
         await rabbit.publish(said("d", 0))
-        await house.listener.until_settled("d", "d-0")
+        await client.until_settled("d", "d-0")
         running.set()
-        await house.listener.until_settled("c", "c-0")
+        await client.until_settled("c", "c-0")
         assert called == 1
-        assert len(house.listener.answers("c")) == 1
-        await check_quiet_end(rabbit, house, {"c": 1, "d": 1})
+        assert len(client.answers("c")) == 1
+        await check_quiet_end(rabbit, house, client, {"c": 1, "d": 1})
 
 
 @pytest.mark.parametrize("kind", ["failed", "error", "cut", "truncate", "429", "500"])
 async def test_a_failure_of_the_model_that_passes_is_not_even_told(rabbit: Broker, kind: str) -> None:
-    async with service(rabbit) as house:
+    async with served(**rabbit.names) as house, plain_client(house, "c", "d") as client:
         house.simulator.faults.append(_fault(kind, times=2))
-        await house.listener.subscribe("c", "d")
         await rabbit.publish(said("c", 0, "broken [[words:60]]"))
         await rabbit.publish(said("d", 0))
-        await house.listener.until_settled("c", "c-0")
-        await house.listener.until_settled("d", "d-0")
-        assert len(house.listener.answers("c")) == 1
-        await check_quiet_end(rabbit, house, {"c": 1, "d": 1})
+        await client.until_settled("c", "c-0")
+        await client.until_settled("d", "d-0")
+        assert len(client.answers("c")) == 1
+        await check_quiet_end(rabbit, house, client, {"c": 1, "d": 1})
 
 
 @pytest.mark.parametrize("kind", ["failed", "error", "cut", "500"])
 async def test_a_failure_that_stays_is_told_once_and_parked_with_its_reason(rabbit: Broker, kind: str) -> None:
-    async with service(rabbit) as house:
+    async with served(**rabbit.names) as house, plain_client(house, "c", "d") as client:
         house.simulator.faults.append(_fault(kind, times=None))
-        await house.listener.subscribe("c", "d")
         await rabbit.publish(said("c", 0, "broken [[words:60]]"))
         await rabbit.publish(said("d", 0))
-        await house.listener.until_settled("c", "c-0")
-        await house.listener.until_settled("d", "d-0")
-        assert house.listener.answers("c") == []
-        [error] = house.listener.errors("c")
+        await client.until_settled("c", "c-0")
+        await client.until_settled("d", "d-0")
+        assert client.answers("c") == []
+        [error] = client.errors("c")
         assert error["message"]
         assert error["error_details"]
         [letter] = await house.queue.store.dead()
@@ -258,44 +255,48 @@ def _fault(kind: str, times: int | None) -> Fault:
 async def test_rabbitmq_restarted_in_an_answer_repeats_nothing(rabbit_installed: str) -> None:
     async with RabbitServer(program=rabbit_installed) as server:
         simulator = Simulator(pace=StreamPace(first=0.2, token=0.02))
-        async with broker(server.url(), "restart") as client:
-            await client.declare_as_the_seed_did()
-            async with service(client, simulator=simulator) as house:
-                await house.listener.subscribe("a", "b", "c")
+        async with broker(server.url(), "restart") as rabbit:
+            await rabbit.declare_as_the_seed_did()
+            async with (
+                served(simulator=simulator, **rabbit.names) as house,
+                plain_client(house, "a", "b", "c") as client,
+            ):
                 for channel in ("a", "b", "c"):
-                    await client.publish(said(channel, 0, "[[words:50]]"))
-                await until(lambda: _holds(len(simulator.ledger) >= 1))
+                    await rabbit.publish(said(channel, 0, "[[words:50]]"))
+                await until(lambda: len(simulator.ledger) >= 1)
                 await asyncio.to_thread(server.restart)
                 for channel in ("a", "b", "c"):
-                    await house.listener.until_settled(channel, f"{channel}-0")
+                    await client.until_settled(channel, f"{channel}-0")
                 async with broker(server.url(), "restart") as again:
                     await again.publish(said("a", 1))
-                    await house.listener.until_settled("a", "a-1")
-                    assert [len(house.listener.answers(channel)) for channel in ("a", "b", "c")] == [2, 1, 1]
-                    await check_quiet_end(again, house, {"a": 2, "b": 1, "c": 1})
+                    await client.until_settled("a", "a-1")
+                    assert [len(client.answers(channel)) for channel in ("a", "b", "c")] == [2, 1, 1]
+                    await check_quiet_end(again, house, client, {"a": 2, "b": 1, "c": 1})
 
 
 async def test_a_receiver_of_frames_that_is_away_is_no_condition_of_an_answer(rabbit: Broker) -> None:
     async with hub() as there:
         await there.stop()
-        async with service(rabbit, websocket_url=there.url) as house:
-            await house.listener.subscribe("c")
+        async with served(**rabbit.names, websocket_url=there.url) as house, plain_client(house, "c") as client:
             await rabbit.publish(said("c", 0))
-            await house.listener.until_settled("c", "c-0")
+            await client.until_settled("c", "c-0")
             await there.start()
-            await house.listener.until(lambda: len(there.finals("c")) == 1)
-            await check_quiet_end(rabbit, house, {"c": 1})
+            await until(lambda: len(there.finals("c")) == 1)
+            await check_quiet_end(rabbit, house, client, {"c": 1})
 
 
 async def test_a_receiver_that_echoes_frames_delays_nothing(rabbit: Broker) -> None:
-    async with hub(echoes=True) as there, service(rabbit, websocket_url=there.url) as house:
-        await house.listener.subscribe("c")
+    async with (
+        hub(echoes=True) as there,
+        served(**rabbit.names, websocket_url=there.url) as house,
+        plain_client(house, "c") as client,
+    ):
         for number in range(10):
             await rabbit.publish(said("c", number))
-            await house.listener.until_settled("c", f"c-{number}")
-        await house.listener.until(lambda: len(there.finals("c")) == 10)
+            await client.until_settled("c", f"c-{number}")
+        await until(lambda: len(there.finals("c")) == 10)
         assert there.connections == 1
-        await check_quiet_end(rabbit, house, {"c": 10})
+        await check_quiet_end(rabbit, house, client, {"c": 10})
 
 
 # ---------------------------------------------------------------- poison
@@ -317,11 +318,10 @@ async def test_a_receiver_that_echoes_frames_delays_nothing(rabbit: Broker) -> N
 async def test_poison_is_parked_with_its_reason_and_the_next_message_is_answered(
     rabbit: Broker, body: bytes, reason: str
 ) -> None:
-    async with service(rabbit) as house:
-        await house.listener.subscribe("good")
+    async with served(**rabbit.names) as house, plain_client(house, "good") as client:
         await rabbit.publish(body)
         await rabbit.publish(said("good", 0))
-        await house.listener.until_settled("good", "good-0")
+        await client.until_settled("good", "good-0")
         [parked] = await rabbit.parked(1)
         assert parked.body == body
         assert parked.headers["turnkeep-reason"] == "invalid_message"
@@ -329,10 +329,9 @@ async def test_poison_is_parked_with_its_reason_and_the_next_message_is_answered
 
 
 async def test_an_id_is_missing_only_where_the_property_is_missing_too(rabbit: Broker) -> None:
-    async with service(rabbit) as house:
-        await house.listener.subscribe("c")
+    async with served(**rabbit.names) as house, plain_client(house, "c") as client:
         await rabbit.publish({"channel": "c", "message": "0 hello"}, message_id="from the property")
-        await house.listener.until_settled("c", "from the property")
+        await client.until_settled("c", "from the property")
 
 
 # ---------------------------------------------------------------- many at once
@@ -343,12 +342,14 @@ async def test_channels_do_not_wait_for_each_other(rabbit: Broker, channels: int
     """Every model call stays open until all are: one after the other would never end."""
     simulator = Simulator(pace=StreamPace(first=1.0))
     gate, names = gate_answers(simulator), [f"c{number}" for number in range(channels)]
-    async with service(rabbit, simulator=simulator, concurrency=256) as house:
-        await house.listener.subscribe(*names)
+    async with (
+        served(simulator=simulator, concurrency=256, channels_per_socket=200, **rabbit.names) as house,
+        plain_client(house, *names) as client,
+    ):
         await rabbit.publish_all([said(name, 0) for name in names])
-        await until(lambda: _holds(simulator.ledger.open_count == channels))
+        await until(lambda: simulator.ledger.open_count == channels)
         gate.set()
         for name in names:
-            await house.listener.until_settled(name, f"{name}-0")
-            assert len(house.listener.answers(name)) == 1
-        await check_quiet_end(rabbit, house, dict.fromkeys(names, 1))
+            await client.until_settled(name, f"{name}-0")
+            assert len(client.answers(name)) == 1
+        await check_quiet_end(rabbit, house, client, dict.fromkeys(names, 1))

@@ -21,6 +21,7 @@ from turnkeep.simulator import Fault, Simulator, serve
 from turnkeep.store.memory import MemoryStore
 from turnkeep.store.values import Receipt
 from turnkeep.streams import EventStream
+from turnkeep.telemetry import SILENT, Meter
 from turnkeep.tools.toolbox import Registrable, Toolbox
 
 QUICK: dict[str, Any] = {
@@ -88,16 +89,17 @@ def message(house: TestHouse, channel: str, text: str, message_id: str, **fields
 
 
 @contextlib.asynccontextmanager
-async def opened(
+async def composed(
     store: str | Path = "memory:",
     *,
     tools: Iterable[Registrable] = (),
-    worker: bool = True,
+    simulator: Simulator | None = None,
     clock: Clock | None = None,
+    meter: Meter = SILENT,
     **settings: Any,
 ) -> AsyncIterator[TestHouse]:
-    """The house, open; everything ends with it. With a `clock` the store goes by it, in memory."""
-    simulator = Simulator()
+    """A house that nobody has opened yet, with its simulator at a socket. Several houses may ask one `simulator`."""
+    simulator = simulator or Simulator()
     async with serve(simulator) as url:
         values = {
             **QUICK,
@@ -108,11 +110,26 @@ async def opened(
         }
         loaded = Settings.load(**{**values, **settings})
         engine = MemoryStore(policies(loaded, runs_kept=50), clock=clock) if clock else None
-        queue = AssistantMessageQueue.from_settings(loaded, toolbox=Toolbox(tools), store=engine)
+        queue = AssistantMessageQueue.from_settings(loaded, toolbox=Toolbox(tools), store=engine, meter=meter)
+        yield TestHouse(queue, simulator)
+
+
+@contextlib.asynccontextmanager
+async def opened(
+    store: str | Path = "memory:",
+    *,
+    worker: bool = True,
+    clock: Clock | None = None,
+    **options: Any,
+) -> AsyncIterator[TestHouse]:
+    """The house, open; everything ends with it. With a `clock` the store goes by it, in memory; `options` are those of
+    `composed`, and settings.
+    """
+    async with composed(store, clock=clock, **options) as house:
         if worker:
-            queue.start_worker()
-        async with queue:
-            yield TestHouse(queue, simulator)
+            house.queue.start_worker()
+        async with house.queue:
+            yield house
 
 
 class GatedClock(SystemClock):

@@ -16,16 +16,12 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from tests.scenario.house import QUICK, TestHouse
+from tests.scenario.house import TestHouse, opened
 from tests.unit.test_telemetry import samples
-from turnkeep.queue import AssistantMessageQueue
 from turnkeep.service import OpenAIService, create_openai_config
-from turnkeep.settings import Settings
-from turnkeep.simulator import Simulator, serve
 from turnkeep.telemetry import configure_logging
 from turnkeep.telemetry.metrics import PrometheusMeter
 from turnkeep.telemetry.traces import span, use_tracer
-from turnkeep.tools.toolbox import Toolbox
 
 SECRET = "xyzzy"
 """Stands in everything that anybody says."""
@@ -44,14 +40,8 @@ def look(place: str) -> str:
 
 @asynccontextmanager
 async def watched(store: str, meter: PrometheusMeter, **settings: Any) -> AsyncIterator[TestHouse]:
-    simulator = Simulator()
-    async with serve(simulator) as url:
-        values = {**QUICK, "store": store, "openai_base_url": url, "openai_api_key": "sk-test", **settings}
-        given = {"model_api": "responses", "openai_model": "gpt-4o", **values}
-        queue = AssistantMessageQueue.from_settings(Settings.load(**given), toolbox=Toolbox([look]), meter=meter)
-        queue.start_worker()
-        async with queue:
-            yield TestHouse(queue, simulator)
+    async with opened(store, tools=[look], meter=meter, openai_model="gpt-4o", **settings) as house:
+        yield house
 
 
 @pytest.fixture
