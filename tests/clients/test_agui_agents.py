@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from tests.clients.conversation import GOLDEN, TOOLS, transcript
 from tests.clients.node import Driver
-from tests.clients.test_vercel_chats import GOLDEN, TOOLS, transcript
 from tests.patience import PATIENCE
 from tests.process.served import Served, served
 from turnkeep.messages import UserItem, content_text

@@ -17,9 +17,8 @@ import pytest
 
 from tests.clients.node import driver, python_driver
 from tests.patience import PATIENCE
-from tests.process.fleet import Fleet, Worker, fleet
+from tests.process.fleet import Fleet, Worker, fleet, until_taken_over
 from tests.process.openai_desk import NESTED
-from tests.process.test_roles import until_taken_over
 from tests.scenario.house import gate_answers
 from tests.services import RabbitServer, RedisServer
 from turnkeep.simulator import Simulator, serve

@@ -8,46 +8,18 @@ from typing import Any
 
 import pytest
 
+from tests.clients.conversation import GOLDEN, TOOLS, transcript
 from tests.clients.node import Driver
 from tests.patience import PATIENCE
 from tests.process.served import Served, served
 from tests.scenario.house import flush_together
-from turnkeep.messages import AssistantItem, UserItem, content_text
 from turnkeep.simulator import Fault
-from turnkeep.tools.tool import Tool, tool
 
 pytestmark = pytest.mark.xdist_group("chats")  # they share a program
 
 EARLIER = pytest.mark.only_in_prove  # the conversation with everything in it shows every major daily
 MAJORS = [pytest.param(5, marks=EARLIER), pytest.param(6, marks=EARLIER), 7]
 KEYS = itertools.count()
-
-
-@tool(effect="pure", show="all")
-def look(amount: int) -> str:
-    """Look."""
-    return f"saw {amount}"
-
-
-@tool(effect="pure")
-def secret(word: str) -> str:
-    """Look at what nobody else may see."""
-    return f"{word} is hidden"
-
-
-@tool(needs_approval=True, self_approval=True, show="all")
-def pay(amount: int) -> str:
-    """Pay."""
-    return f"paid {amount}"
-
-
-@tool(client_side=True, show="all")
-def place() -> str:
-    """Where the user is."""
-    return ""
-
-
-TOOLS: list[Tool] = [look, secret, pay, place]
 
 
 async def opened(chats: Driver, house: Served, major: int, chat_id: str = "c", **options: Any) -> str:
@@ -87,16 +59,6 @@ async def loaded(house: Served, chat_id: str, major: int) -> list[dict[str, Any]
         assert answer.status == 200
         messages: list[dict[str, Any]] = (await answer.json())["messages"]
         return messages
-
-
-async def transcript(house: Served, channel: str) -> list[str]:
-    history = await house.queue.store.history(house.queue.address(channel))
-    items = [entry.item for entry in history.entries]
-    return [
-        item.text if isinstance(item, AssistantItem) else content_text(item.content)
-        for item in items
-        if isinstance(item, AssistantItem | UserItem)
-    ]
 
 
 @pytest.mark.parametrize("major", MAJORS)
@@ -298,12 +260,6 @@ async def test_a_page_that_waits_for_whole_steps_never_shows_half_an_answer(chat
         assert [shown(m) for m in told["messages"]] == [shown(m) for m in await loaded(house, "c", major)]
         assert [data["state"] for data in told["data"]].count("restarted") == 0
         assert shown(told["messages"][-1])[-1] == (await transcript(house, "c"))[-1]
-
-
-GOLDEN = (
-    '[[reason:hm]] [[comment:Let me see.]] [[call:look {"amount": 5}]] [[call:secret {"word": "x"}]] '
-    '[[then:pay {"amount": 7}]] [[words:40]] [[pace:5]]'
-)
 
 
 @pytest.mark.parametrize("major", [5, 6, 7])

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager, aclosing
 from pathlib import Path
 from typing import Any, cast
 
+import orjson
 import pytest
 
 from tests.contract.canned import Canned, Visit, canned
@@ -15,6 +16,9 @@ from tests.patience import PATIENCE
 from turnkeep.messages import Item, UserItem, text_content
 from turnkeep.models import Provider, open_model
 from turnkeep.models.model import Delta, Finish, ItemDone, Model, ModelRequest, OnText, PushingModel, StreamPart
+
+Refuses = Callable[[dict[str, Any]], str | bytes | None]
+"""What is said of a body that is refused: a sentence, or the whole answer."""
 
 STREAMS = Path(__file__).parents[1] / "data" / "streams"
 KEY = "sk-proj-Zx81kd72hs9Q"
@@ -100,3 +104,20 @@ def finish_of(parts: list[StreamPart]) -> Finish:
     assert isinstance(parts[-1], Finish)
     assert sum(isinstance(part, Finish) for part in parts) == 1
     return parts[-1]
+
+
+async def parts_of(model: Model, request: ModelRequest = HELLO) -> list[StreamPart]:
+    async with asyncio.timeout(PATIENCE):
+        return [part async for part in model.stream(request)]
+
+
+def server_that(refuses: Refuses, kind: str, status: int = 400) -> AbstractAsyncContextManager[Canned]:
+    async def answer(visit: Visit) -> None:
+        if said := refuses(visit.body):
+            error = {"error": {"message": said, "type": "invalid_request_error"}}
+            answer = said if isinstance(said, bytes) else orjson.dumps(error)
+            visit.whole(answer, status=status, content_type="application/json")
+        else:
+            visit.whole(recorded(GOOD[kind]))
+
+    return canned(answer)

@@ -19,6 +19,36 @@ from turnkeep.doors.amqp.consumer import AmqpDoor
 from turnkeep.queue import AssistantMessageQueue
 from turnkeep.simulator import Simulator
 
+GARBAGE: list[tuple[bytes, dict[str, Any]]] = [
+    (b"", {}),
+    (b"not json", {}),
+    (b"\xff\xfe\x00", {}),
+    (b"[1, 2]", {}),
+    (b'"text"', {}),
+    (b"null", {}),
+    (b"{}", {}),
+    (b'{"channel": "c"}', {}),
+    (b'{"channel": 5, "message_id": "m", "message": "x"}', {}),
+    (b'{"channel": "", "message_id": "m", "message": "x"}', {}),
+    (b'{"channel": "c", "message_id": 7, "message": "x"}', {}),
+    (b'{"channel": "c", "message_id": "m", "message": "  "}', {}),
+    (b'{"channel": "c", "message_id": "m", "message": {"a": 1}}', {}),
+    (b'{"channel": "c", "message_id": "m", "message": "\\ud800"}', {}),
+    (b'{"channel": "c\\u0000", "message_id": "m", "message": "x"}', {}),
+    (b'{"channel": "subscription", "message_id": "m", "message": "x"}', {}),
+    (b'{"channel": "c", "channel": "d", "message_id": "m", "message": "x"}', {}),
+    (b'{"channel": "c", "message_id": "m", "message": NaN}', {}),
+    (b'{"a":' * 5_000 + b"1" + b"}" * 5_000, {}),
+    (b'{"channel": "c", "message_id": "m", "message": "' + b"x" * 1_000_000 + b'"}', {}),
+    (b'{"channel": "c", "message_id": "m", "message": "' + b"x" * 300_000 + b'"}', {}),
+    (b'{"channel": "c", "message_id": "m", "message": "x"}', {"content_type": "application/xml"}),
+    (b'{"channel": "c", "message_id": "m", "message": "x"}', {"content_encoding": "gzip"}),
+    (b'{"channel": "c", "message_id": "m", "message": "x", "window": -1}', {}),
+    (b"oops", {"headers": {"x": "y" * 60_000}}),
+    (b"oops", {"headers": {"deep": {"er": [1, {"a": None}]}, "n": 2**60}}),
+    (b"oops", {"expiration": 3_600_000, "user_id": "guest"}),
+]
+
 RECONNECT = Backoff(delay=0.02, cap=0.2)
 
 

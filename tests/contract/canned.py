@@ -11,6 +11,8 @@ from typing import Any, cast
 
 import orjson
 
+DONE = b"data: [DONE]\n\n"
+
 EVENT_STREAM = "text/event-stream; charset=utf-8"
 
 
@@ -119,3 +121,12 @@ async def canned(answer: Answer, tls: ssl.SSLContext | None = None) -> AsyncIter
         for task in list(tasks):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def event(body: object, name: str = "") -> bytes:
+    data = body if isinstance(body, bytes) else orjson.dumps(body)
+    return (f"event: {name}\n".encode() if name else b"") + b"data: " + data + b"\n\n"
+
+
+def choice(delta: Any, reason: Any = None, index: Any = 0, **more: Any) -> bytes:
+    return event({"choices": [{"index": index, "delta": delta, "finish_reason": reason, **more}]})

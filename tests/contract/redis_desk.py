@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import pytest
 
+from tests.services import RedisSentinel, RedisServer
 from turnkeep.clock import Clock
 from turnkeep.errors import Rejection
 from turnkeep.events import Event, TurnFault
@@ -180,3 +181,12 @@ async def seen(store: RedisStore, where: Address) -> dict[str, Any]:
         "dead": await store.dead(),
         "spend": await store.spend("day", tenant="t"),
     }
+
+
+def has_replica(primary: RedisServer) -> bool:
+    return "state=online" in primary.cli("INFO", "REPLICATION")
+
+
+def sentinel_url(group: RedisSentinel) -> str:
+    hosts = ",".join(f"{host}:{port}" for host, port in group.addresses)
+    return f"redis+sentinel://{hosts}/{group.service}/0"

@@ -8,9 +8,8 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from tests.contract.redis_desk import accepted, channel, leased, said, store_on
+from tests.contract.redis_desk import accepted, channel, has_replica, leased, said, store_on
 from tests.contract.suite.desk import answer
-from tests.contract.test_redis_servers import has_replica
 from tests.patience import PATIENCE
 from tests.services import RedisCluster, RedisServer, eventually
 from tests.services.process import HOST

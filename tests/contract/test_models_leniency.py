@@ -12,18 +12,13 @@ import orjson
 import pytest
 
 from tests.contract.asking import HELLO, finish_of, items_of, text_of, told_by
+from tests.contract.canned import DONE, choice, event
 from turnkeep.errors import AnswerMalformed, AnswerUnreadable, ModelError
 from turnkeep.messages import AssistantItem, CallItem, ReasoningItem
 from turnkeep.models.model import ModelRequest, ReasoningDelta, ToolSpec
 
-DONE = b"data: [DONE]\n\n"
 TOOLS = tuple(ToolSpec(name, "Does something.", {"type": "object", "properties": {}}) for name in ("look_up", "clock"))
 ASKED = ModelRequest("m", HELLO.items, tools=TOOLS)
-
-
-def event(body: object, name: str = "") -> bytes:
-    data = body if isinstance(body, bytes) else orjson.dumps(body)
-    return (f"event: {name}\n".encode() if name else b"") + b"data: " + data + b"\n\n"
 
 
 class Chat:
@@ -177,10 +172,6 @@ async def test_what_only_decorates_never_fails_an_answer(say: Say, case: str) ->
     assert text_of(parts) == text
     assert [item.text for item in items_of(parts) if isinstance(item, AssistantItem)] == [text]
     assert finish_of(parts).reason == "stop"
-
-
-def choice(delta: Any, reason: Any = None, index: Any = 0, **more: Any) -> bytes:
-    return event({"choices": [{"index": index, "delta": delta, "finish_reason": reason, **more}]})
 
 
 CHAT_ANSWERS: dict[str, tuple[bytes, str, str]] = {

@@ -11,7 +11,7 @@ import orjson
 import pytest
 
 from tests.contract.asking import STREAMS, finish_of, items_of, recorded, text_of, told_by
-from tests.contract.test_models_leniency import DONE, choice, event
+from tests.contract.canned import DONE, choice, event
 from turnkeep.errors import (
     AnswerMalformed,
     CredentialsRefused,

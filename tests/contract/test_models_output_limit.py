@@ -9,9 +9,8 @@ from typing import Any
 import orjson
 import pytest
 
-from tests.contract.asking import HELLO, TEXT, opened, text_of
+from tests.contract.asking import HELLO, PROTOCOLS, TEXT, opened, parts_of, server_that, text_of
 from tests.contract.canned import Canned
-from tests.contract.test_models_refusals import ALL, parts_of, server_that
 from turnkeep.errors import ContextTooLong, ModelRefused
 from turnkeep.models.refusals import lessons_in
 
@@ -34,7 +33,7 @@ def at_most(most: int, kind: str, said: str = LARGE) -> Any:
     return refuses
 
 
-@ALL
+@PROTOCOLS
 async def test_a_limit_above_the_servers_is_lowered_once_and_remembered(kind: str) -> None:
     async with server_that(at_most(4096, kind), kind) as server:
         model = opened(server, kind)
@@ -44,7 +43,7 @@ async def test_a_limit_above_the_servers_is_lowered_once_and_remembered(kind: st
     assert limits(server, kind) == [20_000, 4096, 4096, 500]
 
 
-@ALL
+@PROTOCOLS
 async def test_the_limit_of_one_model_is_not_believed_of_another(kind: str) -> None:
     async with server_that(at_most(4096, kind), kind) as server:
         model = opened(server, kind)
@@ -74,7 +73,7 @@ async def test_thoughts_keep_within_a_lowered_limit() -> None:
     assert [visit.body["thinking"]["budget_tokens"] for visit in server.visits] == [10_000, 4_000]
 
 
-@ALL
+@PROTOCOLS
 async def test_a_limit_that_crowds_out_the_question_is_lowered_for_it_alone(kind: str) -> None:
     said = (
         "'max_tokens' or 'max_completion_tokens' is too large: {}. This model's maximum context length is 32768 tokens "

@@ -3,44 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from typing import Any
 
 import orjson
 import pytest
 
-from tests.contract.asking import GOOD, HELLO, TEXT, opened, recorded, text_of
+from tests.contract.asking import (
+    GOOD,
+    HELLO,
+    OPENAI_PROTOCOLS,
+    PROTOCOLS,
+    TEXT,
+    opened,
+    parts_of,
+    recorded,
+    server_that,
+    text_of,
+)
 from tests.contract.canned import Canned, Visit, canned
-from tests.patience import PATIENCE
 from turnkeep.errors import ModelError, ModelRefused
 from turnkeep.messages import AssistantItem, CallItem, Item, OutputItem, Part, UserItem, text_content
-from turnkeep.models.model import Model, ModelRequest, StreamPart
 
 IMAGE = UserItem((Part("text", "what?"), Part("image", data={"image_url": "https://pictures/1"})))
 PAST: list[Item] = [IMAGE, AssistantItem("a cat"), *HELLO.items]
-PROTOCOLS = pytest.mark.parametrize("kind", ["responses", "chat"])
-ALL = pytest.mark.parametrize("kind", ["responses", "chat", "anthropic"])
-Refuses = Callable[[dict[str, Any]], str | bytes | None]
-"""What is said of a body that is refused: a sentence, or the whole answer."""
-
-
-async def parts_of(model: Model, request: ModelRequest = HELLO) -> list[StreamPart]:
-    async with asyncio.timeout(PATIENCE):
-        return [part async for part in model.stream(request)]
-
-
-def server_that(refuses: Refuses, kind: str, status: int = 400) -> AbstractAsyncContextManager[Canned]:
-    async def answer(visit: Visit) -> None:
-        if said := refuses(visit.body):
-            error = {"error": {"message": said, "type": "invalid_request_error"}}
-            answer = said if isinstance(said, bytes) else orjson.dumps(error)
-            visit.whole(answer, status=status, content_type="application/json")
-        else:
-            visit.whole(recorded(GOOD[kind]))
-
-    return canned(answer)
 
 
 def without_options(body: dict[str, Any]) -> str | None:
@@ -51,7 +37,7 @@ def reads_only(body: dict[str, Any]) -> str | None:
     return "this model does not support image input" if b"pictures/1" in orjson.dumps(body) else None
 
 
-@PROTOCOLS
+@OPENAI_PROTOCOLS
 @pytest.mark.parametrize("status", [400, 404, 422, 500])
 async def test_a_refused_field_costs_one_request_once(kind: str, status: int) -> None:
     async with server_that(without_options, kind, status) as server:
@@ -62,7 +48,7 @@ async def test_a_refused_field_costs_one_request_once(kind: str, status: int) ->
     assert ["stream_options" in visit.body for visit in server.visits] == [True, False, False, False]
 
 
-@PROTOCOLS
+@OPENAI_PROTOCOLS
 async def test_what_one_model_taught_is_not_believed_of_another(kind: str) -> None:
     async with server_that(lambda body: without_options(body) if body["model"] == "m" else None, kind) as server:
         model = opened(server, kind)
@@ -72,7 +58,7 @@ async def test_what_one_model_taught_is_not_believed_of_another(kind: str) -> No
     assert ["stream_options" in visit.body for visit in server.visits] == [True, False, True, False]
 
 
-@ALL
+@PROTOCOLS
 async def test_a_picture_of_the_past_is_left_out_where_it_is_refused(kind: str) -> None:
     async with server_that(reads_only, kind) as server:
         model = opened(server, kind)
@@ -81,7 +67,7 @@ async def test_a_picture_of_the_past_is_left_out_where_it_is_refused(kind: str) 
     assert len(server.visits) == 2
 
 
-@ALL
+@PROTOCOLS
 async def test_a_picture_of_now_is_refused_with_what_the_server_says(kind: str) -> None:
     async with server_that(reads_only, kind) as server:
         model = opened(server, kind)
@@ -91,7 +77,7 @@ async def test_a_picture_of_now_is_refused_with_what_the_server_says(kind: str) 
     assert len(server.visits) == 1
 
 
-@ALL
+@PROTOCOLS
 async def test_an_address_that_has_expired_is_no_lesson_for_others(kind: str) -> None:
     def expired(body: dict[str, Any]) -> str | None:
         return "Error while downloading https://pictures/1." if b"pictures/1" in orjson.dumps(body) else None
@@ -105,7 +91,7 @@ async def test_an_address_that_has_expired_is_no_lesson_for_others(kind: str) ->
     assert b"pictures/2" in orjson.dumps(server.last.body)
 
 
-@ALL
+@PROTOCOLS
 async def test_a_field_that_only_shapes_the_answer_is_left_out(kind: str) -> None:
     def hot(body: dict[str, Any]) -> str | None:
         return "invalid temperature: only 1 is allowed for this model" if "temperature" in body else None
@@ -119,7 +105,7 @@ async def test_a_field_that_only_shapes_the_answer_is_left_out(kind: str) -> Non
     assert ["temperature" in visit.body for visit in server.visits] == [True, False, False]
 
 
-@ALL
+@PROTOCOLS
 async def test_tools_of_the_past_are_declared_where_a_server_wants_to_know_them(kind: str) -> None:
     def wants_tools(body: dict[str, Any]) -> str | None:
         missing = "Requests which include `tool_use` or `tool_result` blocks must define tools."
@@ -134,7 +120,7 @@ async def test_tools_of_the_past_are_declared_where_a_server_wants_to_know_them(
     assert server.last.body["tool_choice"] in ("none", {"type": "none"})
 
 
-@PROTOCOLS
+@OPENAI_PROTOCOLS
 async def test_what_did_not_help_is_not_believed(kind: str) -> None:
     refusals: list[str | None] = ["Unknown parameter: 'stream_options'.", "no", None]
 
@@ -147,7 +133,7 @@ async def test_what_did_not_help_is_not_believed(kind: str) -> None:
     assert ["stream_options" in visit.body for visit in server.visits] == [True, False, True]
 
 
-@PROTOCOLS
+@OPENAI_PROTOCOLS
 async def test_several_lessons_are_learned_one_after_the_other_and_not_without_end(kind: str) -> None:
     fields = ["stream_options", "store", "temperature"]
 
@@ -168,7 +154,7 @@ async def test_several_lessons_are_learned_one_after_the_other_and_not_without_e
     assert len(server.visits) <= 6
 
 
-@PROTOCOLS
+@OPENAI_PROTOCOLS
 async def test_a_refusal_inside_a_stream_teaches_as_well_until_something_was_said(kind: str) -> None:
     begun = {"responses": recorded(GOOD["responses"])[:900].rpartition(b"\n\n")[0] + b"\n\n"}
     begun["chat"] = recorded(GOOD["chat"])[:700].rpartition(b"\n\n")[0] + b"\n\n"

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.contract.asking import HELLO, finish_of, items_of, recorded, sent_by, text_of, told_by
-from tests.contract.test_models_leniency import choice, event
+from tests.contract.canned import choice, event
 from turnkeep.errors import ModelRefused
 from turnkeep.messages import (
     AssistantItem,

@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.contract.redis_desk import accepted, channel, said, store_on
-from tests.contract.test_redis_servers import has_replica, sentinel_url
+from tests.contract.redis_desk import accepted, channel, has_replica, said, sentinel_url, store_on
 from tests.patience import PATIENCE
 from tests.services import RedisSentinel, RedisServer, eventually
 from turnkeep.errors import OutcomeUnknown, StoreUnavailable

@@ -11,7 +11,17 @@ from typing import Any
 import pytest
 import redis
 
-from tests.contract.redis_desk import LEASE, accepted, answer, channel, leased, said, store_on
+from tests.contract.redis_desk import (
+    LEASE,
+    accepted,
+    answer,
+    channel,
+    has_replica,
+    leased,
+    said,
+    sentinel_url,
+    store_on,
+)
 from tests.patience import PATIENCE
 from tests.services import HOST, RedisSentinel, RedisServer, eventually, free_port
 from tests.services.programs import program
@@ -311,10 +321,6 @@ async def test_a_full_primary_vouches_for_runs_that_end() -> None:
             assert (await store.commit(claim, answer(claim))).messages == 0
 
 
-def has_replica(primary: RedisServer) -> bool:
-    return "state=online" in primary.cli("INFO", "REPLICATION")
-
-
 # ---------------------------------------------------------------- sentinels
 
 
@@ -376,11 +382,6 @@ async def test_a_demoted_primary_is_left() -> None:
         async with asyncio.timeout(PATIENCE):
             await until_back(store)
             assert (await accepted(store, said(HERE, "m2"))).position == 2
-
-
-def sentinel_url(group: RedisSentinel) -> str:
-    hosts = ",".join(f"{host}:{port}" for host, port in group.addresses)
-    return f"redis+sentinel://{hosts}/{group.service}/0"
 
 
 def is_replica(server: RedisServer) -> bool:

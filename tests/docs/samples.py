@@ -6,6 +6,10 @@ import re
 import textwrap
 from pathlib import Path
 
+from pydantic import AliasChoices
+
+from turnkeep.settings import Settings
+
 ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"^(?P<indent>[ ]*)```python\n(?P<code>.*?)^(?P=indent)```", re.S | re.M)
 
@@ -29,3 +33,11 @@ def written_modules(folder: Path) -> list[Path]:
             modules.append(folder / f"{name}.py")
             modules[-1].write_text(code)
     return modules
+
+
+def known_variables() -> set[str]:
+    found: set[str] = set()
+    for field in Settings.model_fields.values():
+        if isinstance(field.validation_alias, AliasChoices):
+            found |= {str(choice) for choice in field.validation_alias.choices}
+    return found

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import typer.main
 import yaml  # type: ignore[import-untyped]  # ships no types
-from pydantic import AliasChoices
 
+from tests.docs.samples import known_variables
 from turnkeep.cli import VERBS
 from turnkeep.settings import Settings
 
@@ -21,14 +21,6 @@ COMPOSE = yaml.safe_load((ROOT / "compose.yaml").read_text())
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 OURS = ("gateway", "worker")
 INSTRUCTIONS = {"FROM", "RUN", "WORKDIR", "COPY", "ENV", "USER", "EXPOSE", "ENTRYPOINT", "CMD", "ARG", "HEALTHCHECK"}
-
-
-def known_variables() -> set[str]:
-    found: set[str] = set()
-    for field in Settings.model_fields.values():
-        if isinstance(field.validation_alias, AliasChoices):
-            found |= {str(choice) for choice in field.validation_alias.choices}
-    return found
 
 
 def filled(value: str, **given: str) -> str:

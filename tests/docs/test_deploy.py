@@ -18,7 +18,7 @@ import typer.main
 import yaml  # type: ignore[import-untyped]  # ships no types
 
 import dev
-from tests.docs.test_compose import known_variables
+from tests.docs.samples import known_variables
 from tests.services import free_port
 from tests.services.process import eventually
 from turnkeep.cli import VERBS

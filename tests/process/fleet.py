@@ -5,17 +5,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import json
+import time
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 
-from tests.patience import PATIENCE
+from tests.patience import PATIENCE, until
 from tests.process.listener import Listener
 from tests.process.programs import Program, Server
 from tests.services.process import finish_measuring
+from turnkeep.simulator import Exchange, Simulator
 
 PACE = "[[words:{words}]] [[pace:{milliseconds}]]"
 
@@ -167,3 +171,44 @@ class Crowd:
 def _rotated(urls: Sequence[str], by: int) -> list[str]:
     by = (by // 50) % len(urls)
     return [*urls[by:], *urls[:by]]
+
+
+async def next_frame(socket: Any, wanted: Any) -> dict[str, Any]:
+    """The next frame like this."""
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            frame: dict[str, Any] = json.loads((await socket.receive()).data)
+            if "status" in frame and wanted(frame):
+                return frame
+
+
+async def until_taken_over(worker: Worker, simulator: Simulator) -> list[float]:
+    """Kill it and start it again: for each of its runs the seconds until the model was asked anew."""
+    before = {exchange.n for exchange in simulator.ledger.open()}
+    killed_at = time.time()
+    await asyncio.to_thread(worker.kill9)
+    worker.start()
+    cut = await cut_off(simulator, before)
+    await until(lambda: all(followed(e, simulator) for e in cut), patience=PATIENCE)
+    await worker.works()
+    return [next(arrivals(e, simulator)).arrived - killed_at for e in cut]
+
+
+async def cut_off(simulator: Simulator, before: set[int]) -> list[Exchange]:
+    """The requests of the dead, whose connections the system closes; none if nothing ran there."""
+
+    def closed() -> list[Exchange]:
+        return [e for e in simulator.ledger if e.n in before and e.outcome == "closed_by_client"]
+
+    with contextlib.suppress(TimeoutError):
+        await until(lambda: bool(closed()), patience=5)
+    await asyncio.sleep(0.1)
+    return closed()
+
+
+def arrivals(cut: Exchange, simulator: Simulator) -> Iterator[Exchange]:
+    return (e for e in simulator.ledger if e.run == cut.run and e.n > cut.n)
+
+
+def followed(cut: Exchange, simulator: Simulator) -> bool:
+    return any(True for _ in arrivals(cut, simulator))

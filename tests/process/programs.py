@@ -17,6 +17,13 @@ from tests.services import CHECKOUT, free_port
 from tests.services.forks import Process, start_python
 from tests.services.process import COVERAGE, finish_measuring
 
+QUICK_ENVIRONMENT = {
+    "TURNKEEP_WINDOW": "0.2",
+    "TURNKEEP_MAX_WAIT": "1",
+    "TURNKEEP_CHANNEL_RATE": "0",
+    "TURNKEEP_USER_RATE": "0",
+}
+
 
 @dataclass
 class Program:
@@ -89,3 +96,16 @@ async def running(program: Program) -> AsyncIterator[Program]:
     finally:
         finish_measuring(program.process)
         program.kill9()
+
+
+async def until_answered(server: Server, http: aiohttp.ClientSession, count: int) -> None:
+    async with asyncio.timeout(240):
+        while True:
+            try:
+                async with http.get(f"{server.url}/api/queue") as told:
+                    counts = await told.json()
+                if counts["completedCount"] + counts["failedCount"] >= count:
+                    return
+            except aiohttp.ClientError:
+                pass
+            await asyncio.sleep(0.1)

@@ -16,6 +16,8 @@ from websockets.asyncio.client import ClientConnection
 
 from tests.patience import PATIENCE
 from tests.scenario.house import TestHouse, composed
+from turnkeep.auth.api_keys import ApiKeys
+from turnkeep.auth.principals import Scope
 from turnkeep.core_settings import Role
 from turnkeep.doors.server import listening
 
@@ -73,3 +75,8 @@ async def served(store: str | Path = "memory:", *, role: Role = "all", **options
         listening(house.queue, role) as url,
     ):
         yield Served(queue=house.queue, simulator=house.simulator, url=url, http=http)
+
+
+async def bearer(server: Served, *scopes: Scope) -> dict[str, str]:
+    value, _ = await ApiKeys(server.queue.store).create(scopes=scopes)
+    return {"Authorization": f"Bearer {value}"}

@@ -10,8 +10,7 @@ import aiohttp
 import pytest
 
 from tests.patience import PATIENCE, until
-from tests.process.programs import Server
-from tests.process.test_kill import QUICK, until_answered
+from tests.process.programs import QUICK_ENVIRONMENT, Server, until_answered
 from turnkeep.messages import Address, AssistantItem
 from turnkeep.simulator import Simulator, StreamPace, serve
 from turnkeep.store import Store, open_store
@@ -54,7 +53,7 @@ async def test_an_answer_is_paid_once_wherever_it_is_killed(
     places: set[int] = set()
     async with serve(simulator) as model, aiohttp.ClientSession() as http:
         environment = {"OPENAI_BASE_URL": model, "OPENAI_API_KEY": "sk-simulator", "TURNKEEP_CONCURRENCY": "64"}
-        server = Server(["dev"], tmp_path, {**QUICK, **environment})
+        server = Server(["dev"], tmp_path, {**QUICK_ENVIRONMENT, **environment})
         server.start()
         store = open_store(f"sqlite:{tmp_path}/.turnkeep/turnkeep.db")
         try:

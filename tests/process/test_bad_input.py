@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import random
-import string
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from websockets.exceptions import ConnectionClosed
 
+from tests.process.random_input import anything
 from tests.process.served import Served, ask, heard, served
 
 GOOD = {"channel": "c", "message_id": "m", "message": "hello"}
@@ -172,28 +172,6 @@ async def test_a_channel_that_names_a_missing_thread_is_told() -> None:
 
         assert answer["code"] == "thread_not_found"
         assert answer["message"] == "I couldn't find the conversation thread. Please start a new conversation."
-
-
-def anything(source: random.Random, depth: int = 0) -> Any:
-    """Some JSON value, hostile on average."""
-    kind = source.randrange(9 if depth < 4 else 6)
-    match kind:
-        case 0:
-            return source.choice([None, True, False])
-        case 1:
-            return source.choice([0, -1, 1.5, 1e308, 2**63, -(2**70)])
-        case 2 | 3:
-            letters = string.printable + 'äß€😀\u202e\u0000{}:*[]\\"'
-            return "".join(source.choice(letters) for _ in range(source.choice([0, 1, 5, 40, 600])))
-        case 4 | 5:
-            return source.choice(
-                ["subscribe", "message", "cancel", "flush", "typing", "ping", "decide", "c", "subscription"]
-            )
-        case 6:
-            return [anything(source, depth + 1) for _ in range(source.randrange(4))]
-    names = ["action", "channel", "message", "message_id", "content", "payload", "offset", "epoch", "window", "on_busy",
-             "metadata", "id", "history", "text", "events", "call_id", "decision", "type", "flush", "x"]  # fmt: skip
-    return {source.choice(names): anything(source, depth + 1) for _ in range(source.randrange(8))}
 
 
 @pytest.mark.prove

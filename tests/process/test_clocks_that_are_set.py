@@ -13,9 +13,8 @@ import pytest
 
 from tests.chaos.launch import CLOCK
 from tests.patience import SOON, until
-from tests.process.fleet import PACE, Fleet, fleet
+from tests.process.fleet import PACE, Fleet, fleet, next_frame
 from tests.process.programs import Program
-from tests.process.test_silent_worker import next_frame
 from tests.services import RedisServer
 from turnkeep.simulator import Simulator, serve
 

@@ -22,12 +22,11 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
 from tests.conftest import FULL
-from tests.contract.broker import Broker, broker
-from tests.contract.test_amqp import GARBAGE
+from tests.contract.broker import GARBAGE, Broker, broker
 from tests.patience import PATIENCE, until
 from tests.process.programs import Server
+from tests.process.random_input import anything
 from tests.process.served import heard
-from tests.process.test_bad_input import anything
 from tests.services import RabbitServer
 from turnkeep import errors
 from turnkeep.doors.error_answers import status_of

@@ -13,12 +13,10 @@ import aiohttp
 import pytest
 
 from tests.patience import until
-from tests.process.programs import Server
+from tests.process.programs import QUICK_ENVIRONMENT, Server, until_answered
 from turnkeep.messages import Address, UserItem, content_text
 from turnkeep.simulator import Simulator, StreamPace, serve
 from turnkeep.store import open_store
-
-QUICK = {"TURNKEEP_WINDOW": "0.2", "TURNKEEP_MAX_WAIT": "1", "TURNKEEP_CHANNEL_RATE": "0", "TURNKEEP_USER_RATE": "0"}
 
 
 class Producer:
@@ -55,19 +53,6 @@ def text_of(channel: str, number: int) -> str:
     return f"{channel} says {number} [[words:25]]"
 
 
-async def until_answered(server: Server, http: aiohttp.ClientSession, count: int) -> None:
-    async with asyncio.timeout(240):
-        while True:
-            try:
-                async with http.get(f"{server.url}/api/queue") as told:
-                    counts = await told.json()
-                if counts["completedCount"] + counts["failedCount"] >= count:
-                    return
-            except aiohttp.ClientError:
-                pass
-            await asyncio.sleep(0.1)
-
-
 @pytest.mark.prove
 @pytest.mark.timeout(600)
 async def test_what_was_accepted_is_answered_once_in_order_whatever_is_killed(
@@ -81,7 +66,12 @@ async def test_what_was_accepted_is_answered_once_in_order_whatever_is_killed(
         server = Server(
             ["dev"],
             tmp_path,
-            {**QUICK, "OPENAI_BASE_URL": model, "OPENAI_API_KEY": "sk-test", "TURNKEEP_MODEL_API": "responses"},
+            {
+                **QUICK_ENVIRONMENT,
+                "OPENAI_BASE_URL": model,
+                "OPENAI_API_KEY": "sk-test",
+                "TURNKEEP_MODEL_API": "responses",
+            },
         )
         server.start()
         try:
@@ -145,7 +135,7 @@ async def moved(simulator: Simulator, interrupted: set[str]) -> float:
 
 async def test_a_receipt_is_never_given_for_what_is_not_kept(tmp_path: Path) -> None:
     async with aiohttp.ClientSession() as http:
-        server = Server(["dev"], tmp_path, {**QUICK, "TURNKEEP_WINDOW": "60", "TURNKEEP_MAX_WAIT": "60"})
+        server = Server(["dev"], tmp_path, {**QUICK_ENVIRONMENT, "TURNKEEP_WINDOW": "60", "TURNKEEP_MAX_WAIT": "60"})
         server.start()
         try:
             await server.answers(http)

@@ -12,9 +12,8 @@ import pytest
 
 from tests.patience import PATIENCE, until
 from tests.process.openai_desk import NESTED, WANTS_LOOKUP, OpenAiDesk, answer_of, openai_desk
-from tests.process.served import served
+from tests.process.served import bearer, served
 from tests.scenario.house import gate_answers
-from tests.scenario.test_instructions import bearer
 from turnkeep.simulator import Fault
 from turnkeep.tools.tool import tool
 

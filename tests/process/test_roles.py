@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 import signal
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.patience import PATIENCE, until
-from tests.process.fleet import Crowd, Fleet, Worker, fleet
+from tests.process.fleet import Crowd, Fleet, Worker, fleet, until_taken_over
 from tests.process.listener import judged
 from tests.process.programs import Program
 from tests.services import RedisServer
-from turnkeep.simulator import Exchange, Simulator, StreamPace, serve
+from turnkeep.simulator import Simulator, StreamPace, serve
 from turnkeep.store import open_store
 from turnkeep.store.values import Counts
 
@@ -78,38 +77,6 @@ async def test_the_runs_of_a_killed_worker_are_taken_over_in_time(
     assert heard.is_clean, heard
     assert heard.answers == crowd.said
     assert simulator.ledger.twice_within_a_request() == []
-
-
-async def until_taken_over(worker: Worker, simulator: Simulator) -> list[float]:
-    """Kill it and start it again: for each of its runs the seconds until the model was asked anew."""
-    before = {exchange.n for exchange in simulator.ledger.open()}
-    killed_at = time.time()
-    await asyncio.to_thread(worker.kill9)
-    worker.start()
-    cut = await cut_off(simulator, before)
-    await until(lambda: all(followed(e, simulator) for e in cut), patience=PATIENCE)
-    await worker.works()
-    return [next(arrivals(e, simulator)).arrived - killed_at for e in cut]
-
-
-async def cut_off(simulator: Simulator, before: set[int]) -> list[Exchange]:
-    """The requests of the dead, whose connections the system closes; none if nothing ran there."""
-
-    def closed() -> list[Exchange]:
-        return [e for e in simulator.ledger if e.n in before and e.outcome == "closed_by_client"]
-
-    with contextlib.suppress(TimeoutError):
-        await until(lambda: bool(closed()), patience=5)
-    await asyncio.sleep(0.1)
-    return closed()
-
-
-def arrivals(cut: Exchange, simulator: Simulator) -> Iterator[Exchange]:
-    return (e for e in simulator.ledger if e.run == cut.run and e.n > cut.n)
-
-
-def followed(cut: Exchange, simulator: Simulator) -> bool:
-    return any(True for _ in arrivals(cut, simulator))
 
 
 # ---------------------------------------------------------------- a new version

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import pytest
 
-from tests.patience import PATIENCE, SOON, until
-from tests.process.fleet import PACE, fleet
+from tests.patience import SOON, until
+from tests.process.fleet import PACE, fleet, next_frame
 from tests.services import RedisServer
 from turnkeep.simulator import Simulator, serve
 
@@ -52,12 +50,3 @@ async def test_an_answer_goes_on_soon_after_its_worker_was_killed(
 
     proof("silent worker", f"lease as it comes | answer goes on {took:.1f} s after the kill")
     assert took <= SOON
-
-
-async def next_frame(socket: Any, wanted: Any) -> dict[str, Any]:
-    """The next frame like this."""
-    async with asyncio.timeout(PATIENCE):
-        while True:
-            frame: dict[str, Any] = json.loads((await socket.receive()).data)
-            if "status" in frame and wanted(frame):
-                return frame

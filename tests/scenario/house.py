@@ -158,3 +158,9 @@ async def flush_together(queue: AssistantMessageQueue, channel: str, count: int)
         while len(await queue.store.open_messages(queue.address(channel))) < count:
             await asyncio.sleep(0.005)
     await queue.flush(channel)
+
+
+async def answered(house: TestHouse, channel: str, text: str) -> None:
+    async with house.stream(channel) as stream:
+        receipt = await house.send(channel, text)
+        await house.settled(stream, receipt.message_id)

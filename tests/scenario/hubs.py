@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import json
 from collections.abc import AsyncIterator, Callable
@@ -17,6 +18,8 @@ from tests.patience import PATIENCE
 from turnkeep.backoff import Backoff
 from turnkeep.outbound.forwarder import ForwardRules
 from turnkeep.outbound.parking import ParkingRules
+
+WEBHOOK_SECRET = "whsec_" + base64.b64encode(b"0123456789abcdef").decode()
 
 AGAIN_SOON = Backoff(delay=0.02, cap=0.1)
 QUICKLY = ForwardRules(

@@ -8,19 +8,12 @@ from typing import Any
 
 import pytest
 
-from tests.process.served import Served, ask, frames_until_final, served
-from turnkeep.auth.api_keys import ApiKeys
-from turnkeep.auth.principals import Scope
+from tests.process.served import Served, ask, bearer, frames_until_final, served
 from turnkeep.messages import UserItem, text_content
 from turnkeep.runs.answer import OF_A_USER
 
 SYSTEM = "Reply to all messages logically."
 WISH = "Answer like a pirate."
-
-
-async def bearer(server: Served, *scopes: Scope) -> dict[str, str]:
-    value, _ = await ApiKeys(server.queue.store).create(scopes=scopes)
-    return {"Authorization": f"Bearer {value}"}
 
 
 async def said(server: Served, headers: dict[str, str], message_id: str) -> Any:

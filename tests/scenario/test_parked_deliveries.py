@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 
 from tests.patience import PATIENCE, until
-from tests.scenario.house import TestHouse, opened
-from tests.scenario.hubs import AGAIN_SOON, QUICKLY, Inbox, receiver
-from tests.scenario.test_sinks import SECRET, answered
+from tests.scenario.house import TestHouse, answered, opened
+from tests.scenario.hubs import AGAIN_SOON, QUICKLY, WEBHOOK_SECRET, Inbox, receiver
 from turnkeep.backoff import Backoff
 from turnkeep.outbound.forwarder import Forwarder, ForwardRules, SinkReceiver
 from turnkeep.outbound.parking import ParkingRules
@@ -28,7 +27,7 @@ NEVER = Backoff("fixed", delay=3600.0, jitter=False, cap=3600.0)
 @contextlib.asynccontextmanager
 async def delivering(house: TestHouse, there: Inbox, rules: ForwardRules = QUICKLY) -> AsyncIterator[Forwarder]:
     """A webhook is delivered to until the end of the block."""
-    webhook = Webhook(there.url, SECRET, allow_private=True)
+    webhook = Webhook(there.url, WEBHOOK_SECRET, allow_private=True)
     forwarder = Forwarder(house.queue.store, webhook, queue=house.queue.name, rules=rules)
     await house.queue.store.open_sink(forwarder.sink)
     running = asyncio.create_task(forwarder.run())
@@ -153,7 +152,7 @@ async def test_what_failed_for_too_long_is_left_to_people_and_its_channel_goes_o
 
 
 NOWHERE: dict[str, Callable[[TestHouse], SinkReceiver]] = {
-    "webhook": lambda _: Webhook("http://127.0.0.1:1/hook", SECRET, allow_private=True),
+    "webhook": lambda _: Webhook("http://127.0.0.1:1/hook", WEBHOOK_SECRET, allow_private=True),
     "relay": lambda house: Relay("ws://127.0.0.1:1/ws", house.queue.store),
     "reply": lambda _: ReplyExchange("amqp://guest:guest@127.0.0.1:1/", "replies"),
 }

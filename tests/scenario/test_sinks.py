@@ -17,8 +17,8 @@ import pytest
 
 from tests.patience import PATIENCE, until
 from tests.process.served import served
-from tests.scenario.house import TestHouse, gate_answers, opened
-from tests.scenario.hubs import QUICKLY, Hub, hub, receiver
+from tests.scenario.house import TestHouse, answered, gate_answers, opened
+from tests.scenario.hubs import QUICKLY, WEBHOOK_SECRET, Hub, hub, receiver
 from turnkeep.doors import other_systems as doors_outside
 from turnkeep.doors.other_systems import receivers
 from turnkeep.errors import ConfigurationError, NotFound, ThreadQuarantined
@@ -27,7 +27,6 @@ from turnkeep.outbound.relay import Relay
 from turnkeep.outbound.webhook import Webhook
 from turnkeep.store.sinks import Delivery
 
-SECRET = "whsec_" + base64.b64encode(b"0123456789abcdef").decode()
 GOLDEN = Path(__file__).parents[1] / "data/golden/seed-frames.jsonl"
 
 
@@ -42,12 +41,6 @@ async def forwarding(house: TestHouse, *receivers: SinkReceiver) -> AsyncIterato
         yield tasks
         for task in tasks:
             task.cancel()
-
-
-async def answered(house: TestHouse, channel: str, text: str) -> None:
-    async with house.stream(channel) as stream:
-        receipt = await house.send(channel, text)
-        await house.settled(stream, receipt.message_id)
 
 
 # ---------------------------------------------------------------- relay
@@ -254,7 +247,7 @@ async def test_a_webhook_gets_every_final_event_signed(store: str) -> None:
     async with (
         opened(store) as house,
         receiver() as there,
-        forwarding(house, Webhook(there.url, SECRET, allow_private=True)),
+        forwarding(house, Webhook(there.url, WEBHOOK_SECRET, allow_private=True)),
     ):
         await answered(house, "c1", "hello")
         await until(lambda: len(there.requests) == 1)
@@ -274,7 +267,7 @@ async def test_while_a_secret_is_exchanged_both_sign() -> None:
     async with (
         opened("memory:") as house,
         receiver() as there,
-        forwarding(house, Webhook(there.url, f"{new} {SECRET}", allow_private=True)),
+        forwarding(house, Webhook(there.url, f"{new} {WEBHOOK_SECRET}", allow_private=True)),
     ):
         await answered(house, "c1", "hello")
         await until(lambda: len(there.requests) == 1)
@@ -288,7 +281,7 @@ async def test_a_receiver_that_fails_gets_the_same_event_again_and_the_next_one_
     async with (
         opened(store) as house,
         receiver(lambda number: 503 if number < 3 else 200) as there,
-        forwarding(house, Webhook(there.url, SECRET, allow_private=True)),
+        forwarding(house, Webhook(there.url, WEBHOOK_SECRET, allow_private=True)),
     ):
         await answered(house, "c1", "hello")
         await answered(house, "c1", "hello again")
@@ -301,7 +294,7 @@ async def test_a_receiver_that_fails_gets_the_same_event_again_and_the_next_one_
 async def test_a_private_address_gets_nothing_unless_it_is_allowed(
     store: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with opened(store) as house, receiver() as there, forwarding(house, Webhook(there.url, SECRET)):
+    async with opened(store) as house, receiver() as there, forwarding(house, Webhook(there.url, WEBHOOK_SECRET)):
         await answered(house, "c1", "hello")
         await until(lambda: "delivery_failed" in caplog.text)
     assert "TURNKEEP_WEBHOOK_ALLOW_PRIVATE" in caplog.text
@@ -318,7 +311,9 @@ async def test_a_receiver_that_hangs_delays_no_run_and_no_other_sink(store: str)
     listener = await asyncio.start_server(hang, "127.0.0.1", 0)
     url = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}/hook"
     async with opened(store) as house, hub() as there:
-        async with forwarding(house, Webhook(url, SECRET, allow_private=True), Relay(there.url, house.queue.store)):
+        async with forwarding(
+            house, Webhook(url, WEBHOOK_SECRET, allow_private=True), Relay(there.url, house.queue.store)
+        ):
             for number in range(5):
                 await answered(house, f"c{number}", "hello")
             await until(lambda: all(len(there.finals(f"c{number}")) == 1 for number in range(5)))
@@ -334,7 +329,7 @@ async def test_settings_open_their_sinks_and_a_server_carries_them() -> None:
         settings: dict[str, Any] = {
             "websocket_url": there.url,
             "webhook_url": hook.url,
-            "webhook_secret": SECRET,
+            "webhook_secret": WEBHOOK_SECRET,
             "webhook_allow_private": True,
         }
         async with served(**settings) as server:
@@ -357,8 +352,8 @@ async def test_a_sink_that_is_not_set_any_more_keeps_nothing(tmp_path: Path) -> 
     ("settings", "sentence"),
     [
         ({"webhook_url": "https://example.org"}, "needs TURNKEEP_WEBHOOK_SECRET"),
-        ({"webhook_url": "http://example.org", "webhook_secret": SECRET}, "must be https"),
-        ({"webhook_url": "https://example.org", "webhook_secret": f"{SECRET} whsec_!"}, "must be base64"),
+        ({"webhook_url": "http://example.org", "webhook_secret": WEBHOOK_SECRET}, "must be https"),
+        ({"webhook_url": "https://example.org", "webhook_secret": f"{WEBHOOK_SECRET} whsec_!"}, "must be base64"),
         ({"webhook_url": "https://example.org", "webhook_secret": "whsec_!"}, "must be base64"),
         ({"webhook_url": "https://example.org", "webhook_secret": "whsec_"}, "has 0 bytes"),
         ({"webhook_url": "https://example.org", "webhook_secret": "whsec_dG9vIHNob3J0"}, "has 9 bytes"),
@@ -378,7 +373,11 @@ async def test_a_setting_that_cannot_work_is_told(settings: dict[str, Any], sent
 async def test_what_a_run_says_last_goes_out_before_the_process_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doors_outside, "LAST_WORDS", 0.1)  # less than the run goes on for
     async with receiver() as inbox:
-        sinks: dict[str, Any] = {"webhook_url": inbox.url, "webhook_secret": SECRET, "webhook_allow_private": True}
+        sinks: dict[str, Any] = {
+            "webhook_url": inbox.url,
+            "webhook_secret": WEBHOOK_SECRET,
+            "webhook_allow_private": True,
+        }
         async with served(**sinks, drain=20.0) as server:
             gate = gate_answers(server.simulator)
             async with asyncio.timeout(PATIENCE), server.queue.events("c") as stream:
@@ -400,7 +399,11 @@ async def test_what_a_run_says_last_goes_out_before_the_process_ends(monkeypatch
 async def test_a_receiver_that_is_away_does_not_hold_up_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doors_outside, "LAST_WORDS", 0.2)
     async with receiver(lambda _: 503) as inbox:
-        sinks: dict[str, Any] = {"webhook_url": inbox.url, "webhook_secret": SECRET, "webhook_allow_private": True}
+        sinks: dict[str, Any] = {
+            "webhook_url": inbox.url,
+            "webhook_secret": WEBHOOK_SECRET,
+            "webhook_allow_private": True,
+        }
         async with asyncio.timeout(PATIENCE), served(**sinks) as server:
             await server.queue.ask("c", "hello")
     assert all(event["type"] == "turn.completed" for event in inbox.events)

@@ -17,7 +17,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from tests.scenario.house import TestHouse, opened
-from tests.unit.test_telemetry import samples
+from tests.services.prometheus import samples
 from turnkeep.service import OpenAIService, create_openai_config
 from turnkeep.telemetry import configure_logging
 from turnkeep.telemetry.metrics import PrometheusMeter

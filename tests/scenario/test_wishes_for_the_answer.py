@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.process.served import ask, served
+from tests.process.served import ask, bearer, served
 from tests.scenario.house import TestHouse, opened
-from tests.scenario.test_instructions import bearer
 from turnkeep.errors import InvalidMessage
 from turnkeep.inputs import read_message
 from turnkeep.messages import Address

@@ -8,8 +8,13 @@ import urllib.request
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from prometheus_client.parser import text_string_to_metric_families
+
 from tests.services.process import HOST, Server, exchange
 from tests.services.programs import program
+from turnkeep.telemetry.metrics import PrometheusMeter
+
+Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 
 class PrometheusServer(Server):
@@ -44,3 +49,11 @@ class PrometheusServer(Server):
 
     def _ready(self) -> bool:
         return b" 200 " in exchange(self.port, b"GET /-/ready HTTP/1.0\r\n\r\n").partition(b"\r\n")[0]
+
+
+def samples(meter: PrometheusMeter) -> Samples:
+    """What Prometheus would read."""
+    text, content_type = meter.render()
+    assert content_type.startswith("text/plain")
+    families = text_string_to_metric_families(text.decode())
+    return {(s.name, tuple(sorted(s.labels.items()))): s.value for family in families for s in family.samples}

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from tests.patience import PATIENCE
-from tests.unit.redis_client.test_subscriptions import Notes, acknowledge, subscribed
+from tests.unit.redis_client.subscriber import Notes, acknowledge, subscribed
 from turnkeep.backoff import Backoff
 from turnkeep.clock import SystemClock
 from turnkeep.store.redis import hints as hints_module

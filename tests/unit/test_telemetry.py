@@ -17,9 +17,9 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import StatusCode
-from prometheus_client.parser import text_string_to_metric_families
 
 from tests.patience import PATIENCE
+from tests.services.prometheus import samples
 from turnkeep.application import Application
 from turnkeep.backoff import Backoff
 from turnkeep.doors.amqp.consumer import AmqpDoor
@@ -30,17 +30,6 @@ from turnkeep.store.store_metrics import measure_store
 from turnkeep.telemetry import SILENT, configure_logging, get_log
 from turnkeep.telemetry.metrics import MOST_SERIES, PrometheusMeter
 from turnkeep.telemetry.traces import span, use_tracer
-
-Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
-
-
-def samples(meter: PrometheusMeter) -> Samples:
-    """What Prometheus would read."""
-    text, content_type = meter.render()
-    assert content_type.startswith("text/plain")
-    families = text_string_to_metric_families(text.decode())
-    return {(s.name, tuple(sorted(s.labels.items()))): s.value for family in families for s in family.samples}
-
 
 # ---------------------------------------------------------------- measurements
 
