@@ -6,6 +6,7 @@ import asyncio
 import functools
 import gc
 import inspect
+import math
 import os
 import secrets
 import signal
@@ -18,6 +19,7 @@ from typing import Any
 import hypothesis
 import pytest
 
+from tests.patience import TEST_ENDS
 from tests.services import (
     RabbitServer,
     RedisServer,
@@ -96,10 +98,17 @@ def is_of_daily_promises(node: pytest.Item | pytest.Collector, name: str) -> boo
     return is_promised and zlib.crc32(name.encode()) % int(daily.kwargs.get("share", 1)) == 0
 
 
-def pytest_collection_finish() -> None:
-    """Spare the garbage collector what stays to the end: it would look at thousands of tests again and again."""
-    gc.collect()
-    gc.freeze()
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Spare the garbage collector what stays to the end: it would look at thousands of tests again and again, here for
+    a third of the time and in each test for some of it.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -126,6 +135,7 @@ def bounded(function: Callable[..., Any], seconds: float) -> Callable[..., Any]:
         limit = asyncio.timeout(seconds if is_timed else None)
         # just before, as the limit ends what others wait for, too
         look = loop.call_later(0.95 * seconds, lambda: waits.extend(waits_of_tasks())) if is_timed else None
+        TEST_ENDS.set(loop.time() + seconds if is_timed else math.inf)
         try:
             async with limit:
                 await function(*arguments, **named)

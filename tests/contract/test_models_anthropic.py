@@ -8,7 +8,6 @@ from typing import Any
 
 import orjson
 import pytest
-from anthropic import AsyncAnthropic
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -114,8 +113,11 @@ async def test_a_search_and_its_sources_are_items() -> None:
     assert text_of(parts) == before.text + said.text
 
 
+@pytest.mark.xdist_group("anthropic")  # it takes a second to load
 @pytest.mark.parametrize("name", ["anthropic-text", "anthropic-thinking-tools", "anthropic-search-citations"])
 async def test_a_recorded_answer_means_the_same_to_the_official_client(name: str) -> None:
+    from anthropic import AsyncAnthropic
+
     async def answer(visit: Visit) -> None:
         visit.whole(recorded(name))
 

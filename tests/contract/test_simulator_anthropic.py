@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import anthropic
 import pytest
-from anthropic import AsyncAnthropic
 
+from tests.late_import import late_import
 from turnkeep.simulator import Fault, Simulator, serve
 from turnkeep.testing.fake_clock import FakeClock
+
+if TYPE_CHECKING:
+    import anthropic
+else:
+    anthropic = late_import("anthropic")  # takes a second to load
+
+pytestmark = pytest.mark.xdist_group("anthropic")  # they share what was loaded
 
 MODEL = "claude-sonnet-5-5"
 OLDER = "claude-haiku-4-5"
@@ -23,7 +29,7 @@ THINKING: Any = {"type": "enabled", "budget_tokens": 1024}
 
 
 class Bench:
-    def __init__(self, simulator: Simulator, client: AsyncAnthropic) -> None:
+    def __init__(self, simulator: Simulator, client: anthropic.AsyncAnthropic) -> None:
         self.simulator, self.client = simulator, client
 
     async def ask(self, *said: Any, **more: Any) -> anthropic.types.Message:
@@ -45,7 +51,7 @@ async def bench() -> AsyncIterator[Bench]:
     simulator = Simulator(seed=1, clock=FakeClock())
     async with (
         serve(simulator) as url,
-        AsyncAnthropic(
+        anthropic.AsyncAnthropic(
             base_url=url.removesuffix("/v1"), api_key="sk-ant-test", auth_token=None, max_retries=0, timeout=30
         ) as client,
     ):
@@ -174,19 +180,19 @@ async def test_a_limit_cuts_and_a_refusal_refuses(bench: Bench) -> None:
 @pytest.mark.parametrize(
     ("fault", "kind", "words"),
     [
-        (Fault("429", retry_after=7), anthropic.RateLimitError, "Rate limit"),
-        (Fault("529"), anthropic.OverloadedError, "Overloaded"),
-        (Fault("401"), anthropic.AuthenticationError, "invalid x-api-key"),
-        (Fault("quota"), anthropic.BadRequestError, "credit balance is too low"),
-        (Fault("context_length_exceeded"), anthropic.BadRequestError, "prompt is too long"),
-        (Fault("model_not_found"), anthropic.NotFoundError, f"model: {MODEL}"),
-        (Fault("500"), anthropic.InternalServerError, "told to answer 500"),
+        (Fault("429", retry_after=7), "RateLimitError", "Rate limit"),
+        (Fault("529"), "OverloadedError", "Overloaded"),
+        (Fault("401"), "AuthenticationError", "invalid x-api-key"),
+        (Fault("quota"), "BadRequestError", "credit balance is too low"),
+        (Fault("context_length_exceeded"), "BadRequestError", "prompt is too long"),
+        (Fault("model_not_found"), "NotFoundError", f"model: {MODEL}"),
+        (Fault("500"), "InternalServerError", "told to answer 500"),
     ],
 )
-async def test_errors_in_the_words_of_the_platform(bench: Bench, fault: Fault, kind: type, words: str) -> None:
+async def test_errors_in_the_words_of_the_platform(bench: Bench, fault: Fault, kind: str, words: str) -> None:
     bench.simulator.faults.append(fault)
     error = await bench.failure("hello")
-    assert isinstance(error, kind)
+    assert isinstance(error, getattr(anthropic, kind))
     assert words in error.message
     assert error.request_id
     if fault.retry_after:

@@ -13,7 +13,7 @@ from typing import Any
 import websockets
 from websockets.asyncio.client import ClientConnection
 
-from tests.patience import LONG_PATIENCE
+from tests.patience import LONG_PATIENCE, within
 
 Frame = dict[str, Any]
 
@@ -41,13 +41,13 @@ class Listener:
 
     async def heard_of_all(self) -> None:
         """Return when it is subscribed to everything."""
-        async with asyncio.timeout(LONG_PATIENCE):
+        async with within(LONG_PATIENCE):
             await self._all.wait()
 
     async def answer(self, channel: str, message_id: str) -> Frame:
         """The final frame of a message."""
         waiting = self._waiting(channel, message_id)
-        async with asyncio.timeout(LONG_PATIENCE):
+        async with within(LONG_PATIENCE):
             return await waiting
 
     def _waiting(self, channel: str, message_id: str | None) -> asyncio.Future[Frame]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import aiohttp
 
-from tests.patience import PATIENCE
+from tests.patience import LONG_PATIENCE, PATIENCE, within
 from tests.services import CHECKOUT, free_port
 from tests.services.forks import Process, start_python
 from tests.services.process import COVERAGE, finish_measuring
@@ -99,7 +99,8 @@ async def running(program: Program) -> AsyncIterator[Program]:
 
 
 async def until_answered(server: Server, http: aiohttp.ClientSession, count: int) -> None:
-    async with asyncio.timeout(240):
+    """Wait until so many messages are answered, or dead, though the server may be killed meanwhile."""
+    async with within(LONG_PATIENCE):
         while True:
             try:
                 async with http.get(f"{server.url}/api/queue") as told:

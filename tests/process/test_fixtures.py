@@ -85,6 +85,22 @@ async def hears():
     assert re.search(r"the other one: .*test_example.py:\d+ hears", said)
 
 
+def test_waits_of_a_test_share_its_deadline_and_the_last_says_what_it_waited_for(tmp_path: Path) -> None:
+    source = """
+import asyncio, pytest
+from tests.patience import until
+@pytest.mark.timeout(5)
+async def test_waits():
+    with pytest.raises(TimeoutError):
+        await until(lambda: 1 == 2, patience=2)
+    await until(lambda: 1 == 3, patience=180)
+"""
+    said = run_tests(tmp_path, source, "-p", "no:timeout")
+    assert "1 failed" in said
+    assert re.search(r"after \d s this is still False: await until\(lambda: 1 == 3", said)
+    assert "this test still waits" not in said
+
+
 def test_tests_of_the_heavy_broker_share_one_worker(tmp_path: Path) -> None:
     source = """
 import os, pathlib, pytest

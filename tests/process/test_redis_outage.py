@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.patience import LONG_PATIENCE, until
+from tests.patience import LONG_PATIENCE, until, within
 from tests.process.fleet import Crowd, Fleet, fleet
 from tests.process.listener import Judgement, judged
 from tests.services import RedisServer
@@ -211,7 +211,7 @@ async def test_a_full_redis_refuses_senders_and_lets_runs_end(tmp_path: Path, si
 
 async def answered(url: str, messages: int) -> Counts:
     """The counts as soon as so many messages are answered."""
-    async with asyncio.timeout(LONG_PATIENCE):
+    async with within(LONG_PATIENCE):
         while (counts := await counts_of(url)).completed < messages:
             await asyncio.sleep(0.1)
     return counts

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.patience import LONG_PATIENCE
+from tests.patience import LONG_PATIENCE, within
 from tests.scenario.house import TestHouse, opened
 from turnkeep.messages import Address, Message, text_content
 from turnkeep.simulator import Exchange
@@ -91,7 +91,7 @@ async def small_message(house: TestHouse, tenant: str, channel: str, after: floa
     address = Address(tenant, house.queue.name, channel)
     await house.queue.accept([spoken(address)])
     accepted = time.time()
-    async with asyncio.timeout(LONG_PATIENCE):
+    async with within(LONG_PATIENCE):
         while (record := await house.queue.store.message(address, "m")) is None or record.status != "answered":
             await asyncio.sleep(0.02)
     answered = time.time()
