@@ -27,6 +27,7 @@ from tests.services import (
     redis_program,
     valkey_program,
 )
+from tests.services.forks import ForkServer, made_folder
 from tests.services.programs import REQUIRED, absent, program
 
 FULL = os.environ.get("TURNKEEP_PROVE") == "1"
@@ -71,6 +72,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 item.add_marker(mark)
         if item.get_closest_marker("rabbit") and not item.get_closest_marker("xdist_group"):
             item.add_marker(pytest.mark.xdist_group("rabbit"))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    given = getattr(config, "workerinput", {}).get("forks")
+    ForkServer.folder = Path(given) if given else None
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """All workers share the process that forks programs."""
+    if ForkServer.folder is None:
+        ForkServer.folder = made_folder()
+    node.workerinput["forks"] = str(ForkServer.folder)
 
 
 @pytest.hookimpl(optionalhook=True)

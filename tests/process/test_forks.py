@@ -7,13 +7,14 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.patience import PATIENCE
-from tests.services import forks
+from tests.services import eventually, forks
 from tests.services.forks import Process, start_python
 
 SAYS_WHAT_IT_IS = """
@@ -104,11 +105,52 @@ def test_an_order_that_was_broken_off_ends_no_others(tmp_path: Path) -> None:
         pytest.skip("nothing is forked")
     process = started(tmp_path, "import time; time.sleep(600)")
     with socket.socket(socket.AF_UNIX) as connection:
-        connection.connect(forks.ForkServer.shared()._place)
+        connection.connect(forks.ForkServer.shared().path)
     assert started(tmp_path, "pass").wait(PATIENCE) == 0
     assert process.poll() is None
     process.kill()
     assert process.wait(PATIENCE) == -signal.SIGKILL
+
+
+MEMBER = """
+import os, sys, time
+from pathlib import Path
+from tests.services import eventually, forks
+folder = Path(sys.argv[1])
+forks.ForkServer.folder = folder
+process = forks.start_python(["-c", "import time; time.sleep(600)"], folder, {}, log=folder / "log")
+print(process.pid, forks.ForkServer.shared()._process is not None, flush=True)
+sys.stdin.read()
+os._exit(0)
+"""
+
+
+def test_workers_share_one_process_and_each_takes_its_programs_along(tmp_path: Path) -> None:
+    if not forks.FORKS:
+        pytest.skip("nothing is forked")
+    folder = forks.made_folder()  # beside the one of this run
+    command = [sys.executable, "-c", MEMBER, str(folder)]
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "cwd": forks.CHECKOUT}
+    with subprocess.Popen(command, **pipes) as one, subprocess.Popen(command, **pipes) as other:
+        told = [member.stdout.readline().split() for member in (one, other) if member.stdout]
+        assert sorted(launched for _, launched in told) == ["False", "True"]
+        pids = [int(pid) for pid, _ in told]
+        one.kill()
+        one.wait(PATIENCE)
+        eventually(lambda: not is_running(pids[0]), PATIENCE, "the program of a killed worker to end")
+        assert is_running(pids[1])
+        other.kill()
+        other.wait(PATIENCE)
+        eventually(lambda: not is_running(pids[1]), PATIENCE, "the program of the last worker to end")
+        eventually(lambda: not (folder / "socket").exists(), PATIENCE, "the process that forks to end")
+    forks.remove_folder(folder)
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 def test_no_two_draw_the_same_numbers(tmp_path: Path) -> None:

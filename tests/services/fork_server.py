@@ -1,13 +1,15 @@
 """A process that has imported what our programs do, and becomes one of them in a fork.
 
-Each connection orders one program, in one line of JSON, and hears its process id, and how it ended. When its input
-ends, which is when the tests are over however they end, it kills whatever still runs. See `forks.py`.
+Each connection orders one program, in one line of JSON, and hears its process id, and how it ended; or it is that of a
+member, a process of the tests: when it ends, however that comes, what the member has ordered is killed. With the last
+member this ends too. See `forks.py`.
 """
 
 from __future__ import annotations
 
 import atexit
 import contextlib
+import fcntl
 import gc
 import importlib
 import json
@@ -18,6 +20,7 @@ import signal
 import socket
 import sys
 import threading
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from turnkeep.models import load_clients
@@ -26,30 +29,46 @@ from turnkeep.pricing.tokenizer import tokenizer_for
 
 ALSO = ("doors.amqp.consumer", "doors.http.endpoint", "doors.server", "simulator", "store.redis", "store.sqlite")
 """What commands import when they begin to serve, beside their own modules."""
+FIRST_MEMBER = 60.0
+"""Seconds after which it ends if who has started it never came."""
 
 
-def main(place: str) -> NoReturn:
+@dataclass
+class Running:
+    """A program that was ordered: by whom, and who hears of its end."""
+
+    owner: str
+    connection: socket.socket
+
+
+def main(folder: str) -> NoReturn:
     """Take orders; each is carried out by a fork."""
+    alive = open(f"{folder}/alive", "w")  # noqa: SIM115 - open to the end of the process
+    fcntl.flock(alive, fcntl.LOCK_EX)
     warm_up()
     listener = socket.socket(socket.AF_UNIX)
-    listener.bind(place)
+    listener.bind(f"{folder}/socket")
     listener.listen(64)
     ends, noted = os.pipe()
     os.set_blocking(noted, False)
     signal.set_wakeup_fd(noted, warn_on_full_buffer=False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
-    running: dict[int, socket.socket] = {}
+    members: dict[socket.socket, str] = {}
+    running: dict[int, Running] = {}
     os.write(1, b"ready\n")
     while True:
-        waiting: list[int | socket.socket] = [0, ends, listener]
-        ready, _, _ = select.select(waiting, [], [])
-        if 0 in ready and not os.read(0, 1):
-            end(running)
+        waiting: list[int | socket.socket] = [ends, listener, *members]
+        ready, _, _ = select.select(waiting, [], [], None if members else FIRST_MEMBER)
         if ends in ready:
             os.read(ends, 4096)
             report(running)
         if listener in ready:
-            take_order(listener.accept()[0], running)
+            take_line(listener.accept()[0], members, running)
+        for member in [each for each in members if each in ready]:
+            kill_all_of(members.pop(member), running)
+            member.close()
+        if not members:
+            end_unless_somebody_comes(listener, folder, running)
 
 
 def warm_up() -> None:
@@ -63,33 +82,44 @@ def warm_up() -> None:
     gc.freeze()  # a fork that collects would write to every page that it shares
 
 
-def take_order(connection: socket.socket, running: dict[int, socket.socket]) -> None:
+def take_line(connection: socket.socket, members: dict[socket.socket, str], running: dict[int, Running]) -> None:
     with connection.makefile("r") as lines:
-        order = lines.readline()
-    if not order:  # its test was broken off: that is no end of all others
+        line = lines.readline()
+    if not line:  # its test was broken off: that is no end of all others
         connection.close()
+        return
+    order = json.loads(line)
+    if "member" in order:
+        members[connection] = order["member"]
         return
     pid = os.fork()
     if pid == 0:
-        become(json.loads(order), connection)
-    running[pid] = connection
+        become(order, connection)
+    running[pid] = Running(order["owner"], connection)
 
 
-def report(running: dict[int, socket.socket]) -> None:
+def report(running: dict[int, Running]) -> None:
     """Say of each program that has ended how it did."""
     for pid in list(running):
         ended, status = os.waitpid(pid, os.WNOHANG)
         if ended:
-            with running.pop(pid) as connection, contextlib.suppress(OSError):
+            with running.pop(pid).connection as connection, contextlib.suppress(OSError):
                 connection.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
 
 
-def end(running: dict[int, socket.socket]) -> None:
-    for pid in running:
+def kill_all_of(owner: str, running: dict[int, Running]) -> None:
+    for pid in [pid for pid, program in running.items() if program.owner == owner]:
         for kill in (os.killpg, os.kill):  # the newest may not lead its group yet
             with contextlib.suppress(OSError):
                 kill(pid, signal.SIGKILL)
-    os._exit(0)
+
+
+def end_unless_somebody_comes(listener: socket.socket, folder: str, running: dict[int, Running]) -> None:
+    with open(f"{folder}/lock", "w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)  # who comes in has it: it finds us, or finds nobody
+        if not select.select([listener], [], [], 0)[0]:
+            os.unlink(f"{folder}/socket")
+            os._exit(0)
 
 
 def become(order: dict[str, Any], connection: socket.socket) -> NoReturn:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import fcntl
 import json
 import os
 import shutil
@@ -20,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
@@ -121,43 +123,78 @@ Process = subprocess.Popen[bytes] | Fork
 
 
 class ForkServer:
-    """The process that forks; one for each worker of pytest, from when it is first needed."""
+    """The process that forks. It is one for all workers of a run, from when the first of them needs it: what it has
+    imported takes a second and 140 MB. It ends with the last of them, and what a worker has started with that worker.
+    """
 
+    folder: ClassVar[Path | None] = None
+    """Where the workers of this run find it; None: in a folder of its own."""
     _shared: ClassVar[ForkServer | None] = None
     _lock: ClassVar[threading.Lock] = threading.Lock()
 
-    def __init__(self) -> None:
-        self._folder = Path(tempfile.mkdtemp(prefix="turnkeep-forks-"))
-        self._place = str(self._folder / "socket")
-        environment = {"PATH": os.environ["PATH"], "HOME": str(self._folder), **COVERAGE}
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.services.fork_server", self._place], cwd=CHECKOUT, env=environment,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True,
-        )  # fmt: skip
-        self._is_ready = False
-        atexit.register(self._end)
+    def __init__(self, folder: Path) -> None:
+        self.path = str(folder / "socket")
+        self._owner = str(os.getpid())
+        self._process: subprocess.Popen[bytes] | None = None
+        with (folder / "lock").open("w") as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            try:
+                self._membership = self._connected()
+            except OSError:  # nobody has started it, or all who used it have gone
+                self._process = launched(folder)
+                self._membership = self._connected()
+            self._membership.sendall(json.dumps({"member": self._owner}).encode() + b"\n")
+        atexit.register(self._membership.close)
 
     @classmethod
     def shared(cls) -> ForkServer:
         with cls._lock:
             if cls._shared is None:
-                cls._shared = cls()
+                cls._shared = cls(cls.folder or made_folder())
             return cls._shared
 
     def start(self, order: Mapping[str, object]) -> Fork:
-        self._wait_until_ready()
-        connection = socket.socket(socket.AF_UNIX)
-        connection.connect(self._place)
-        connection.sendall(json.dumps(order).encode() + b"\n")
+        connection = self._connected()
+        connection.sendall(json.dumps({**order, "owner": self._owner}).encode() + b"\n")
         return Fork(connection)
 
-    def _wait_until_ready(self) -> None:
-        with self._lock:
-            if not self._is_ready:
-                assert self._process.stdout is not None
-                assert self._process.stdout.readline() == b"ready\n", "the process that forks programs did not start"
-                self._is_ready = True
+    def _connected(self) -> socket.socket:
+        connection = socket.socket(socket.AF_UNIX)
+        try:
+            connection.connect(self.path)
+        except OSError:
+            connection.close()
+            raise
+        return connection
 
-    def _end(self) -> None:
-        self._process.communicate()
-        shutil.rmtree(self._folder, ignore_errors=True)
+
+def launched(folder: Path) -> subprocess.Popen[bytes]:
+    environment = {"PATH": os.environ["PATH"], "HOME": str(folder), **COVERAGE}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.services.fork_server", str(folder)], cwd=CHECKOUT, env=environment,
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, start_new_session=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    with process.stdout as said:
+        assert said.readline() == b"ready\n", "the process that forks programs did not start"
+    return process
+
+
+def made_folder() -> Path:
+    """A folder in which the workers of a run meet; it is removed when this process ends."""
+    folder = Path(tempfile.mkdtemp(prefix="turnkeep-forks-"))
+    atexit.register(remove_folder, folder)
+    return folder
+
+
+def remove_folder(folder: Path) -> None:
+    """Not before the process that forks has ended: what measures it writes a file then."""
+    if not folder.exists():
+        return
+    with (folder / "alive").open("w") as handle:
+        for _ in range(200):
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            time.sleep(0.05)
+    shutil.rmtree(folder, ignore_errors=True)
