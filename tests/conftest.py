@@ -27,6 +27,7 @@ from tests.services import (
     redis_program,
     valkey_program,
 )
+from tests.services.bytecode import write_share
 from tests.services.forks import ForkServer, made_folder
 from tests.services.programs import REQUIRED, absent, program
 
@@ -75,8 +76,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    given = getattr(config, "workerinput", {}).get("forks")
-    ForkServer.folder = Path(given) if given else None
+    worker: dict[str, Any] = getattr(config, "workerinput", {})
+    if worker:
+        ForkServer.folder = Path(worker["forks"])
+        write_share(config, int(worker["workerid"].removeprefix("gw")) % worker["workercount"], worker["workercount"])
 
 
 @pytest.hookimpl(optionalhook=True)

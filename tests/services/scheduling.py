@@ -2,50 +2,63 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from xdist.scheduler import LoadGroupScheduling  # type: ignore[import-untyped]
 
 RINGS = ("tests/unit/", "tests/runs/", "tests/contract/")
-"""Of thousands of tests that take some milliseconds each, of a processor: they compute."""
+"""Of thousands of tests that take some milliseconds each, nearly all of them of a processor."""
 TOGETHER = 25
+DURATIONS = Path(__file__).parents[1] / "durations.json"
+"""Seconds of each test that takes more than one, on an idle machine: `scripts/durations_of_tests.py` writes it. Where
+it is wrong, the whole takes longer.
+"""
+SHORT = 0.1
 
 
 class RingScheduling(LoadGroupScheduling):  # type: ignore[misc]
-    """As `--dist loadgroup`, but of these rings so many tests of a module are given at once, and beside them from the
-    beginning the others are, which wait: for programs, servers and windows.
+    """As `--dist loadgroup`, but for three things, each of which kept processors idle or busy for nothing.
 
-    One by one the scheduler is what takes time: a worker has at most three tests before it, and to find the next one
-    all that it ever ran are counted again, for every test that ends. And one kind after the other, the processors have
-    too much to do first, and stand still later.
+    * Small tests of a module are given many at once. One by one the scheduler is what takes time: a worker has at most
+      three tests before it, and to find the next one all that it ever ran are counted again, for every test that ends.
+    * What takes longest comes first, so that no worker is still at it when the others are done.
+    * Some workers begin with the small tests, which compute, and the others with those that wait: for programs,
+      servers and windows. One kind after the other there is too much to do first, and too little later.
     """
 
-    def __init__(self, config: Any, log: Any = None) -> None:
+    def __init__(self, config: Any, log: Any = None, durations: Mapping[str, float] | None = None) -> None:
         super().__init__(config, log)
+        self._durations = json.loads(DURATIONS.read_text()) if durations is None else durations
         self._scopes: dict[str, str] = {}
         self._seen: Counter[str] = Counter()
+        self._batches: set[str] = set()
+        self._is_sorted = False
 
     def _split_scope(self, nodeid: str) -> str:
         scope = str(super()._split_scope(nodeid))
-        if scope != nodeid or not nodeid.startswith(RINGS):
+        if scope != nodeid or not nodeid.startswith(RINGS) or nodeid in self._durations:
             return scope
         if nodeid not in self._scopes:
             module = nodeid.partition("::")[0]
-            self._scopes[nodeid] = f"{module} {self._seen[module] // TOGETHER}"
+            batch = f"{module} {self._seen[module] // TOGETHER}"
+            self._scopes[nodeid] = batch
+            self._batches.add(batch)
             self._seen[module] += 1
         return self._scopes[nodeid]
 
     def _assign_work_unit(self, node: Any) -> None:
-        """A worker goes on with its own kind of tests as long as there are some: those that are left at the end are
-        small.
-        """
+        if not self._is_sorted:
+            self.workqueue = OrderedDict(sorted(self.workqueue.items(), key=self._seconds_of, reverse=True))
+            self._is_sorted = True
         computes = list(self.assigned_work).index(node) < (os.cpu_count() or 1)
-        scope = next(self._of_kind(computes), None) or next(iter(self.workqueue))
-        self.workqueue.move_to_end(scope, last=False)
+        own = (scope for scope in self.workqueue if (scope in self._batches) == computes)
+        self.workqueue.move_to_end(next(own, None) or next(iter(self.workqueue)), last=False)
         super()._assign_work_unit(node)
 
-    def _of_kind(self, computes: bool) -> Iterator[str]:
-        return (scope for scope in self.workqueue if scope.startswith(RINGS) == computes)
+    def _seconds_of(self, unit: tuple[str, Mapping[str, bool]]) -> float:
+        return sum(self._durations.get(nodeid, SHORT) for nodeid in unit[1])
