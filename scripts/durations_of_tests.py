@@ -1,5 +1,5 @@
-"""What takes long among the tests, as a run on an idle machine shows: `python scripts/durations_of_tests.py LOG`, of the
-log of `python dev.py test --durations 0`. It writes `tests/durations.json`, by which the longest are begun first.
+"""What takes long among the tests, as a run on an idle machine shows: `python scripts/durations_of_tests.py LOG`, of
+the log of `python dev.py test --durations 0`. It writes `tests/durations.json`, by which the longest are begun first.
 """
 
 from __future__ import annotations

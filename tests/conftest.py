@@ -29,6 +29,7 @@ from tests.services import (
 )
 from tests.services.bytecode import write_share
 from tests.services.forks import ForkServer, made_folder
+from tests.services.process import folder_in_memory
 from tests.services.programs import REQUIRED, absent, program
 
 FULL = os.environ.get("TURNKEEP_PROVE") == "1"
@@ -224,6 +225,16 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     ended = [report for report in reports if getattr(report, "when", "") == "call"]
     if tried := [value for report in ended for key, value in report.user_properties if key == "attempts"]:
         terminalreporter.write_line(f"attempts {sum(n for n, _ in tried)} | leaks {sum(n for _, n in tried)}")
+
+
+@pytest.fixture
+def memory_path(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder for stores that are not asked what a disk keeps: every day their syncs cost nothing."""
+    if FULL:  # figures are those of a disk
+        yield tmp_path_factory.mktemp("store")
+        return
+    with folder_in_memory() as folder:
+        yield folder
 
 
 # ---------------------------------------------------------------- real servers

@@ -8,11 +8,11 @@ import pytest
 
 
 @pytest.fixture(params=["memory", "sqlite", pytest.param("redis", marks=pytest.mark.redis)])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+def store(request: pytest.FixtureRequest, memory_path: Path) -> str:
     """The URL of an empty store."""
     match request.param:
         case "memory":
             return "memory:"
         case "sqlite":
-            return f"sqlite:{tmp_path / 'turnkeep.db'}"
+            return f"sqlite:{memory_path / 'turnkeep.db'}"
     return str(request.getfixturevalue("redis_server").url())

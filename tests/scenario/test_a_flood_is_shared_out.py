@@ -22,11 +22,11 @@ TAKES = 0.2
 
 
 @pytest.fixture(params=["sqlite", pytest.param("redis", marks=pytest.mark.redis)])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+def store(request: pytest.FixtureRequest, memory_path: Path) -> str:
     """The URL of an empty store that several tenants share."""
     if request.param == "redis":
         return str(request.getfixturevalue("redis_server").url())
-    return f"sqlite:{tmp_path / 'turnkeep.db'}"
+    return f"sqlite:{memory_path / 'turnkeep.db'}"
 
 
 @dataclass(frozen=True)

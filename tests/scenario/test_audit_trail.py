@@ -21,10 +21,10 @@ Attack = Callable[[Guarded], Awaitable[object]]
 
 
 @pytest.fixture(params=["memory", "sqlite", pytest.param("redis", marks=pytest.mark.redis)])
-def store(request: pytest.FixtureRequest, tmp_path: Any) -> str:
+def store(request: pytest.FixtureRequest, memory_path: Any) -> str:
     if request.param == "redis":
         return str(request.getfixturevalue("redis_server").url())
-    return "memory:" if request.param == "memory" else f"sqlite:{tmp_path / 'turnkeep.db'}"
+    return "memory:" if request.param == "memory" else f"sqlite:{memory_path / 'turnkeep.db'}"
 
 
 def told(events: list[audit_trail.AuditEvent]) -> list[tuple[str, str]]:

@@ -50,9 +50,9 @@ AT_WORK = ("running", "in a tool", "draining")
 
 
 @pytest.fixture(params=["sqlite", pytest.param("redis", marks=pytest.mark.redis)])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+def store(request: pytest.FixtureRequest, memory_path: Path) -> Iterator[str]:
     if request.param == "sqlite":
-        yield f"sqlite:{tmp_path / 'turnkeep.db'}"
+        yield f"sqlite:{memory_path / 'turnkeep.db'}"
     else:
         server: RedisServer = request.getfixturevalue("redis_server")
         yield server.url()

@@ -43,10 +43,10 @@ class Joiners:
 
 
 @pytest.fixture(params=["memory", "sqlite", pytest.param("redis", marks=pytest.mark.redis)])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+def place(request: pytest.FixtureRequest, memory_path: Path) -> str:
     if request.param == "redis":
         return str(request.getfixturevalue("redis_server").url())
-    return "memory:" if request.param == "memory" else f"sqlite:{tmp_path / 'turnkeep.db'}"
+    return "memory:" if request.param == "memory" else f"sqlite:{memory_path / 'turnkeep.db'}"
 
 
 async def told(house: TestHouse, joiners: Joiners, *, is_first: bool = False) -> list[tuple[str, Any]]:

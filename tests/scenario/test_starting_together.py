@@ -16,11 +16,11 @@ PROCESSES = 6
 
 
 @pytest.fixture(params=["sqlite", "redis"])
-def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+def store_url(request: pytest.FixtureRequest, memory_path: Path) -> str:
     if request.param == "redis":
         url: str = request.getfixturevalue("redis_server").url()
         return url
-    return f"sqlite:{tmp_path / 'turnkeep.db'}"
+    return f"sqlite:{memory_path / 'turnkeep.db'}"
 
 
 async def started_together(**names: Any) -> tuple[list[Assistant | None], list[Assistant]]:

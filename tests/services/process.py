@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Protocol, Self
 
@@ -28,6 +28,9 @@ from tests.patience import PATIENCE
 
 PORTS = range(20_000, 30_000)  # below the ephemeral range, so that no outgoing connection takes one of ours
 HOST = "127.0.0.1"
+MEMORY = "/dev/shm"
+ENOUGH = 1 << 30
+"""Bytes free there; containers have 64 MB if nobody asks for more."""
 COVERAGE = {name: os.environ[name] for name in ("COVERAGE_PROCESS_CONFIG",) if name in os.environ}
 """What a measured interpreter tells those that it starts; nothing where nobody measures."""
 
@@ -101,6 +104,19 @@ for path in filter(os.path.isabs, left):
 
 
 _keeper = _Keeper()
+
+
+@contextlib.contextmanager
+def folder_in_memory() -> Iterator[Path]:
+    """A folder of its own, in memory where the system has some to give: what is written there waits for no disk."""
+    is_roomy = os.access(MEMORY, os.W_OK | os.X_OK) and shutil.disk_usage(MEMORY).free >= ENOUGH
+    folder = Path(tempfile.mkdtemp(prefix="turnkeep-", dir=MEMORY if is_roomy else None))
+    _keeper.watch(folder)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        _keeper.forget(folder)
 
 
 class Server:
