@@ -16,6 +16,7 @@ SOURCE = ROOT / "src" / "turnkeep"
 FILES = sorted(SOURCE.rglob("*.py"))
 GLOSSARY = ROOT / "docs" / "glossary.md"
 
+OF_A_TEST = re.compile(r"^\s*(?:from|import) tests\.(?:\w+\.)*test_\w+.*$", re.M)
 IRREGULAR = frozenset(
     re.findall(
         r"\w+",
@@ -258,6 +259,14 @@ def test_no_alias_of_a_type_means_two_things() -> None:
                     if re.fullmatch(r"[A-Z][a-z]\w*", name):
                         homes[name].append(str(path.relative_to(SOURCE)))
     assert {name: places for name, places in homes.items() if len(places) > 1} == {}
+
+
+def test_what_test_modules_share_has_a_home_of_its_own() -> None:
+    """Who changes a test need not know who else counts on it."""
+    folders = (ROOT / "tests", ROOT / "bench", ROOT / "scripts")
+    files = [file for folder in folders for file in folder.rglob("*.py")]
+    lent = {f"{file.relative_to(ROOT)}: {line}" for file in files for line in OF_A_TEST.findall(file.read_text())}
+    assert sorted(lent) == []
 
 
 def test_exceptions_are_still_needed() -> None:
