@@ -27,10 +27,10 @@ from tests.services import (
     redis_program,
     valkey_program,
 )
-from tests.services.bytecode import write_share
 from tests.services.forks import ForkServer, made_folder
 from tests.services.process import folder_in_memory
 from tests.services.programs import REQUIRED, absent, program
+from tests.services.warming import warm_up
 
 FULL = os.environ.get("TURNKEEP_PROVE") == "1"
 
@@ -76,11 +76,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.xdist_group("rabbit"))
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    worker: dict[str, Any] = getattr(config, "workerinput", {})
+@pytest.hookimpl(trylast=True)  # hypothesis has begun
+def pytest_sessionstart(session: pytest.Session) -> None:
+    worker: dict[str, Any] = getattr(session.config, "workerinput", {})
     if worker:
         ForkServer.folder = Path(worker["forks"])
-        write_share(config, int(worker["workerid"].removeprefix("gw")) % worker["workercount"], worker["workercount"])
+        number = int(worker["workerid"].removeprefix("gw"))
+        warm_up(session.config, number % worker["workercount"], worker["workercount"])
 
 
 @pytest.hookimpl(optionalhook=True)
