@@ -107,7 +107,7 @@ def test(arguments: list[str]) -> int:
     asked, for_pytest = options.parse_known_args(arguments)
     provide_programs(install=not (asked.no_install or asked.quick), large=asked.all or os.environ.get("CI") == "true")
     keep_bytecode()
-    workers = str(min(6, 3 * (os.cpu_count() or 1)))  # more than processors: many tests wait for servers
+    workers = str(min(8, 4 * (os.cpu_count() or 1)))  # more than processors: many tests wait for servers
     selection = [*QUICK, *for_pytest] if asked.quick else for_pytest
     command = [PYTHON, "-m", "pytest", "-n", workers, "--dist", "loadgroup", *selection]
     with busy_cores() if asked.busy else contextlib.nullcontext():

@@ -11,6 +11,7 @@ import pytest
 
 from tests.contract.asking import HELLO, PROTOCOLS, TEXT, opened, parts_of, server_that, text_of
 from tests.contract.canned import Canned
+from tests.rows import each_row
 from turnkeep.errors import ContextTooLong, ModelRefused
 from turnkeep.models.refusals import lessons_in
 
@@ -112,8 +113,8 @@ SENTENCES = {
 }
 
 
-@pytest.mark.parametrize("said", SENTENCES)
-@pytest.mark.parametrize("field", ["max_tokens", "max_completion_tokens", "max_output_tokens"])
+@each_row("said", SENTENCES)
+@each_row("field", ["max_tokens", "max_completion_tokens", "max_output_tokens"])
 def test_every_server_says_it_in_its_own_words(said: str, field: str) -> None:
     lesson = next(lessons_in(f"the provider answered 400: {said}", {"model": "m", field: 2_000_000}), None)
     assert lesson is not None

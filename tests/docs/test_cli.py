@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import typer.main
 
+from tests.rows import each_row
 from turnkeep.cli import FLAGS, VERBS
 
 ROOT = Path(__file__).parents[2]
@@ -52,7 +53,7 @@ def row(option: Any) -> str:
     return f"| `{', '.join(option.opts)}{value}` | {option.help}{default} |"
 
 
-@pytest.mark.parametrize(("path", "command"), [pytest.param(*one, id=one[0]) for one in commands()])
+@each_row(("path", "command"), [pytest.param(*one, id=one[0]) for one in commands()])
 def test_a_command_has_its_section_in_the_reference(path: str, command: Any) -> None:
     assert section(path, command) in REFERENCE
 
@@ -62,7 +63,7 @@ def test_the_reference_has_no_other_command() -> None:
     assert sorted(headings) == sorted(path for path, _ in commands())
 
 
-@pytest.mark.parametrize(("path", "command"), [pytest.param(*one, id=one[0]) for one in commands()])
+@each_row(("path", "command"), [pytest.param(*one, id=one[0]) for one in commands()])
 def test_every_command_speaks_to_machines(path: str, command: Any) -> None:
     assert "--json" in [name for option in command.params for name in option.opts]
 

@@ -7,9 +7,9 @@ import importlib
 import re
 from pathlib import Path
 
-import pytest
 from pydantic import AliasChoices
 
+from tests.rows import each_row
 from turnkeep.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -39,7 +39,7 @@ def test_no_row_of_the_tables_is_overlooked_and_no_limit_is_missing() -> None:
     assert {named()[variable] for variable, *_ in LIMITS} >= PROMISED
 
 
-@pytest.mark.parametrize(("variable", "default", "file", "test"), LIMITS)
+@each_row(("variable", "default", "file", "test"), LIMITS)
 def test_a_limit_has_its_default_and_its_test(variable: str, default: str, file: str, test: str) -> None:
     assert str(Settings.model_fields[named()[variable]].default) == default
     functions = {
@@ -50,6 +50,6 @@ def test_a_limit_has_its_default_and_its_test(variable: str, default: str, file:
     assert named()[variable] in (ROOT / file).read_text()
 
 
-@pytest.mark.parametrize(("value", "module", "name"), FIXED)
+@each_row(("value", "module", "name"), FIXED)
 def test_a_fixed_limit_is_what_the_page_says(value: str, module: str, name: str) -> None:
     assert str(getattr(importlib.import_module(module), name)) == value

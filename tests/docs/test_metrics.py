@@ -9,8 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
-import pytest
-
+from tests.rows import each_row
 from turnkeep.runs.outcomes import VERDICT_LABELS, Verdict
 from turnkeep.telemetry.metrics import METRICS, PREFIX, shown_name
 
@@ -41,7 +40,7 @@ def full_name(name: str) -> str:
     return shown_name(name) + ("_total" if METRICS[name].kind == "count" else "")
 
 
-@pytest.mark.parametrize("name", METRICS)
+@each_row("name", METRICS)
 def test_a_metric_has_its_line_in_the_reference(name: str) -> None:
     metric = METRICS[name]
     labels = ", ".join(f"`{label}`" for label in metric.labels) or "–"

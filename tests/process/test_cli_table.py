@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import typer
 
+from tests.rows import each_row
 from turnkeep.cli import FLAGS, VERBS, choose_verb, main, overview
 
 HEAVY = ("typer", "rich", "pydantic", "uvicorn", "starlette", "aiohttp", "openai", "apsw", "genai_prices", "tiktoken")
@@ -34,7 +35,7 @@ def test_a_verb_of_the_store_imports_no_server(tmp_path: Path) -> None:
     assert not loaded & {"uvicorn", "starlette", "openai", "genai_prices", "tiktoken"}
 
 
-@pytest.mark.parametrize("verb", VERBS)
+@each_row("verb", VERBS)
 def test_every_verb_of_the_table_is_there(verb: str) -> None:
     app = import_module(VERBS[verb].module).app
     assert isinstance(app, typer.Typer)

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from aiohttp.abc import AbstractResolver, ResolveResult
 
+from tests.rows import each_row
 from turnkeep.errors import ConfigurationError, ToolError
 from turnkeep.tools import ToolContext
 from turnkeep.tools.addresses import may_reach, networks_of
@@ -395,7 +396,7 @@ def test_public_addresses_may_be_reached(address: str) -> None:
     assert not may_reach(address, (), public=False)
 
 
-@pytest.mark.parametrize("address", NOT_PUBLIC)
+@each_row("address", NOT_PUBLIC)
 def test_other_addresses_may_not_be_reached(address: str) -> None:
     assert not may_reach(address, ())
     assert not may_reach(address, OPEN)

@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 from starlette.datastructures import Headers
 
+from tests.rows import each_row
 from turnkeep.auth.api_keys import FRESH_KEY, ApiKeys
 from turnkeep.auth.audit_trail import Trail
 from turnkeep.auth.guard import Guard, OpenGuard, access_of, asks_for_credentials
@@ -522,7 +523,7 @@ OF_PROXIES = [
 ]
 
 
-@pytest.mark.parametrize("header", OF_PROXIES, ids=lambda header: header[0])
+@each_row("header", OF_PROXIES, ids=lambda header: header[0])
 def test_whoever_is_behind_a_proxy_has_to_say_so(header: tuple[str, str]) -> None:
     forwarded = headers(("host", "localhost"), header)
     with pytest.raises(NotAllowed, match="TURNKEEP_AUTH"):

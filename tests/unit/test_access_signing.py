@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import NameOID
 
+from tests.rows import each_row
 from turnkeep.auth.signing import shared_secret
 from turnkeep.auth.tokens import LEEWAY, Tokens, tokens_of
 from turnkeep.errors import ConfigurationError, NotAuthenticated
@@ -134,7 +135,7 @@ GUESSED: dict[str, str] = {
 }
 
 
-@pytest.mark.parametrize("name", [*KNOWN_TO_OTHERS, *GUESSED])
+@each_row("name", [*KNOWN_TO_OTHERS, *GUESSED])
 def test_what_others_know_or_guess_is_no_secret(name: str) -> None:
     """Whoever knows the secret makes himself the admin of any tenant."""
     text = {**KNOWN_TO_OTHERS, **GUESSED}[name]

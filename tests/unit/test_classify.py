@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.rows import each_row
 from turnkeep.errors import (
     AnswerMalformed,
     ContextTooLong,
@@ -118,7 +119,7 @@ CASES: list[tuple[str, int, Any, type[ModelError]]] = [
 ]
 
 
-@pytest.mark.parametrize(("status", "body", "kind"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
+@each_row(("status", "body", "kind"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
 def test_each_error_gets_the_class_that_says_what_to_do(status: int, body: Any, kind: type[ModelError]) -> None:
     assert type(classify(status, {}, body)) is kind
 
@@ -179,7 +180,7 @@ ENVELOPES: dict[str, Callable[[str], Any]] = {
 }
 
 
-@pytest.mark.parametrize("row", ROWS, ids=[f"{row['means']}: {row['server']}" for row in ROWS])
+@each_row("row", ROWS, ids=[f"{row['means']}: {row['server']}" for row in ROWS])
 def test_a_sentence_means_the_same_in_every_envelope(row: Any) -> None:
     read = {}
     for name, envelope in ENVELOPES.items():
@@ -190,14 +191,14 @@ def test_a_sentence_means_the_same_in_every_envelope(row: Any) -> None:
     assert read == dict.fromkeys(ENVELOPES, (KINDS[row["means"]],) * 2)
 
 
-@pytest.mark.parametrize("row", ROWS, ids=[f"{row['means']}: {row['server']}" for row in ROWS])
+@each_row("row", ROWS, ids=[f"{row['means']}: {row['server']}" for row in ROWS])
 def test_a_row_of_the_table_says_who_says_it(row: Any) -> None:
     assert row["means"] in KINDS
     assert row["server"]
     assert row["pattern"] == row["pattern"].lower() or "\\" in row["pattern"]
 
 
-@pytest.mark.parametrize("row", [row for row in ROWS if "window" in row], ids=lambda row: str(row["server"]))
+@each_row("row", [row for row in ROWS if "window" in row], ids=lambda row: str(row["server"]))
 def test_a_refusal_that_names_the_window_tells_it(row: Any) -> None:
     failure = classify(400, {}, {"error": {"message": row["said"]}})
     windows = [int(number.replace(",", "")) for number in re.findall(r"\d[\d,]*\d", row["said"])]
@@ -225,7 +226,7 @@ PLACES: dict[str, Callable[[str], dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize(("code", "kind"), CODES, ids=[code for code, _ in CODES])
+@each_row(("code", "kind"), CODES, ids=[code for code, _ in CODES])
 def test_a_code_means_the_same_in_every_place(code: str, kind: type[ModelError]) -> None:
     errors = {place: {"error": {"message": "no", **put(code.upper())}} for place, put in PLACES.items()}
 
@@ -309,7 +310,7 @@ def test_a_server_error_may_say_when_to_come_back() -> None:
 DATE = {"date": "Sun, 29 Nov 2026 10:00:00 GMT"}
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("headers", "body", "seconds"),
     [
         (

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 import dev
+from tests.rows import each_row
 from tests.services import programs
 
 ROOT = Path(__file__).parents[2]
@@ -301,7 +302,7 @@ DIRECT = {
 }
 
 
-@pytest.mark.parametrize("name", sorted(DIRECT))
+@each_row("name", sorted(DIRECT))
 def test_a_direct_dependency_has_its_line_among_the_decisions(name: str) -> None:
     assert name in told_of()
 

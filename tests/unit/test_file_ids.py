@@ -6,6 +6,7 @@ from typing import Any, get_args
 
 import pytest
 
+from tests.rows import each_row
 from turnkeep.auth.acts import content_of
 from turnkeep.auth.limits import Limits
 from turnkeep.auth.principals import Principal, Scope
@@ -15,10 +16,10 @@ from turnkeep.settings import Settings
 PARTS: list[dict[str, Any]] = [{"type": "file", "file_id": "file-1"}, {"type": "image", "file_id": "file-1"}]
 
 
-@pytest.mark.parametrize("part", PARTS, ids=lambda part: part["type"])
-@pytest.mark.parametrize("scope", get_args(Scope))
-@pytest.mark.parametrize("tenant", ["default", "shop"])
-@pytest.mark.parametrize("is_on", [False, True])
+@each_row("part", PARTS, ids=lambda part: part["type"])
+@each_row("scope", get_args(Scope))
+@each_row("tenant", ["default", "shop"])
+@each_row("is_on", [False, True])
 def test_only_who_manages_the_operators_own_tenant_names_files(
     is_on: bool, tenant: str, scope: Scope, part: dict[str, Any]
 ) -> None:

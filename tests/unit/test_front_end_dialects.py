@@ -12,6 +12,7 @@ from typing import Any
 import orjson
 import pytest
 
+from tests.rows import each_row
 from turnkeep.doors.http.agui_events import Cursor, RunEncoder
 from turnkeep.doors.http.past_turns import TranscriptTurn
 from turnkeep.doors.http.ui_messages import ui_messages
@@ -89,8 +90,8 @@ def chunks_of(data: bytes) -> list[dict[str, Any]]:
 # ---------------------------------------------------------------- Vercel
 
 
-@pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
-@pytest.mark.parametrize("level", LEVELS)
+@each_row("end", ENDS.values(), ids=ENDS)
+@each_row("level", LEVELS)
 def test_a_client_is_told_nothing_that_its_version_does_not_know(level: Level, end: Event) -> None:
     for seed in range(25):
         encoder = ChunkEncoder(level)
@@ -103,8 +104,8 @@ def test_a_client_is_told_nothing_that_its_version_does_not_know(level: Level, e
         assert [chunk["type"] for chunk in chunks].count("start") == 1
 
 
-@pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
-@pytest.mark.parametrize("level", LEVELS)
+@each_row("end", ENDS.values(), ids=ENDS)
+@each_row("level", LEVELS)
 def test_parts_are_opened_before_they_grow_and_closed_before_the_end(level: Level, end: Event) -> None:
     for seed in range(25):
         _follow(chunks_of(ChunkEncoder(level).encode([*turn(seed), end])))

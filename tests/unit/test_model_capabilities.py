@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tests.rows import each_row
 from turnkeep.errors import ConfigurationError
 from turnkeep.models.capabilities import (
     Capabilities,
@@ -41,8 +42,8 @@ def test_a_server_is_known_by_its_address(url: str, server: str, protocol: str) 
     assert (server_of(endpoint), protocol_of(endpoint)) == (server, protocol)
 
 
-@pytest.mark.parametrize("name", known_servers())
-@pytest.mark.parametrize("protocol", ["chat", "responses"])
+@each_row("name", known_servers())
+@each_row("protocol", ["chat", "responses"])
 def test_each_entry_of_the_table_is_made_of_capabilities_and_names_its_source(name: str, protocol: Protocol) -> None:
     entry = known_servers()[name]
     assert entry["source"]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.rows import each_row
 from turnkeep.errors import ConfigurationError
 from turnkeep.pricing import Catalog, ModelFacts, PriceBook
 
@@ -28,7 +29,7 @@ def test_the_default_is_known_alive_and_priced() -> None:
     assert PriceBook().price(CATALOG.default) is not None
 
 
-@pytest.mark.parametrize("name", CATALOG.names)
+@each_row("name", CATALOG.names)
 def test_every_model_listed_has_limits_a_price_and_a_living_successor(name: str) -> None:
     facts = known(name)
     assert facts.context is not None

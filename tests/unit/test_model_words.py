@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.rows import each_row
 from turnkeep import toml
 from turnkeep.errors import ContextTooLong
 from turnkeep.models import servers
@@ -20,7 +21,7 @@ ROWS: list[dict[str, Any]] = [
 PLACE = re.compile(r"[\w.-]+/[\w.-]+#\d+|[\w.-]+/[\w.-]+ [\w./-]+\.\w+|https://\S+|\bpublic code\b")
 
 
-@pytest.mark.parametrize("row", ROWS, ids=[str(row.get("pattern", row.get("says")))[:60] for row in ROWS])
+@each_row("row", ROWS, ids=[str(row.get("pattern", row.get("says")))[:60] for row in ROWS])
 def test_a_row_has_a_source_that_was_read_or_says_that_it_has_none(row: dict[str, Any]) -> None:
     if "source" in row:
         assert "confirmed" not in row
@@ -36,7 +37,7 @@ def test_nearly_all_rows_are_confirmed() -> None:
     assert len(unconfirmed) * 20 <= len(ROWS), unconfirmed
 
 
-@pytest.mark.parametrize(
+@each_row(
     "said",
     [
         # of the answer, not of what was asked
@@ -72,7 +73,7 @@ def test_nearly_all_rows_are_confirmed() -> None:
         "The input rate is greater than the limit of 10 requests",
     ],
 )
-@pytest.mark.parametrize("status", [400, 200])
+@each_row("status", [400, 200])
 def test_what_is_too_long_elsewhere_does_not_cut_the_past(said: str, status: int) -> None:
     assert type(classify(status, {}, {"error": {"message": said}})) is not ContextTooLong
 

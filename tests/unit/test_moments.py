@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-
+from tests.rows import each_row
 from turnkeep.models.classify import classify
 from turnkeep.models.waits import LONGEST_WAIT
 
@@ -16,7 +15,7 @@ def limited(said: str) -> dict[str, Any]:
     return {"error": {"code": "rate_limit_exceeded", "message": said}}
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("headers", "body", "seconds"),
     [
         # without a zone it is UTC

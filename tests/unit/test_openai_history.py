@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tests.rows import each_row
 from turnkeep.doors.http.openai.resent_history import (
     Comparison,
     Continuation,
@@ -33,7 +34,7 @@ def kept(*texts: str) -> list[Utterance]:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("resent", "stored", "expected"),
     [
         (sent("u1"), kept(), Continuation(0)),

@@ -6,6 +6,7 @@ import random
 
 import pytest
 
+from tests.rows import each_row
 from turnkeep.messages import Address
 from turnkeep.store.redis.outlook import ALWAYS, LOOK_EVERY, MOST_NAMES, NEVER, DueThread, Outlook
 
@@ -123,7 +124,7 @@ def test_hints_are_trusted_for_a_second_after_a_look_of_its_own() -> None:
     assert outlook.take_trust(12.5 + LOOK_EVERY) is False, "too long without a look"
 
 
-@pytest.mark.parametrize("seed", range(20))
+@each_row("seed", range(20))
 def test_nothing_is_known_later_than_it_is(seed: int) -> None:
     """A server with an index of its own; hints come late but in order, answers tell of when they were asked."""
     source = random.Random(seed)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.rows import each_row
 from turnkeep.errors import ConfigurationError
 from turnkeep.pricing import Price, PriceBook
 from turnkeep.usage import Usage
@@ -39,7 +40,7 @@ def known(price: Price | None) -> Price:
     return price
 
 
-@pytest.mark.parametrize("case", CASES, ids=named)
+@each_row("case", CASES, ids=named)
 def test_a_request_costs_what_was_worked_out_by_hand(case: dict[str, Any]) -> None:
     priced = book(case).cost(used(case), case["model"], case.get("tier"), NOON)
     if "nano" in case:
@@ -49,7 +50,7 @@ def test_a_request_costs_what_was_worked_out_by_hand(case: dict[str, Any]) -> No
         assert priced.cost is None
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if "published" in case], ids=named)
+@each_row("case", [case for case in CASES if "published" in case], ids=named)
 def test_the_price_shown_is_the_published_one(case: dict[str, Any]) -> None:
     price = known(book(case).price(case["model"], case.get("tier"), NOON))
     rates = price.rates_for(case["tokens"].get("input", 0))

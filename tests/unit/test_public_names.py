@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import turnkeep
+from tests.rows import each_row
 
 HEAVY = {"aio_pika", "apsw", "genai_prices", "openai", "opentelemetry", "prometheus_client", "redis", "tiktoken"}
 """Parts that cost time, or that not everybody has installed."""
@@ -31,7 +32,7 @@ def modules_after(statement: str) -> list[str]:
     return loaded
 
 
-@pytest.mark.parametrize("name", turnkeep.__all__)
+@each_row("name", turnkeep.__all__)
 def test_a_public_name_is_there(name: str) -> None:
     one = getattr(turnkeep, name)
     assert isinstance(one, UnionType) or one.__name__ == name  # a union has no name of its own

@@ -7,6 +7,7 @@ from importlib.resources import files
 
 import pytest
 
+from tests.rows import each_row
 from turnkeep.store.redis.client.scripts import require_declared
 from turnkeep.store.redis.key_names import GROUPS, operation_scripts
 
@@ -19,7 +20,7 @@ def source(name: str) -> str:
     return (FOLDER / f"{name}.lua").read_text("utf-8")
 
 
-@pytest.mark.parametrize("name", NAMES)
+@each_row("name", NAMES)
 def test_a_header_says_what_a_script_is_for_and_gives(name: str) -> None:
     lines = source(name).splitlines()
 
@@ -28,7 +29,7 @@ def test_a_header_says_what_a_script_is_for_and_gives(name: str) -> None:
     assert any(line.startswith("-- RETURNS: ") for line in lines)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@each_row("name", NAMES)
 def test_keys_are_declared(name: str) -> None:
     """The loader refuses a script that reaches any other."""
     script = operation_scripts("PUBLISH")[name]
@@ -37,7 +38,7 @@ def test_keys_are_declared(name: str) -> None:
     assert used <= {*script.keys, *script.repeated_keys, *script.shared_keys}
 
 
-@pytest.mark.parametrize("path", [*(f"{name}.lua" for name in NAMES), *(f"lib/{piece}" for piece in PIECES)])
+@each_row("path", [*(f"{name}.lua" for name in NAMES), *(f"lib/{piece}" for piece in PIECES)])
 def test_every_command_names_its_key_by_the_table_of_keys(path: str) -> None:
     text = (FOLDER / path).read_text("utf-8")
     keyless = {"TIME", "PUBLISH"}
@@ -48,7 +49,7 @@ def test_every_command_names_its_key_by_the_table_of_keys(path: str) -> None:
     assert not re.search(r"\bKEYS\b", re.sub(r"--.*", "", text))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@each_row("name", NAMES)
 def test_arguments_are_declared(name: str) -> None:
     header = re.search(r"^-- ARGV: (.*)$", source(name), re.MULTILINE)
     declared = set(header[1].split()) if header else set()
@@ -100,7 +101,7 @@ def names_in(pattern: str, text: str) -> set[str]:
     return {name for names in re.findall(pattern, text) for name in re.findall(r"\w+", names)}
 
 
-@pytest.mark.parametrize("name", NAMES)
+@each_row("name", NAMES)
 def test_what_a_script_calls_is_defined(name: str) -> None:
     """Redis refuses unknown names only when they are met."""
     text = re.sub(r"'[^'\n]*'", "''", operation_scripts("PUBLISH")[name].text.decode())

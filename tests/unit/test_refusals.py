@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.rows import each_row
 from turnkeep import toml
 from turnkeep.messages import AssistantItem
 from turnkeep.models.capabilities import MODELS_REMEMBERED, Capabilities, Lesson, Lessons
@@ -38,7 +39,7 @@ def first(said: str, body: dict[str, Any] = BODY) -> Lesson | None:
     return next((lesson for lesson in lessons_in(said, body) if lesson.apply(START) != START), None)
 
 
-@pytest.mark.parametrize(("rule", "said"), SAID, ids=[said[:60] for _, said in SAID])
+@each_row(("rule", "said"), SAID, ids=[said[:60] for _, said in SAID])
 def test_each_sentence_that_servers_say_teaches_what_its_rule_says(rule: dict[str, Any], said: str) -> None:
     body = {**BODY, "max_tokens": 2_000_000} if "limit" in rule else BODY
     lesson = first(f"the provider answered 400 invalid_request_error: {said} (request req_1)", body)
@@ -48,7 +49,7 @@ def test_each_sentence_that_servers_say_teaches_what_its_rule_says(rule: dict[st
         assert lesson.changes == rule["then"]
 
 
-@pytest.mark.parametrize("rule", TABLE, ids=[str(rule.get("then", rule["says"]))[:60] for rule in TABLE])
+@each_row("rule", TABLE, ids=[str(rule.get("then", rule["says"]))[:60] for rule in TABLE])
 def test_each_rule_changes_what_exists(rule: dict[str, Any]) -> None:
     assert rule["said"]
     assert [bool(rule.get(name)) for name in ("then", "field", "limit")].count(True) == 1

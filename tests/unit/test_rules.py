@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.rows import each_row
 from turnkeep.errors import (
     Conflict,
     InboxFull,
@@ -194,7 +195,7 @@ def cells() -> list[tuple[str, str, str]]:
     return [(row[0], state, cell) for row in rows[1:] for state, cell in zip(STATES, row[1:], strict=True)]
 
 
-@pytest.mark.parametrize(("operation", "state", "cell"), cells())
+@each_row(("operation", "state", "cell"), cells())
 def test_the_table_of_states(operation: str, state: str, cell: str) -> None:
     thread, taken = bring(state)
     before = thread.due
@@ -221,8 +222,8 @@ def test_the_table_knows_every_operation() -> None:
     assert [row[0] for row in cells()][:: len(STATES)] == list(OPERATIONS)
 
 
-@pytest.mark.parametrize("operation", OPERATIONS)
-@pytest.mark.parametrize("state", STATES)
+@each_row("operation", OPERATIONS)
+@each_row("state", STATES)
 def test_on_a_paused_thread_the_table_holds_but_nothing_begins(operation: str, state: str) -> None:
     thread, taken = bring(state)
     rules_change.pause(thread, NOW)

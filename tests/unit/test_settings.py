@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.rows import each_row
 from turnkeep.errors import ConfigurationError
 from turnkeep.setting_checks import parse_rate
 from turnkeep.settings import Settings, misspelt
@@ -115,8 +116,8 @@ def test_a_name_that_is_no_setting_is_told_with_the_closest() -> None:
     ]
 
 
-@pytest.mark.parametrize("written", [" {}", "{} ", "\t{}\n", "{}\r\n", "\u00a0{}"])
-@pytest.mark.parametrize(
+@each_row("written", [" {}", "{} ", "\t{}\n", "{}\r\n", "\u00a0{}"])
+@each_row(
     ("name", "value"),
     [
         ("openai_base_url", "http://127.0.0.1:9/v1"),

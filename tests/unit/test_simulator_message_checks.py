@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tests.rows import each_row
 from turnkeep.simulator.message_checks import generation, message_body, signature
 from turnkeep.simulator.problems import (
     MessageProblem,
@@ -75,7 +76,7 @@ REFUSALS: list[tuple[Any, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("refused", "words"), REFUSALS, ids=[words for _, words in REFUSALS])
+@each_row(("refused", "words"), REFUSALS, ids=[words for _, words in REFUSALS])
 def test_a_body_that_the_platform_refuses_is_refused_here(refused: Any, words: str) -> None:
     with pytest.raises(MessageProblem) as refusal:
         message_body(refused, VERSION)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tests.rows import each_row
 from turnkeep.simulator import call_contract, response_checks
 from turnkeep.simulator.problems import Problem
 from turnkeep.simulator.responses_api import choice_of, shape_of
@@ -41,7 +42,7 @@ def test_an_ordinary_request_passes() -> None:
     assert response_checks.response_body(body, strict_models=False) is body
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("body", "param", "code"),
     [
         ({"colour": 1}, "colour", "unknown_parameter"),

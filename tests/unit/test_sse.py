@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from openai._streaming import SSEDecoder
 
+from tests.rows import each_row
 from turnkeep.errors import AnswerMalformed
 from turnkeep.models.http_client import Framer, StreamEvent
 
@@ -103,7 +104,7 @@ def test_there_are_recorded_streams() -> None:
     assert len(STREAMS) >= 6
 
 
-@pytest.mark.parametrize("path", STREAMS, ids=lambda path: path.stem)
+@each_row("path", STREAMS, ids=lambda path: path.stem)
 def test_a_recorded_stream_cut_at_every_byte_gives_the_same_frames(path: Path) -> None:
     stream = path.read_bytes()
     whole = by_the_sdk(stream)
@@ -112,8 +113,8 @@ def test_a_recorded_stream_cut_at_every_byte_gives_the_same_frames(path: Path) -
         assert framed([stream[:place], stream[place:]]) == whole
 
 
-@pytest.mark.parametrize("path", STREAMS, ids=lambda path: path.stem)
-@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"], ids=["LF", "CRLF", "CR"])
+@each_row("path", STREAMS, ids=lambda path: path.stem)
+@each_row("end", [b"\n", b"\r\n", b"\r"], ids=["LF", "CRLF", "CR"])
 def test_a_recorded_stream_reads_the_same_with_every_line_end(path: Path, end: bytes) -> None:
     plain = path.read_bytes().replace(b"\r\n", b"\n")
     stream = plain.replace(b"\n", end)

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.rows import each_row
 from turnkeep.errors import BadArguments, ConfigurationError
 from turnkeep.tools import from_dict
 from turnkeep.tools.argument_schema import DEEPEST, ArgumentSchema
@@ -162,7 +163,7 @@ STANDARD: list[tuple[dict[str, Any], Any, Any]] = [
 ]
 
 
-@pytest.mark.parametrize(("schema", "good", "bad"), STANDARD, ids=lambda one: str(one)[:40])
+@each_row(("schema", "good", "bad"), STANDARD, ids=lambda one: str(one)[:40])
 def test_keywords_behave_as_the_standard_says(schema: dict[str, Any], good: Any, bad: Any) -> None:
     checked = ArgumentSchema(schema)
 

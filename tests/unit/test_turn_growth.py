@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.rows import each_row
 from turnkeep.events import CallDetail, Event, ResultDetail, StepDetail
 from turnkeep.messages import Citation
 from turnkeep.store.log_bounds import trim_log
@@ -174,7 +175,7 @@ def test_the_final_text_completes_what_was_told() -> None:
     assert live([started(), text("one"), end]) == [("delta", "one two")]
 
 
-@pytest.mark.parametrize("seed", range(20))
+@each_row("seed", range(20))
 def test_a_log_in_any_pieces_and_rolled_at_any_time_tells_the_same(seed: int) -> None:
     chance = random.Random(seed)
     events = [event.at_position(n, "", 0.0) for n, event in enumerate(TURN, 1)]

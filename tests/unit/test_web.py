@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.rows import each_row
+
 WEB = Path(str(resources.files("turnkeep") / "web"))
 STATIC = WEB / "static"
 VENDOR = STATIC / "vendor"
@@ -38,7 +40,7 @@ def test_every_file_of_others_has_a_source() -> None:
     assert {path.name for path in VENDOR.iterdir()} == known | {"sources.json"}
 
 
-@pytest.mark.parametrize("path", OURS, ids=lambda path: str(path.relative_to(STATIC)))
+@each_row("path", OURS, ids=lambda path: str(path.relative_to(STATIC)))
 def test_no_script_of_ours_takes_text_for_markup(path: Path) -> None:
     assert FORBIDDEN.search(path.read_text()) is None
 

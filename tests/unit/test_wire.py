@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.rows import each_row
 from turnkeep.events import Answer, CallDetail, Event, StepDetail, TurnFault, delta
 from turnkeep.hub import SubscriptionStart
 from turnkeep.messages import Address, Citation
@@ -475,8 +476,8 @@ def wire_encoder(dialect: Dialect) -> WireEncoder:
     return WireEncoder(ADDRESS, "thread_1", dialect, SubscriptionStart("e", 0, 0, True, Answer()))
 
 
-@pytest.mark.parametrize("dialect", [Dialect(), Dialect(deltas=True), Dialect(deltas=True, as_stream=True)], ids=str)
-@pytest.mark.parametrize("at", range(len(EVENTS)))
+@each_row("dialect", [Dialect(), Dialect(deltas=True), Dialect(deltas=True, as_stream=True)], ids=str)
+@each_row("at", range(len(EVENTS)))
 def test_a_copy_says_of_what_is_to_come_what_the_original_says(at: int, dialect: Dialect) -> None:
     """Whoever falls behind goes on with one: nothing is said twice or missing, however far the two have gone."""
     original, alone = wire_encoder(dialect), wire_encoder(dialect)
