@@ -282,8 +282,8 @@ def valkey_server(valkey_process: RedisServer) -> RedisServer:
 
 @pytest.fixture(scope="session")
 def rabbit_process(rabbit_installed: str) -> Iterator[RabbitServer]:
-    """One RabbitMQ for all tests of this worker, with the smallest frames: what fits there fits everywhere."""
-    with RabbitServer(program=rabbit_installed, config="frame_max = 8192\n") as server:
+    """One RabbitMQ for all tests of this worker."""
+    with RabbitServer(program=rabbit_installed) as server:
         yield server
 
 

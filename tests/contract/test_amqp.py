@@ -430,12 +430,16 @@ async def test_what_cannot_be_parked_waits_alone(rabbit: Broker) -> None:
         assert await _empty(rabbit)
 
 
-async def test_headers_that_fill_a_frame_of_the_broker_are_left_behind(rabbit: Broker) -> None:
-    """Frames of the shared broker are as small as they may be."""
-    async with amqp_house(rabbit.names):
-        await rabbit.publish(b"garbage", headers={"x": "y" * 7_900})
-        await rabbit.publish(b"garbage", headers={"x": "y" * 900})
-        assert [one.headers.get("x") for one in await rabbit.parked(2)] == [None, "y" * 900]
+async def test_headers_that_fill_a_frame_of_the_broker_are_left_behind(rabbit_installed: str, amqp_name: str) -> None:
+    async with RabbitServer(program=rabbit_installed, config="frame_max = 8192\n") as server:
+        await _with_small_frames(server.url(), amqp_name)
+
+
+async def _with_small_frames(url: str, name: str) -> None:
+    async with broker(url, name) as client, amqp_house(client.names):
+        await client.publish(b"garbage", headers={"x": "y" * 7_900})
+        await client.publish(b"garbage", headers={"x": "y" * 900})
+        assert [one.headers.get("x") for one in await client.parked(2)] == [None, "y" * 900]
 
 
 @pytest.mark.only_in_prove  # 1,200 messages, and every other test of the broker waits
