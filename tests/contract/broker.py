@@ -62,7 +62,7 @@ class Broker:
     channel: AbstractChannel
 
     @property
-    def names(self) -> dict[str, str]:
+    def names(self) -> dict[str, Any]:
         """As settings."""
         return {
             "rabbitmq_url": self.url,
@@ -151,7 +151,7 @@ class AmqpHouse:
 
 @contextlib.asynccontextmanager
 async def amqp_house(
-    names: Mapping[str, str], store: str = "memory:", *, worker: bool = False, hold: float = 60.0, **settings: Any
+    names: Mapping[str, Any], store: str = "memory:", *, worker: bool = False, hold: float = 60.0, **settings: Any
 ) -> AsyncIterator[AmqpHouse]:
     """The door runs and consumes when this begins."""
     async with opened(store, worker=worker, **names, **settings) as house, asyncio.TaskGroup() as group:

@@ -31,6 +31,8 @@ class RingScheduling(LoadGroupScheduling):  # type: ignore[misc]
       servers and windows. One kind after the other there is too much to do first, and too little later.
     """
 
+    workqueue: OrderedDict[str, dict[str, bool]]
+
     def __init__(self, config: Any, log: Any = None, durations: Mapping[str, float] | None = None) -> None:
         super().__init__(config, log)
         self._durations = json.loads(DURATIONS.read_text()) if durations is None else durations
