@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import suppress
 
 from turnkeep.events import Event
 from turnkeep.hub import Hub, SubscriptionStart
@@ -81,6 +82,22 @@ class EventStream:
         event = self._buffer.popleft()
         self._last = event.offset
         return event
+
+    async def arrivals(self, seconds: float) -> list[Event]:
+        """All that is here, or what comes next within so many seconds; empty, if nothing does."""
+        if not self._buffer and not self._has_overflow:
+            # An event and a timer of its own: `asyncio.timeout` around each wait cost more than the wait.
+            self._some.clear()
+            timer = asyncio.get_running_loop().call_later(seconds, self._some.set)
+            try:
+                await self._some.wait()
+            finally:
+                timer.cancel()
+        if not self._buffer and self._has_overflow:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._refill_once()
+        return self.ready()
 
     def ready(self) -> list[Event]:
         """All that can be had without waiting, so that it can be told together."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
+import random
 from collections.abc import Iterator
 
 import pytest
 
 from turnkeep.doors.server import secrets_in
 from turnkeep.settings import Settings
-from turnkeep.telemetry import configure_logging, get_log
+from turnkeep.telemetry import configure_logging, get_log, redaction
 from turnkeep.telemetry.redaction import SECRET_MASK, hide, know, without
 
 SECRETS = {
@@ -42,6 +43,40 @@ def test_what_looks_like_a_secret_is_hidden(name: str) -> None:
     assert told.startswith("before ")
     assert told.endswith(" after")
     assert not any(value in told for value in VALUES)
+
+
+PIECES = (
+    *("tk_", "0123456789abcdef", "_ab12", "eyJ", "abcdefgh", ".x", "sk-", "sess-", "pk-", "rk-", "ticket.", "turnkeep"),
+    *("_session=", "bearer", "BASIC", "ba\u017fic", "bas\u0131c", " ", "\t", "://", "user:pass", "@", "x", "-", "\u00e4", '"'),
+)
+"""What forms of secrets are made of, and letters beyond ASCII that differ from theirs by case alone."""
+
+
+def test_no_text_is_taken_for_harmless_that_holds_a_form() -> None:
+    dice = random.Random(17)
+    texts = ["".join(dice.choices(PIECES, k=dice.randint(1, 9))) for _ in range(20_000)]
+    told = [hide(text) for text in texts]
+
+    assert told == [redaction._FORMS.sub(redaction._mask, text) for text in texts]
+    assert 200 < sum(SECRET_MASK in text for text in told) < 15_000
+
+
+def test_a_line_says_which_function_wrote_it(caplog: pytest.LogCaptureFixture) -> None:
+    log = get_log("turnkeep.tests")
+    with caplog.at_level(logging.INFO, logger="turnkeep.tests"):
+        log.info("tried", count=3, text="words")
+        try:
+            raise ValueError
+        except ValueError:
+            log.exception("broke", run_id="run_1")
+    first, second = caplog.records
+
+    assert [record.funcName for record in (first, second)] == ["test_a_line_says_which_function_wrote_it"] * 2
+    assert (first.filename, first.levelname, first.getMessage()) == (
+        "test_access_redaction.py", "INFO", "tried count=3 text=words",
+    )  # fmt: skip
+    assert second.getMessage().startswith("broke run_id=run_1\n")
+    assert second.getMessage().endswith("ValueError")
 
 
 def test_the_id_of_a_key_stays_and_plain_words_too() -> None:

@@ -23,6 +23,7 @@ from turnkeep.auth.limits import Limits
 from turnkeep.auth.principals import Access, OpenAccess
 from turnkeep.doors.error_answers import JsonResponse, error_response
 from turnkeep.doors.http.endpoint import HttpDoor
+from turnkeep.doors.http.endpoint_router import EndpointRouter
 from turnkeep.doors.http.openai.openai_errors import no_such_route
 from turnkeep.doors.http.openapi import document
 from turnkeep.doors.http.paths import Paths
@@ -86,9 +87,10 @@ def app(application: Application, *, access: Access | None = None, own_applicati
 
     asgi_app = Starlette(
         lifespan=lifespan,
-        middleware=_middleware(
-            application.settings, access, Trail(application.store, application.meter, application.clock)
-        ),
+        middleware=[
+            *_middleware(application.settings, access, Trail(application.store, application.meter, application.clock)),
+            Middleware(EndpointRouter, [door.target(endpoint) for endpoint in ENDPOINTS]),
+        ],
         exception_handlers={HTTPException: _no_such_route},
         routes=[
             *(door.route(endpoint) for endpoint in ENDPOINTS),

@@ -12,6 +12,7 @@ import contextlib
 import ipaddress
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
@@ -26,6 +27,8 @@ from turnkeep.settings import Settings
 ANY = "*"
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9_](?:[a-z0-9_.-]*[a-z0-9_])?)(?::(\d{1,5}))?", re.IGNORECASE)
 NOT_ALLOWED = 4403
+MOST_HOSTS = 64
+"""Names of a host that are remembered with what was found of them."""
 PROBES = ("/healthz", "/readyz")
 """Asked by balancers, which name no Host or one of their own; they answer yes or no, and nothing
 about anybody.
@@ -55,6 +58,8 @@ class Origins:
         self._is_open_aloud = settings.is_open_aloud
         self._hosts = frozenset(host.lower() for host in (*settings.hosts, settings.host))
         self._origins = frozenset(origin.lower().rstrip("/") for origin in settings.origins)
+        # Nearly every request names the same host; somebody who names many pushes out his own.
+        self._is_ours = lru_cache(MOST_HOSTS)(self._judge_name)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] in ("http", "websocket") and scope["path"] not in PROBES:
@@ -78,19 +83,22 @@ class Origins:
                 "`turnkeep keys create`, or say TURNKEEP_AUTH=off if everybody behind the proxy may do everything"
             )
         host = _one(headers.getlist("host"), "Host")
-        form = _HOST.fullmatch(host)
-        if form is None or not self._is_ours(form[1].lower(), only_local=open_now and not self._insecure):
+        if not self._is_ours(host, only_local=open_now and not self._insecure):
             raise InvalidMessage("this server does not answer to that host name, add it to TURNKEEP_HOSTS")
         if "origin" in headers:
             origin = _one(headers.getlist("origin"), "Origin").lower()
             if not {origin, ANY} & self._origins and _netloc(origin) != host.lower():
                 raise NotAllowed("pages of that origin may not call this server, add it to TURNKEEP_ORIGINS")
 
-    def _is_ours(self, name: str, *, only_local: bool) -> bool:
-        """Addresses and names without a dot cannot be pointed at us by a stranger's domain. Where
-        nobody is asked for a credential, a neighbour in the network could answer for such a name:
-        then only this machine's count.
+    def _judge_name(self, host: str, *, only_local: bool) -> bool:
+        """Whether this header names us. Addresses and names without a dot cannot be pointed at us by a
+        stranger's domain. Where nobody is asked for a credential, a neighbour in the network could
+        answer for such a name: then only this machine's count.
         """
+        form = _HOST.fullmatch(host)
+        if form is None:
+            return False
+        name = form[1].lower()
         if name in self._hosts or ANY in self._hosts or is_local(name):
             return True
         if only_local:

@@ -36,6 +36,10 @@ LARGEST_HEAD = 32_768
 NO_ROOM = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 TIMED_OUT = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
+CONTINUE = b"HTTP/1.1 100 "
+"""What an answer to `Expect: 100-continue` begins with, before the answer itself."""
+LENGTH = b"\r\ncontent-length: "
+
 # h11 takes a bare LF and folded lines, as old servers did (RFC 9112, 2.2 and 5.2); proxies may not.
 _LENIENT = re.compile(rb"(?<!\r)\n|\r\n[ \t]|\A[ \t]")
 
@@ -53,6 +57,38 @@ class CountingParser(h11.Connection):
         if type(event) is h11.Data:
             self.pieces += 1
         return event
+
+
+class AnswerWriter:
+    """The connection, as uvicorn writes one answer to it. A head that says a length waits for the body, which
+    comes next: each write is a call of the system, and a packet that wakes the peer.
+    """
+
+    __slots__ = ("_has_begun", "_head", "_valve")
+
+    def __init__(self, valve: Valve) -> None:
+        self._valve = valve
+        self._head = b""
+        self._has_begun = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._valve, name)
+
+    def write(self, data: bytes) -> None:
+        if self._head:
+            data, self._head = self._head + data, b""
+        elif not self._has_begun and not data.startswith(CONTINUE):
+            self._has_begun = True
+            if LENGTH in data:
+                self._head = data
+                return
+        self._valve.write(data)
+
+    def close(self) -> None:
+        """A body that never came, of an application that broke: its head has gone out all the same."""
+        if self._head:
+            self.write(b"")
+        self._valve.close()
 
 
 class HttpTransport(H11Protocol):
@@ -165,6 +201,8 @@ class HttpTransport(H11Protocol):
         if self.scope is not None:
             self.scope["state"][CONNECTION] = self
             self._name()
+        if self.cycle is not None and self.cycle.transport is self.transport:  # of a request that has just come
+            self.cycle.transport = AnswerWriter(self.transport)  # type: ignore[assignment]
         self._watch()
 
     def _name(self) -> None:
@@ -173,6 +211,11 @@ class HttpTransport(H11Protocol):
             self._named_by = self.headers
             self._backlog.host = sender_of(self._peers, self.client[0], self.headers)
             self._peers.name(self, self._backlog.host)
+
+    @property
+    def has_whole_body(self) -> bool:
+        """Whether all of the request that is being answered is here."""
+        return not self.cycle.more_body
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
@@ -247,6 +290,12 @@ def stand_aside(scope: MutableMapping[str, Any]) -> asyncio.Event | None:
     """
     connection = scope.get("state", {}).get(CONNECTION)
     return connection.stand_aside() if isinstance(connection, HttpTransport) else None
+
+
+def has_whole_body(scope: MutableMapping[str, Any]) -> bool:
+    """Whether the body of a request is here, as far as that can be told."""
+    connection = scope.get("state", {}).get(CONNECTION)
+    return isinstance(connection, HttpTransport) and connection.has_whole_body
 
 
 def piece_writer(scope: MutableMapping[str, Any]) -> PieceWriter | None:

@@ -98,12 +98,31 @@ class ModuleLog:
         if not self._logger.isEnabledFor(level):
             return
         error = values.pop("exc_info", None)
-        line = " ".join([event, *(f"{key}={value}" for key, value in values.items())])
         if isinstance(error, BaseException):
             values["exception"] = _where(error)
-            line = f"{line}\n{values['exception']}"
-        # A line that any handler can print, with the values beside it for ours.
-        self._logger.log(level, "%s", line, extra={"turnkeep": {"event": event, **values}}, stacklevel=3)
+        logger, caller = self._logger, sys._getframe(2)
+        # Made here and not by `Logger.log`, which looks for its caller through every frame between.
+        record = logger.makeRecord(
+            logger.name, level, caller.f_code.co_filename, caller.f_lineno, _Words(event, values), (), None,
+            caller.f_code.co_name, {"turnkeep": {"event": event, **values}},
+        )  # fmt: skip
+        logger.handle(record)
+
+
+class _Words:
+    """A line that any handler can print; ours prints the values beside it, and never asks for these."""
+
+    __slots__ = ("_event", "_values")
+
+    def __init__(self, event: str, values: Mapping[str, Any]) -> None:
+        self._event = event
+        self._values = values
+
+    def __str__(self) -> str:
+        values = dict(self._values)
+        where = values.pop("exception", None)
+        line = " ".join([self._event, *(f"{key}={value}" for key, value in values.items())])
+        return line if where is None else f"{line}\n{where}"
 
 
 def get_log(name: str) -> ModuleLog:
@@ -134,7 +153,8 @@ def configure_logging(*, level: str = "info", format: str = "auto") -> None:
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    return not str(record.msg).startswith(DOUBLES.get(record.name, ()))
+    doubles = DOUBLES.get(record.name)
+    return doubles is None or not str(record.msg).startswith(doubles)
 
 
 class _Lines(logging.Formatter):

@@ -22,8 +22,9 @@ from turnkeep.auth.audit_trail import Act, report
 from turnkeep.auth.limits import Holder, Limits, holder
 from turnkeep.auth.principals import Access, Principal, Scope, credentials_of_request
 from turnkeep.doors.error_answers import error_response
+from turnkeep.doors.http.endpoint_router import RouteTarget
 from turnkeep.doors.http.paths import segment_name
-from turnkeep.doors.transport import stand_aside
+from turnkeep.doors.transport import has_whole_body, stand_aside
 from turnkeep.errors import InvalidMessage, MessageTooLarge, NotAuthenticated, StoreError, TurnkeepError
 from turnkeep.inputs import checked_channel, read_json
 from turnkeep.messages import Address
@@ -106,15 +107,21 @@ class HttpCall:
         that takes long counts among those of its credential that do.
         """
         data = bytearray()
+        if has_whole_body(self.request.scope):  # nearly always: nothing is waited for
+            await self._arrive(data)
+        else:
+            await self._arrive_soon(data)
+        if empty and not data.strip():
+            return {}
+        return read_json(bytes(data), limit=self.limits.frame_bytes)
+
+    async def _arrive_soon(self, data: bytearray) -> None:
         try:
             async with asyncio.timeout(SOON):
                 await self._arrive(data)
         except TimeoutError:
             with self.limits.arriving(self.holder):
                 await self._arrive(data)
-        if empty and not data.strip():
-            return {}
-        return read_json(bytes(data), limit=self.limits.frame_bytes)
 
     async def _arrive(self, data: bytearray) -> None:
         """Wait for the rest of the body."""
@@ -199,6 +206,9 @@ class HttpDoor:
 
     def route(self, endpoint: HttpEndpoint) -> Route:
         return Route(endpoint.path, self._answering(endpoint), methods=[endpoint.method])
+
+    def target(self, endpoint: HttpEndpoint) -> RouteTarget:
+        return RouteTarget(endpoint.method, endpoint.path, self._answering(endpoint))
 
     def _answering(self, endpoint: HttpEndpoint) -> Callable[[Request], Awaitable[Response]]:
         """Authenticate, allow, act, and tell what went wrong: the one place of this door that

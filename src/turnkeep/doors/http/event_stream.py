@@ -78,11 +78,9 @@ async def _frames(
                 if (over := await call.end_of_credential()) is not None:
                     yield closed_event(over)
                     return
-            try:
-                until_look = max(0.0, looked_at + LOOK_AGAIN - loop.time())
-                async with asyncio.timeout(EVERY if encoder.owes else until_look):
-                    event = await anext(stream)
-            except TimeoutError:
+            until_look = max(0.0, looked_at + LOOK_AGAIN - loop.time())
+            events = await stream.arrivals(EVERY if encoder.owes else until_look)
+            if not events:
                 messages = encoder.flush()
                 if messages:
                     quiet = loop.time()
@@ -93,7 +91,7 @@ async def _frames(
                 continue
             heard_at = now = loop.time()
             # What is here together is written together: a write costs more than what is in it.
-            messages = _messages_of(encoder, [event, *stream.ready()], at_once=dialect.deltas)
+            messages = _messages_of(encoder, events, at_once=dialect.deltas)
             # Text is merged between two frames of 50 ms: each token alone costs more bytes around
             # it than in it.
             if encoder.owes and now - quiet >= EVERY:

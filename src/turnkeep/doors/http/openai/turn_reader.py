@@ -249,7 +249,8 @@ class TurnReader:
                 if (end := await self._check_caller()) is not None:
                     yield end
                     return
-            events = await self._arrivals()
+            # With all that is here by then: to wait for each alone costs more than to read it.
+            events = await self._stream.arrivals(EVERY if self._text else LOOK_AGAIN)
             parts = [part for event in events for part in await self._read(event, message_id)]
             # Text is merged for a moment: each token alone costs more bytes around it than in it.
             if self._text and (not events or loop.time() - told_at >= EVERY):
@@ -261,17 +262,6 @@ class TurnReader:
                 spoke_at = loop.time()
             for part in parts:
                 yield part
-
-    async def _arrivals(self) -> Sequence[Event]:
-        """What happens next, with all that is here by then: to wait for each alone costs more than to
-        read it. Nothing, if nothing happens for a while.
-        """
-        try:
-            async with asyncio.timeout(EVERY if self._text else LOOK_AGAIN):
-                event = await anext(self._stream)
-        except TimeoutError:
-            return ()
-        return (event, *self._stream.ready())
 
     def _flush(self) -> Sequence[TurnPart]:
         if not self._text:

@@ -1,0 +1,94 @@
+"""Every endpoint is found at its path, and nothing else is: the same as by the routing of Starlette."""
+
+from __future__ import annotations
+
+from itertools import chain
+from typing import Any
+
+import pytest
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route, Router
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from turnkeep.doors.http.endpoint_router import Answer, EndpointRouter, RouteTarget
+from turnkeep.doors.http.routes import ENDPOINTS
+
+METHODS = ("GET", "POST", "PATCH", "DELETE", "HEAD", "OPTIONS", "get")
+FILLINGS = ("a", "messages", "thread_0a", "a%2Fb", "a%0A", "..", "", "{channel}", "ä")
+Told = list[dict[str, Any]]
+
+
+def telling(method: str, path: str) -> Answer:
+    """An endpoint that answers with what was found."""
+
+    async def answer(request: Request) -> Response:
+        return JSONResponse([method, path, request.path_params])
+
+    return answer
+
+
+def paths() -> list[str]:
+    """Of each endpoint with names of every kind, and some beside them."""
+    filled: list[str] = []
+    for endpoint in ENDPOINTS:
+        for filling in FILLINGS:
+            parts = [filling if one.startswith("{") else one for one in endpoint.path.split("/")]
+            filled += ["/".join(parts), "/".join([*parts, ""]), "/".join([*parts, "more"]), "/".join(parts[:-1])]
+    return [*dict.fromkeys(filled), "", "/", "//", "/static/app.js", "/healthz", "api/channels/a"]
+
+
+async def told_by(app: ASGIApp, method: str, path: str, **more: Any) -> Told:
+    scope = {"type": "http", "method": method, "path": path, "headers": [], "query_string": b"", **more}
+    told: Told = []
+
+    async def receive() -> dict[str, Any]:
+        raise AssertionError("nothing is read here")
+
+    async def send(message: Any) -> None:
+        told.append(message)
+
+    await app(scope, receive, send)
+    return told
+
+
+async def elsewhere(scope: Scope, receive: Receive, send: Send) -> None:
+    await PlainTextResponse("elsewhere")(scope, receive, send)
+
+
+def routers() -> tuple[EndpointRouter, Router]:
+    targets = [RouteTarget(one.method, one.path, telling(one.method, one.path)) for one in ENDPOINTS]
+    routes = [Route(one.path, one.answer, methods=[one.method]) for one in targets]
+    return EndpointRouter(elsewhere, targets), Router(routes, redirect_slashes=False)
+
+
+async def test_the_same_endpoint_is_found_as_by_starlette_with_the_same_names() -> None:
+    ours, starlette = routers()
+    found = 0
+    for method in METHODS:
+        for path in paths():
+            mine, theirs = await told_by(ours, method, path), await told_by(starlette, method, path)
+            if mine[1]["body"] != b"elsewhere":
+                found += 1
+                assert mine == theirs, (method, path)
+            else:  # of HEAD and of paths in vain Starlette says what it says of them
+                assert theirs[0]["status"] in (404, 405) or method == "HEAD", (method, path)
+    assert found > len(ENDPOINTS) * (len(FILLINGS) - 1) // 2
+
+
+@pytest.mark.parametrize("scope", [{"root_path": "/mounted"}, {"type": "websocket"}])
+async def test_what_is_no_request_of_its_own_goes_on(scope: dict[str, Any]) -> None:
+    reached: list[Scope] = []
+
+    async def inner(scope: Scope, receive: Receive, send: Send) -> None:
+        reached.append(scope)
+
+    [target] = [RouteTarget("GET", "/api/queue", telling("GET", "/api/queue"))]
+    await told_by(EndpointRouter(inner, [target]), "GET", "/api/queue", **scope)
+    assert len(reached) == 1
+
+
+def test_every_endpoint_has_one_way() -> None:
+    ways = [(one.method, one.path) for one in ENDPOINTS]
+    assert len(set(ways)) == len(ways)
+    assert not [path for path in chain.from_iterable([one.path.split("/") for one in ENDPOINTS]) if ":" in path]
