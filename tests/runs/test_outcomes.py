@@ -17,6 +17,7 @@ from turnkeep.store.values import Commit, Failure
 from turnkeep.usage import Usage
 
 FAULT = TurnFault("model_unavailable", "please try again")
+NAMES = {"model": "small", "assistant": "Olga"}
 NOTHING: dict[tuple[str, str], float] = {}
 
 CLAIMS = {
@@ -137,9 +138,9 @@ async def test_charts_count_each_verdict_for_what_it_is(
     timed = (first.but(arrival=10.0), second.but(arrival=11.0))
     claim = replace(claim, messages=timed, due_at=13.0, claimed_at=13.5)
 
-    figures = figures_of(claim, verdict, failed, first=0.7, run_seconds=5.0)
+    figures = figures_of(claim, verdict, failed, **NAMES, first=0.7, run_seconds=5.0)
 
-    assert figures == RunFigures("default", **{"waits": FIRST_WAITS, **expected})
+    assert figures == RunFigures("default", **{"waits": FIRST_WAITS, **NAMES, **expected})
 
 
 async def test_charts_count_the_wait_of_a_batch_once_and_the_answer_from_its_first_message() -> None:
@@ -147,8 +148,9 @@ async def test_charts_count_the_wait_of_a_batch_once_and_the_answer_from_its_fir
     claim = (await Stage().lease("m1")).claim
     timed = replace(claim, messages=(claim.messages[0].but(arrival=10.0),), due_at=13.0, claimed_at=40.0, attempt=2)
 
-    answered = figures_of(timed, Commit("completed", "", []), None, first=None, run_seconds=2.0)
-    retried = figures_of(timed, Failure(FAULT, 5.0), "retry", first=None, run_seconds=2.0)
-    empty = figures_of(replace(timed, messages=()), Commit("completed", "", []), None, first=1.0, run_seconds=2.0)
+    answered = figures_of(timed, Commit("completed", "", []), None, **NAMES, first=None, run_seconds=2.0)
+    retried = figures_of(timed, Failure(FAULT, 5.0), "retry", **NAMES, first=None, run_seconds=2.0)
+    nobody = replace(timed, messages=())
+    empty = figures_of(nobody, Commit("completed", "", []), None, **NAMES, first=1.0, run_seconds=2.0)
 
     assert (answered.waits, retried.waits, empty.waits) == ({"first": None, "whole": 32.0}, {}, {"first": 1.0})

@@ -17,6 +17,7 @@ import ipaddress
 import re
 from collections import Counter, OrderedDict
 from collections.abc import Collection, Iterable
+from functools import lru_cache
 from typing import Literal
 
 from turnkeep.auth.limits import Rate
@@ -42,6 +43,8 @@ LOOK_AGAIN = 0.02
 """Seconds between two looks whether there is room for who asks in the lobby."""
 TOLD_EVERY = 10.0
 """Seconds between two lines about the same want of room."""
+MOST_REMEMBERED = 1_024
+"""Addresses of which is remembered whether they are those of a proxy."""
 LONGEST = 64
 """Characters of an address that are looked at."""
 REFUSAL_MEMORY = 60.0
@@ -71,6 +74,8 @@ class Peers:
         self.most = most
         self._per_peer = per_peer
         self._proxy_networks = [ipaddress.ip_network(one) for one in proxies]
+        # Asked of each request, and nearly all come from the same few.
+        self._is_trusted = lru_cache(MOST_REMEMBERED)(self._is_of_our_proxies)
         self._meter = meter
         self._clock = clock or SystemClock()
         self._lobby = Lobby(lobby)
@@ -211,7 +216,7 @@ class Peers:
             return True
         return address.is_loopback or self._is_trusted(host)
 
-    def _is_trusted(self, host: str) -> bool:
+    def _is_of_our_proxies(self, host: str) -> bool:
         try:
             address = ipaddress.ip_address(host)
         except ValueError:

@@ -6,12 +6,14 @@ is refused, and the connection with it.
 
 from __future__ import annotations
 
-from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from turnkeep.doors.error_answers import JsonResponse
 
 VERSIONS = frozenset({"1.0", "1.1", "2", "2.0", "3"})
+HEADERS = ((b"x-content-type-options", b"nosniff"),)
+API_HEADERS = (*HEADERS, (b"cache-control", b"no-store"))
+"""What an answer gets that says nothing else itself."""
 
 
 class Strictness:
@@ -38,10 +40,10 @@ class Strictness:
 def _wrong_with(scope: Scope) -> tuple[str, str, int] | None:
     if scope["http_version"] not in VERSIONS:
         return "http_version_not_taken", "this version of HTTP is not spoken here, use 1.1", 505
-    headers = Headers(scope=scope)
+    names = [name for name, _ in scope["headers"]]
     # RFC 9112, 6.3: one of the two decides, and whoever takes the other sees a second request in
     # the body.
-    if "transfer-encoding" in headers and "content-length" in headers:
+    if b"transfer-encoding" in names and b"content-length" in names:
         return "ambiguous_length", "say the length of the body by Content-Length or by Transfer-Encoding, not both", 400
     return None
 
@@ -52,10 +54,11 @@ def _strict_send(path: str, send: Send) -> Send:
 
     async def send_strictly(message: Message) -> None:
         if message["type"] == "http.response.start":
-            headers = MutableHeaders(scope=message)
-            headers.setdefault("X-Content-Type-Options", "nosniff")
-            if is_api:
-                headers.setdefault("Cache-Control", "no-store")
+            # As ASGI has them, in small letters: nothing has to be read of them.
+            headers = list(message.get("headers", ()))
+            names = [name for name, _ in headers]
+            headers += [header for header in (API_HEADERS if is_api else HEADERS) if header[0] not in names]
+            message = {**message, "headers": headers}
         await send(message)
 
     return send_strictly

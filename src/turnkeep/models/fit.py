@@ -130,14 +130,23 @@ def fit(request: ModelRequest, caps: Capabilities, site: str) -> Fit:
     says so to who sent them).
     """
     names = ToolNames.of(tool.name for tool in request.tools)
-    items = list(_without_blank_texts(_own(_without_old_media(request, caps), caps, site)))
-    items = _respell_calls(without_idle_reasoning(items), names, caps.call_ids)
+    items = _fit_items(request.items, request.current, names, caps, site)
     tools: Sequence[ToolSpec] = [_fit_tool(tool, names, caps) for tool in request.tools]
     parameters = _cap_output(_respell_choice(request.parameters, names), caps)
     # The last step offers no tools; Bedrock refuses calls of tools that it was not told of.
     if caps.wants_declared_tools and not (tools or request.hosted_tools) and (tools := _called_tools(items)):
         parameters = {**parameters, "tool_choice": "none"}
-    return Fit(_arrange(replace(request, items=items, tools=tools, parameters=parameters), caps), names)
+    items, instructions = _arrange(items, request.instructions, caps)
+    fitted = replace(request, items=items, instructions=instructions, tools=tools, parameters=parameters)
+    return Fit(fitted, names)
+
+
+def _fit_items(
+    items: Sequence[Item], current: int | None, names: ToolNames, caps: Capabilities, site: str
+) -> list[Item]:
+    """The items as the server takes them, each by itself; `current` as in `ModelRequest`."""
+    fitted = list(_without_blank_texts(_own(_without_old_media(items, current, caps), caps, site)))
+    return _respell_calls(without_idle_reasoning(fitted), names, caps.call_ids)
 
 
 def _cap_output(parameters: Mapping[str, Any], caps: Capabilities) -> Mapping[str, Any]:
@@ -163,9 +172,8 @@ def _own(items: Iterable[Item], caps: Capabilities, site: str) -> Iterator[Item]
                 yield item
 
 
-def _without_old_media(request: ModelRequest, caps: Capabilities) -> Iterable[Item]:
+def _without_old_media(items: Sequence[Item], current: int | None, caps: Capabilities) -> Iterable[Item]:
     """The items without pictures and files of the past that the server refuses."""
-    items, current = request.items, request.current
     if caps.takes_images and caps.takes_image_ids and caps.takes_files:
         return items
     if current is None:
@@ -326,9 +334,8 @@ def _respell_choice(parameters: Mapping[str, Any], names: ToolNames) -> Mapping[
     return parameters
 
 
-def _arrange(request: ModelRequest, caps: Capabilities) -> ModelRequest:
-    items = list(request.items)
-    instructions = request.instructions
+def _arrange(items: list[Item], instructions: str | None, caps: Capabilities) -> tuple[list[Item], str | None]:
+    """Items in an order that the server takes, and what the operator says beside them."""
     if not (caps.takes_late_system and caps.takes_consecutive_roles and caps.takes_system_role):
         texts = [item.text for item in items if isinstance(item, SystemItem)]
         items = [item for item in items if not isinstance(item, SystemItem)]
@@ -341,7 +348,7 @@ def _arrange(request: ModelRequest, caps: Capabilities) -> ModelRequest:
         items = list(_one_by_one(items))
     if not (caps.takes_user_after_tool and caps.takes_consecutive_roles):
         items = list(_bridge(items))
-    return replace(request, items=items, instructions=instructions)
+    return items, instructions
 
 
 def _preface(items: list[Item], text: str) -> list[Item]:
@@ -433,7 +440,7 @@ class PastForm:
 
     def _remember(self, turn: PastTurn) -> bytes | None:
         # nothing of it is of the current turn, so pictures are those of the past
-        items = fit(ModelRequest("", turn.items, current=0), self._caps, self._site).request.items
+        items, _ = _arrange(_fit_items(turn.items, 0, _OWN_NAMES, self._caps, self._site), None, self._caps)
         entries = self._render(items, self._caps)
         keeps_ids = turn.call_ids == {item.call_id for item in items if isinstance(item, CallItem)}
         stands_alone = keeps_ids and not (self._alternates and _roles_at_ends(entries) != ("user", "assistant"))

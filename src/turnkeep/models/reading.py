@@ -65,6 +65,7 @@ _PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")
 _LONE = re.compile("[\ud800-\udc7f\udd00-\udfff]")
 
 _COMPLAINING = ("detail", "errors", "error_msg", "error_message")
+_WITHOUT_TEXT = frozenset((int, float, bool, type(None)))
 _FINE = (None, "", 0, "0", 200, "200", "ok", "OK", "success")
 
 
@@ -230,6 +231,8 @@ def made_whole(value: Any) -> Any:
 
 
 def _holds_half(value: Any) -> bool:
+    if value.__class__ in _WITHOUT_TEXT:  # counts, flags and what is not there: most of it
+        return False
     if isinstance(value, str):
         return not is_whole(value)
     if isinstance(value, Mapping):

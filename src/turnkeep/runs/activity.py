@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Literal, assert_never
 
 from turnkeep.clock import Clock
@@ -117,28 +117,36 @@ def measure_run(
 
 
 def figures_of(
-    claim: Claim, verdict: Verdict, fail_outcome: FailOutcome | None, *, first: float | None, run_seconds: float
+    claim: Claim,
+    verdict: Verdict,
+    fail_outcome: FailOutcome | None,
+    *,
+    model: str,
+    assistant: str,
+    first: float | None,
+    run_seconds: float,
 ) -> RunFigures:
     """The same, for the charts that people look at."""
-    tenant, waits = claim.address.tenant, dict[str, float | None](_waits(claim))
+    waits = dict[str, float | None](_waits(claim))
+    figures = partial(RunFigures, claim.address.tenant, model=model, assistant=assistant)
     match verdict:
         case Commit():
             waits["first"] = first
             if claim.messages:
                 waits["whole"] = max(0.0, claim.claimed_at - claim.messages[0].arrival) + run_seconds
             count = len(claim.messages)
-            return RunFigures(tenant, verdict.outcome, messages=count, usage=verdict.usage, waits=waits)
+            return figures(verdict.outcome, messages=count, usage=verdict.usage, waits=waits)
         case Failure():
             # a retry has its usage told by the run that ends the batch
             usage = Usage() if fail_outcome == "retry" else verdict.usage
-            return RunFigures(tenant, fail_outcome or "lost", usage=usage, code=verdict.fault.code, waits=waits)
+            return figures(fail_outcome or "lost", usage=usage, code=verdict.fault.code, waits=waits)
         case Releasing():
             code = verdict.reason.code if verdict.reason else ""
-            return RunFigures(tenant, "waiting", code=code, waits=waits)
+            return figures("waiting", code=code, waits=waits)
         case HoldVerdict():
-            return RunFigures(tenant, "held", waits=waits)
+            return figures("held", waits=waits)
         case Dropping():
-            return RunFigures(tenant, "lost")
+            return figures("lost")
     assert_never(verdict)
 
 

@@ -390,7 +390,8 @@ class Disclosure:
         """The step with what may be seen of its items written on them: tools may be others by the
         time somebody reads the transcript.
         """
-        return replace(step, items=tuple(self._public(item) for item in step.items))
+        items = tuple([self._public(item) for item in step.items])
+        return step if items == step.items else replace(step, items=items)
 
     def _public(self, item: Any) -> Any:
         if isinstance(item, CallItem) and (tool := self.toolbox.get(item.name)) is not None:

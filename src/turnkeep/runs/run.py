@@ -291,8 +291,9 @@ class Run:
         outcome: Literal["incomplete", "completed"] = (
             "incomplete" if result.ending in ("length", "filter") else "completed"
         )
-        commit = self._commit(outcome, result.text, self.journal.transcript)
-        return replace(commit, published_count=self.announcer.published_count)
+        return self._commit(
+            outcome, result.text, self.journal.transcript, published_count=self.announcer.published_count
+        )
 
     async def _commit_stopped_run(self, stop: Stop) -> Verdict:
         """The commit of a stopped run: what was shown stays, or is dropped (rollback), but never a
@@ -356,10 +357,18 @@ class Run:
     async def _log_after(self, offset: int) -> Page:
         return await retry_until_answered(lambda: self.context.store.read(self.claim.address, after=offset))
 
-    def _commit(self, outcome: Literal["completed", "incomplete", "cancelled"], text: str, items: list[Item]) -> Commit:
+    def _commit(
+        self,
+        outcome: Literal["completed", "incomplete", "cancelled"],
+        text: str,
+        items: list[Item],
+        *,
+        published_count: int = 0,
+    ) -> Commit:
         count = tokenizer_for(self.model_name, self.context.catalog).count_item
         entries = [TranscriptEntry(item, count(item)) for item in items]
-        return Commit(outcome, text, entries, self.journal.usage, self.journal.model or self.model_name)
+        model = self.journal.model or self.model_name
+        return Commit(outcome, text, entries, self.journal.usage, model, published_count)
 
     def _fail(self, error: TurnkeepError) -> Verdict:
         rules, claim = self.context.rules, self.claim
@@ -393,7 +402,7 @@ class Run:
                     if crash_chances:
                         reach("final")
                     remainder = await self._end_whole(
-                        lambda count: store.commit(claim, replace(verdict, published_count=count)),
+                        lambda count: store.commit(claim, _with_count(verdict, count)),
                         verdict.published_count,
                     )
                     self.context.histories.extend(claim, verdict.entries, remainder.transcript)
@@ -438,9 +447,22 @@ class Run:
         if context.activity is not None:
             first = None if shown_at is None else shown_at - begun_at
             seconds = asyncio.get_running_loop().time() - begun_at
-            figures = figures_of(claim, verdict, self.failure, first=first, run_seconds=seconds)
-            assistant = self.assistant.name or self.assistant.assistant_id
-            context.activity.note(replace(figures, model=self.model_name, assistant=assistant))
+            context.activity.note(
+                figures_of(
+                    claim,
+                    verdict,
+                    self.failure,
+                    model=self.model_name,
+                    assistant=self.assistant.name or self.assistant.assistant_id,
+                    first=first,
+                    run_seconds=seconds,
+                )
+            )
+
+
+def _with_count(commit: Commit, published_count: int) -> Commit:
+    """The commit as it is, mostly: nothing was published again behind the verdict."""
+    return commit if commit.published_count == published_count else replace(commit, published_count=published_count)
 
 
 def _weightiest(errors: BaseExceptionGroup[BaseException]) -> BaseException:

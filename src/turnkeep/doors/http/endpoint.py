@@ -236,7 +236,8 @@ class HttpDoor:
 
     async def _call(self, endpoint: HttpEndpoint, request: Request) -> HttpCall:
         changes = endpoint.method not in READS
-        credentials = credentials_of_request(request.headers, request.cookies, request.query_params, changes=changes)
+        query = request.query_params if request.scope["query_string"] else {}  # most have none, and it is parsed
+        credentials = credentials_of_request(request.headers, request.cookies, query, changes=changes)
         principal = NOBODY if endpoint.public else await self._access.authenticate(credentials)
         call = HttpCall(request, principal, self._application, self._limits, self._access)
         call.allow(endpoint.scope)

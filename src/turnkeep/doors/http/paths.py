@@ -7,11 +7,16 @@ behind `a/messages`.
 
 from __future__ import annotations
 
+import re
 from urllib.parse import quote, unquote, unquote_to_bytes
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from turnkeep.errors import InvalidMessage
+
+
+_PLAIN = re.compile(rb"/[\w.~/-]*", re.ASCII)
+"""What has one spelling: what `quote` leaves alone."""
 
 
 class Paths:
@@ -40,7 +45,10 @@ def _as_sent(scope: Scope) -> str:
     least encoded.
     """
     path, root = str(scope["path"]), str(scope.get("root_path", "")).rstrip("/")
-    raw = (scope.get("raw_path") or quote(path).encode()).split(b"?")[0].decode("latin-1")
+    sent = scope.get("raw_path")
+    if sent and not root and _PLAIN.fullmatch(sent):  # nearly every path
+        return str(sent.decode())
+    raw = (sent or quote(path).encode()).split(b"?")[0].decode("latin-1")
     above = root.count("/") if path.startswith(f"{root}/") else 0
     beneath = raw.split("/")[1 + above :]
     return "/".join([root if above else "", *(quote(unquote_to_bytes(one), safe="") for one in beneath)])
