@@ -8,7 +8,7 @@ import re
 from collections import defaultdict, deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from tests.runs.moved_time import LoopClock
 from turnkeep.assistants import Assistants
@@ -24,7 +24,7 @@ from turnkeep.runs.activity import Activity, Cell, read_series
 from turnkeep.runs.announcer import Announcer, Disclosure
 from turnkeep.runs.budget import Budgets
 from turnkeep.runs.journal import Journal
-from turnkeep.runs.lease import Keeper, Lease, LeaseRules
+from turnkeep.runs.lease import Interrupt, Keeper, Lease, LeaseRules
 from turnkeep.runs.outcomes import Verdict
 from turnkeep.runs.run import Run
 from turnkeep.runs.run_context import RunContext, RunRules
@@ -452,6 +452,15 @@ async def publishing(stage: Stage) -> AsyncIterator[None]:
     finally:
         task.cancel()
         await asyncio.wait([task])
+
+
+async def reason_of(watch: Callable[[Callable[[Exception], None]], None]) -> NoReturn:
+    """Wait until somebody who can be watched has something to tell, and raise it."""
+    interrupt = Interrupt()
+    watch(interrupt.end)
+    with interrupt:
+        await asyncio.get_running_loop().create_future()
+    raise AssertionError("nothing was told")
 
 
 def journal_of(stage: Stage, claim: Claim, **options: Any) -> Journal:

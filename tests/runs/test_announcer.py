@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from tests.runs.stage import HERE, LostReply, Stage, announcer_of, publishing
+from tests.runs.stage import HERE, LostReply, Stage, announcer_of, publishing, reason_of
 from turnkeep.errors import LeaseLost, OutcomeUnknown, StoreUnavailable
 from turnkeep.events import Event, delta
 from turnkeep.runs.announcer import MERGE_ABOVE, Announcer, merge_deltas
+from turnkeep.runs.lease import Interrupt
 from turnkeep.store.contract import EventGap
 
 
@@ -20,10 +21,12 @@ from turnkeep.store.contract import EventGap
 async def announcing(stage: Stage, **options: Any) -> AsyncIterator[Announcer]:
     lease = await stage.lease("m1")
     announcer = announcer_of(stage, lease.claim, **options)
-    async with publishing(stage), asyncio.TaskGroup() as group:
-        task = group.create_task(announcer.run())
-        yield announcer
-        task.cancel()
+    interrupt = Interrupt()
+    announcer.watch(interrupt.end)
+    async with publishing(stage):
+        with interrupt:
+            yield announcer
+    announcer.close()
 
 
 def texts(events: list[Event]) -> list[tuple[str, str]]:
@@ -138,7 +141,7 @@ async def test_a_fence_ends_the_telling() -> None:
 
     async with publishing(stage):
         with pytest.raises(LeaseLost):
-            await announcer.run()
+            await reason_of(announcer.watch)
 
 
 async def test_a_fence_is_told_to_whoever_waits_already() -> None:

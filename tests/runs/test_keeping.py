@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.runs.moved_time import BEGIN, passed
-from tests.runs.stage import HERE, LostReply, Stage, Stumble
+from tests.runs.stage import HERE, LostReply, Stage, Stumble, reason_of
 from turnkeep.errors import LeaseLost, OutcomeUnknown, StoreUnavailable, ThreadBusy
 from turnkeep.messages import Address, Message, text_content
 from turnkeep.runs.lease import DrainRequest, Keeper, Lease, LeaseRules, StopRequest
@@ -44,12 +44,13 @@ async def ending_of(lease: Lease, patience: float = 3600.0) -> tuple[object, obj
     """What ends the keeping of a lease, and when."""
     try:
         async with asyncio.timeout(patience):
-            await lease.keep()
+            await reason_of(lease.watch)
     except TimeoutError:
         return None, passed()
     except (LeaseLost, StopRequest, DrainRequest) as error:
         return type(error), passed()
-    raise AssertionError("keep returned")
+    finally:
+        lease.leave()
 
 
 # ---------------------------------------------------------------- renewing
@@ -188,7 +189,7 @@ async def test_a_stop_is_found_by_renewal_when_its_hint_is_lost(stop: Any) -> No
     lease.take_directive(Directive(held=True, stop=stop), asked_at=now())
 
     with pytest.raises(StopRequest) as caught:
-        await lease.keep()
+        await reason_of(lease.watch)
     assert caught.value.stop == stop
 
 
@@ -248,7 +249,7 @@ async def test_the_first_reason_to_end_counts() -> None:
     lease.take_directive(Directive(held=False), asked_at=now())
 
     with pytest.raises(StopRequest) as caught:
-        await lease.keep()
+        await reason_of(lease.watch)
     assert caught.value.stop == "rollback"
 
 
@@ -259,7 +260,7 @@ async def test_a_lost_lease_learns_nothing_more() -> None:
 
     assert lease.wants_steering is False
     with pytest.raises(LeaseLost, match=lease.claim.run_id):
-        await lease.keep()
+        await reason_of(lease.watch)
 
 
 async def test_remaining_counts_from_the_asking_and_leaves_a_moment_for_one_try() -> None:

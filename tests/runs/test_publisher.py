@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.runs.stage import Stage, announcer_of, publishing
+from tests.runs.stage import Stage, announcer_of, publishing, reason_of
 from turnkeep.errors import LeaseLost, StoreUnavailable
 from turnkeep.messages import Address
 from turnkeep.runs.announcer import TICK, Announcer
@@ -23,12 +23,10 @@ async def speaking(stage: Stage, count: int = RUNS) -> AsyncIterator[list[Announ
     for n in range(count):
         await stage.say("m", where=place(n))
         announcers.append(announcer_of(stage, (await stage.lease()).claim))
-    tasks = [asyncio.get_running_loop().create_task(one.run()) for one in announcers]
     async with publishing(stage):
         yield announcers
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    for one in announcers:
+        one.close()
 
 
 def place(number: int) -> Address:
@@ -94,7 +92,7 @@ async def test_a_run_that_is_refused_or_has_to_wait_holds_up_no_other() -> None:
 
         assert [await text_of(stage, n) for n in range(RUNS)] == ["", *["ab"] * (RUNS - 1)]
         with pytest.raises(LeaseLost):
-            await announcers[0].run()
+            await reason_of(announcers[0].watch)
 
 
 async def test_what_is_said_after_a_run_is_over_is_not_published() -> None:
@@ -114,7 +112,7 @@ async def test_a_mistake_of_ours_ends_the_runs_that_it_concerns_and_the_next_are
     async with speaking(stage, 2) as announcers:
         announcers[0].text("a")
         with pytest.raises(RuntimeError):
-            await announcers[0].run()
+            await reason_of(announcers[0].watch)
         announcers[1].text("b")
         await announcers[1].wait_until_published()
 
@@ -167,3 +165,20 @@ async def test_what_would_be_published_at_the_next_tick_is_not_when_the_publishe
     await asyncio.sleep(1.0)
 
     assert await text_of(stage, 0) == "a"
+
+
+async def test_what_was_cut_off_before_it_began_holds_up_nobody_who_speaks_later() -> None:
+    stage = Stage()
+    announcers = []
+    for n in range(2):
+        await stage.say("m", where=place(n))
+        announcers.append(announcer_of(stage, (await stage.lease()).claim))
+    async with publishing(stage):
+        await asyncio.sleep(0)
+        # the lane begins at the next turn of the loop, and is cancelled in it, before the first step of its task
+        announcers[0].text("a")
+    async with publishing(stage), asyncio.timeout(60.0):
+        announcers[1].text("b")
+        await announcers[1].wait_until_published()
+
+    assert [await text_of(stage, n) for n in range(2)] == ["", "b"]

@@ -54,9 +54,8 @@ from turnkeep.models.model import Began
 from turnkeep.pricing.prices import PriceBook
 from turnkeep.runs.activity import quantile, read_days
 from turnkeep.runs.budget import Budget, Budgets, Pace
-from turnkeep.runs.lease import DrainRequest, Lease, LeaseRules, StopRequest
+from turnkeep.runs.lease import DrainRequest, Lease, LeaseRules, StopRequest, weightiest
 from turnkeep.runs.outcomes import VERDICT_LABELS, Dropping, HoldVerdict, Releasing
-from turnkeep.runs.run import _weightiest
 from turnkeep.runs.run_context import DETAILS
 from turnkeep.store.values import Claim, Commit, Failure, HeldCall, Page, Remainder, Stop
 from turnkeep.telemetry import SILENT
@@ -286,12 +285,12 @@ async def test_of_several_errors_at_once_the_weightiest_decides() -> None:
     other = ValueError()
 
     for light in ([other, ours, drained, stopped, lost], [lost, stopped, drained, ours, other]):
-        chosen = [_weightiest(BaseExceptionGroup("", [e for e in light if e not in gone])) for gone in (
+        chosen = [weightiest([e for e in light if e not in gone]) for gone in (
             [], [lost], [lost, stopped], [lost, stopped, drained], [lost, stopped, drained, ours],
         )]  # fmt: skip
         assert chosen == [lost, stopped, drained, ours, other]
     nested = BaseExceptionGroup("", [other, BaseExceptionGroup("", [drained, BaseExceptionGroup("", [lost])])])
-    assert _weightiest(nested) is lost
+    assert weightiest([nested]) is lost
 
 
 # ---------------------------------------------------------------- the path that goes well

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.patience import PATIENCE
+from tests.runs.stage import reason_of
 from turnkeep.errors import LeaseLost
 from turnkeep.messages import Address, Message, text_content
 from turnkeep.runs.lease import Keeper, LeaseRules
@@ -72,4 +73,4 @@ async def test_an_owner_that_cannot_renew_gives_up_by_itself() -> None:
     [lease] = await Keeper(store, rules=RULES).claim(1, None)
 
     with pytest.raises(LeaseLost):
-        await asyncio.wait_for(lease.keep(), PATIENCE)
+        await asyncio.wait_for(reason_of(lease.watch), PATIENCE)

@@ -129,6 +129,8 @@ class Lane:
     def open(self, group: asyncio.TaskGroup | None) -> None:
         """Publish in tasks of this group from now on, and not at all without one."""
         self._group = group
+        if group is not None:  # what was on its way has ended with the group before, perhaps before it began
+            self._publishing = None
         if self._begin is not None:
             self._begin.cancel()
             self._begin = None
@@ -183,7 +185,8 @@ class Lane:
 class Announcer:
     """Publishes the events of one claim.
 
-    `say` never waits; what was said is published with what others say (`Publisher`), while `run` runs.
+    `say` never waits; what was said is published with what others say (`Publisher`), from the beginning
+    until `close`.
 
     Everything said before a settlement is in the log before it, if `wait_until_published` is awaited in between.
     Who waits for the answer in this process is told at once.
@@ -205,9 +208,9 @@ class Announcer:
         self._is_over = False
         self._error: Exception | None = None
         """What ends the publishing."""
+        self._on_failure: Callable[[Exception], None] | None = None
         # Made for whoever waits: an event of asyncio is larger than all else here, and a thousand
         # runs have nobody who waits, nearly always.
-        self._ending: asyncio.Future[None] | None = None
         self._is_empty = True
         self._emptying: asyncio.Event | None = None
         self.text_so_far = ""
@@ -240,16 +243,16 @@ class Announcer:
         self.text_so_far = text
         self.say(Event("snapshot", text=text, run_id=self._claim.run_id, attempt=self._claim.attempt))
 
-    async def run(self) -> None:
-        """Publish until cancelled; raises what ends the publishing, as `LeaseLost`."""
-        try:
-            if self._error is None:
-                self._ending = self._ending or asyncio.get_running_loop().create_future()
-                await self._ending
-            if self._error is not None:
-                raise self._error
-        finally:
-            self._is_over = True
+    def watch(self, on_failure: Callable[[Exception], None]) -> None:
+        """Be told, once, what ends the publishing, as `LeaseLost`. It may have ended already."""
+        self._on_failure = on_failure
+        if self._error is not None:
+            on_failure(self._error)
+
+    def close(self) -> None:
+        """Publish nothing more of what is said from now on, and tell nobody."""
+        self._is_over = True
+        self._on_failure = None
 
     async def wait_until_published(self) -> None:
         """Wait until all that was said is in the log; raises what ends the publishing."""
@@ -264,7 +267,7 @@ class Announcer:
             await self._emptying.wait()
 
     async def publish_again(self, published_count: int) -> None:
-        """Once `run` is over: publish what came after these events once more, for a log that lost its end."""
+        """Once it is closed: publish what came after these events once more, for a log that lost its end."""
         self._is_over = False
         self._go_back_to(published_count)
         self._queue()
@@ -301,9 +304,9 @@ class Announcer:
 
     def _fail(self, error: Exception) -> None:
         self._error = self._error or error
-        if self._ending is not None and not self._ending.done():
-            self._ending.set_result(None)
         self._become_empty()
+        if self._on_failure is not None:
+            self._on_failure(self._error)
 
     def _become_empty(self) -> None:
         """Nothing more is on its way."""

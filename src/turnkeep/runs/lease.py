@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
 
-from turnkeep.errors import LeaseLost, StoreError
+from turnkeep.errors import LeaseLost, StoreError, TurnkeepError
 from turnkeep.messages import Message
 from turnkeep.store.contract import Inbox
 from turnkeep.store.values import Claim, Directive, Stop
@@ -47,8 +49,77 @@ class DrainRequest(Exception):
     """the worker shuts down"""
 
 
+class Interrupt:
+    """`with interrupt:` is left, at its next wait, once somebody has given a reason (`end`); that is raised.
+
+    As `asyncio.timeout` for any reason: no task has to stand beside the work and wait for one. Of several
+    reasons, and what the work itself raised meanwhile, the weightiest counts. Who cancels the work from
+    outside comes before all of them. For one block.
+    """
+
+    __slots__ = ("_cancellations", "_has_cancelled", "_reasons", "_task")
+
+    def __init__(self) -> None:
+        self._reasons: list[BaseException] = []
+        self._task: asyncio.Task[Any] | None = None
+        self._cancellations = 0
+        self._has_cancelled = False
+
+    def end(self, reason: Exception) -> None:
+        """Give a reason, also before the block begins; what comes after the block is left alone."""
+        self._reasons.append(reason)
+        # A task that cancels itself is cancelled at its next wait, which may stand behind the block.
+        if self._task is not None and asyncio.current_task() is self._task:
+            asyncio.get_running_loop().call_soon(self._cancel)
+        else:
+            self._cancel()
+
+    def _cancel(self) -> None:
+        # Once: what the work does on its way out is not to be cancelled too.
+        if self._task is not None and not self._has_cancelled:
+            self._has_cancelled = True
+            self._task.cancel()
+
+    def __enter__(self) -> Self:
+        self._task = asyncio.current_task()
+        if self._task is None:
+            raise RuntimeError("only a task can be interrupted")
+        self._cancellations = self._task.cancelling()
+        if self._reasons:
+            self._task = None
+            raise weightiest(self._reasons)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        task, self._task = self._task, None
+        if task is None or not self._reasons:
+            return
+        cancellations = task.uncancel() if self._has_cancelled else task.cancelling()
+        if isinstance(error, asyncio.CancelledError):
+            if cancellations > self._cancellations:
+                return
+        elif isinstance(error, Exception):
+            self._reasons.append(error)
+        elif error is not None:  # what ends the program
+            return
+        raise weightiest(self._reasons) from error
+
+
+def weightiest(errors: Sequence[BaseException]) -> BaseException:
+    """Of the errors that ended some work, the one that decides: a lost lease before all, then what we
+    were told.
+    """
+    flat: list[BaseException] = []
+    for error in errors:
+        flat.append(weightiest(error.exceptions) if isinstance(error, BaseExceptionGroup) else error)
+    order = (LeaseLost, StopRequest, DrainRequest, TurnkeepError)
+    return min(flat, key=lambda e: next((i for i, kind in enumerate(order) if isinstance(e, kind)), len(order)))
+
+
 class Lease:
-    """The lease of one claim. The keeper tells it what the store said; the run waits in `keep`."""
+    """The lease of one claim. The keeper tells it what the store said; the run is told of its end (`watch`)."""
 
     def __init__(self, claim: Claim, *, rules: LeaseRules, asked_at: float) -> None:
         self.claim = claim
@@ -56,8 +127,9 @@ class Lease:
         self._loop = asyncio.get_running_loop()
         self.begun_at = asked_at
         self._good_until = asked_at + rules.give_up
-        self._change = asyncio.Event()
         self._end_reason: Exception | None = None
+        self._on_end: Callable[[Exception], None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
         self.wants_steering = False
 
     def take_directive(self, directive: Directive, *, asked_at: float) -> None:
@@ -86,25 +158,46 @@ class Lease:
         """
         return max(1.0, self._good_until - self._loop.time())
 
-    async def keep(self) -> None:
-        """Never return; raise when the run has to end: lease lost or not renewed in time, stop
-        asked, drained.
+    def watch(self, on_end: Callable[[Exception], None]) -> None:
+        """Be told, once, when the run has to end, and why: lease lost or not renewed in time, stop asked,
+        drained. It may have to already.
         """
-        while self._end_reason is None:
-            try:
-                async with asyncio.timeout_at(self._good_until):
-                    await self._change.wait()
-                self._change.clear()
-            except TimeoutError:
-                # a renewal may have come between the end of the wait and here
-                if self._loop.time() >= self._good_until:
-                    raise LeaseLost(f"the lease of run {self.claim.run_id} could not be renewed in time") from None
-        raise self._end_reason
+        self._on_end = on_end
+        if self._end_reason is not None:
+            on_end(self._end_reason)
+        else:
+            self._timer = self._loop.call_at(self._good_until, self._look)
+
+    def leave(self) -> None:
+        """Be told nothing more."""
+        self._on_end = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _look(self) -> None:
+        # One timer for each run, set anew only here: renewals move what it looks at.
+        if self._loop.time() < self._good_until:
+            self._timer = self._loop.call_at(self._good_until, self._look)
+        else:
+            # In a moment: of a process that stood still the renewal is due at the same turn of the loop.
+            self._timer = None
+            self._loop.call_soon(self._give_up)
+
+    def _give_up(self) -> None:
+        if self._on_end is None:
+            return
+        if self._loop.time() < self._good_until:
+            self._look()
+        else:
+            self._end(LeaseLost(f"the lease of run {self.claim.run_id} could not be renewed in time"))
 
     def _end(self, reason: Exception) -> None:
         # the first one counts: after a lost lease a stop must not commit
-        self._end_reason = self._end_reason or reason
-        self._change.set()
+        if self._end_reason is None:
+            self._end_reason = reason
+            if self._on_end is not None:
+                self._on_end(reason)
 
 
 class Keeper:

@@ -39,7 +39,7 @@ from turnkeep.runs.answer_contract import FinalAnswer, NeedsDecision
 from turnkeep.runs.endpoint_circuits import Circuits
 from turnkeep.runs.halt import close_call, stop_response, without_text
 from turnkeep.runs.journal import Journal, retry_until_answered
-from turnkeep.runs.lease import DrainRequest, Lease, StopRequest
+from turnkeep.runs.lease import DrainRequest, Interrupt, Lease, StopRequest, weightiest
 from turnkeep.runs.outcomes import VERDICT_LABELS, Dropping, HoldVerdict, Releasing, Verdict
 from turnkeep.runs.run_context import RunContext
 from turnkeep.runs.tool_calls import EFFECT_UNKNOWN
@@ -168,18 +168,20 @@ class Run:
         return Failure(reason, None, effects=bool(self.journal.started_calls), usage=self.journal.usage)
 
     async def _work(self) -> FinalAnswer | NeedsDecision:
-        """Answer, beside the keeping of the lease; the first of the two that ends ends the other."""
+        """Answer for as long as the lease holds, and what is said finds its way into the log."""
+        interrupt = Interrupt()
+        self.lease.watch(interrupt.end)
+        self.announcer.watch(interrupt.end)
         try:
-            async with asyncio.TaskGroup() as group:
-                keeping = group.create_task(self.lease.keep())
-                announcing = group.create_task(self.announcer.run())
+            with interrupt:
                 result = await self._answer()
                 # the final event is written by the commit: nothing of this run may come after it
                 await self.announcer.wait_until_published()
-                keeping.cancel()
-                announcing.cancel()
-        except BaseExceptionGroup as errors:
-            raise _weightiest(errors) from errors
+        except BaseExceptionGroup as errors:  # of calls that ran beside each other
+            raise weightiest(errors.exceptions) from errors
+        finally:
+            self.lease.leave()
+            self.announcer.close()
         return result
 
     async def _answer(self) -> FinalAnswer | NeedsDecision:
@@ -463,14 +465,3 @@ class Run:
 def _with_count(commit: Commit, published_count: int) -> Commit:
     """The commit as it is, mostly: nothing was published again behind the verdict."""
     return commit if commit.published_count == published_count else replace(commit, published_count=published_count)
-
-
-def _weightiest(errors: BaseExceptionGroup[BaseException]) -> BaseException:
-    """Of the errors that ended the work, the one that decides: a lost lease before all, then what
-    we were told.
-    """
-    flat: list[BaseException] = []
-    for error in errors.exceptions:
-        flat.append(_weightiest(error) if isinstance(error, BaseExceptionGroup) else error)
-    order = (LeaseLost, StopRequest, DrainRequest, TurnkeepError)
-    return min(flat, key=lambda e: next((i for i, kind in enumerate(order) if isinstance(e, kind)), len(order)))

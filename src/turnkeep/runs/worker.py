@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
-
 from turnkeep.backoff import Backoff
 from turnkeep.errors import StoreError
-from turnkeep.runs.lease import Keeper, Lease, LeaseRules
+from turnkeep.runs.lease import Interrupt, Keeper, Lease, LeaseRules
 from turnkeep.runs.run import Run
 from turnkeep.runs.run_context import RunContext
 from turnkeep.telemetry import get_log
@@ -37,6 +35,10 @@ class WorkerRules:
     sweep_every: float = 60.0
 
 
+class _Stop(Exception):
+    """the worker takes nothing more"""
+
+
 class Worker:
     """`run` works until `stop`, then drains: no claim is taken any more, runs end or are given
     back, unused attempts stay.
@@ -53,7 +55,9 @@ class Worker:
         self.context = context
         self.rules = rules or WorkerRules()
         self.keeper = Keeper(context.store, rules=lease, owner=owner)
-        self._stopping = asyncio.Event()
+        self._is_stopping = False
+        self._pause: Interrupt | None = None
+        """What it waits in while there is nothing to do."""
         self._slot_freed = asyncio.Event()
         self._is_prepared = False
 
@@ -63,7 +67,9 @@ class Worker:
         return len(self.keeper)
 
     def stop(self) -> None:
-        self._stopping.set()
+        self._is_stopping = True
+        if self._pause is not None:
+            self._pause.end(_Stop())
 
     async def run(self) -> None:
         async with self._measuring(), asyncio.TaskGroup() as upkeep:
@@ -99,9 +105,9 @@ class Worker:
 
     async def _claim_until_stopped(self, runs: asyncio.TaskGroup) -> None:
         failures = 0
-        while not self._stopping.is_set():
+        while not self._is_stopping:
             if (free := self.rules.concurrency - self.active) <= 0:
-                await self._first_of(self._slot_freed.wait())
+                await self._wait(self._slot_freed.wait())
                 continue
             # before the claim: a slot that is freed during it must be seen afterwards
             self._slot_freed.clear()
@@ -112,13 +118,13 @@ class Worker:
             except StoreError as error:
                 failures += 1
                 log.warning("claim_failed", error=str(error), failures=failures)
-                await self._first_of(asyncio.sleep(PATIENCE.after(failures)))
+                await self._wait(asyncio.sleep(PATIENCE.after(failures)))
                 continue
             for lease in leases:
                 runs.create_task(self._work(lease))
             # fewer were due: the store tells when there is more, without being asked again
             if len(leases) < count:
-                await self._first_of(self._rest())
+                await self._wait(self._rest())
 
     async def _rest(self) -> None:
         try:
@@ -127,14 +133,18 @@ class Worker:
         except StoreError:
             await asyncio.sleep(self.rules.rest)
 
-    async def _first_of(self, waiting: Coroutine[Any, Any, object]) -> None:
+    async def _wait(self, waiting: Awaitable[object]) -> None:
         """Wait for this or for `stop`."""
-        async with asyncio.TaskGroup() as group:
-            first = group.create_task(waiting)
-            stop = group.create_task(self._stopping.wait())
-            await asyncio.wait((first, stop), return_when=asyncio.FIRST_COMPLETED)
-            first.cancel()
-            stop.cancel()
+        self._pause = Interrupt()
+        if self._is_stopping:  # since it was last looked at, while the store was asked
+            self._pause.end(_Stop())
+        try:
+            with self._pause:
+                await waiting
+        except _Stop:
+            pass
+        finally:
+            self._pause = None
 
     async def _work(self, lease: Lease) -> None:
         try:

@@ -1,0 +1,153 @@
+"""An interrupt: who works is told why he has to end, once, and nothing else of his task is touched."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from turnkeep.errors import LeaseLost, RunTimedOut, StoreUnavailable
+from turnkeep.runs.lease import DrainRequest, Interrupt, StopRequest
+
+LOST, STOP, DRAIN, AWAY = LeaseLost("lost"), StopRequest("cancel"), DrainRequest(), StoreUnavailable("away")
+
+
+def current_cancellations() -> int:
+    task = asyncio.current_task()
+    assert task is not None
+    return task.cancelling()
+
+
+async def for_ever() -> None:
+    await asyncio.get_running_loop().create_future()
+
+
+async def test_a_block_that_nobody_ends_is_left_as_it_is() -> None:
+    interrupt = Interrupt()
+    with interrupt:
+        await asyncio.sleep(0)
+    interrupt.end(STOP)
+    await asyncio.sleep(0)
+    assert current_cancellations() == 0
+
+
+async def test_a_reason_ends_the_block_at_its_next_wait() -> None:
+    interrupt = Interrupt()
+    asyncio.get_running_loop().call_later(1.0, interrupt.end, STOP)
+    with pytest.raises(StopRequest) as caught, interrupt:
+        await for_ever()
+    await asyncio.sleep(0)
+    assert (caught.value, current_cancellations()) == (STOP, 0)
+
+
+async def test_a_block_with_a_reason_to_end_does_not_begin() -> None:
+    interrupt, steps = Interrupt(), list[str]()
+    interrupt.end(STOP)
+    with pytest.raises(StopRequest), interrupt:
+        steps.append("begun")
+    await asyncio.sleep(0)
+    assert (steps, current_cancellations()) == ([], 0)
+
+
+async def test_a_reason_that_is_given_within_the_block_ends_it_too() -> None:
+    interrupt = Interrupt()
+    with pytest.raises(StopRequest), interrupt:
+        interrupt.end(STOP)
+        await for_ever()
+    assert current_cancellations() == 0
+
+
+async def test_a_block_that_does_not_wait_any_more_is_ended_all_the_same() -> None:
+    interrupt = Interrupt()
+    with pytest.raises(StopRequest), interrupt:
+        interrupt.end(STOP)
+    await asyncio.sleep(0)
+    assert current_cancellations() == 0
+
+
+WEIGHTS: dict[str, tuple[list[Exception], Exception | None, Exception]] = {
+    "a lost lease before a stop": ([STOP, LOST], None, LOST),
+    "a stop before a drain": ([DRAIN, STOP], None, STOP),
+    "the first of two alike": ([STOP, StopRequest("rollback")], None, STOP),
+    "a lost lease before what the work raises": ([LOST], AWAY, LOST),
+    "a stop before what the work raises": ([STOP], RunTimedOut("late"), STOP),
+    "what the work raises before what we do not know": ([ValueError("odd")], AWAY, AWAY),
+    "of several that the work raises the one that we know": ([ValueError("odd")], ExceptionGroup("", [AWAY]), AWAY),
+}
+
+
+@pytest.mark.parametrize(("reasons", "raised", "counts"), WEIGHTS.values(), ids=WEIGHTS)
+async def test_of_several_reasons_the_weightiest_counts(
+    reasons: list[Exception], raised: Exception | None, counts: Exception
+) -> None:
+    interrupt = Interrupt()
+    with pytest.raises(type(counts)) as caught, interrupt:
+        for reason in reasons:
+            interrupt.end(reason)
+        try:
+            await for_ever()
+        finally:
+            if raised is not None:
+                raise raised
+    assert caught.value is counts
+    assert current_cancellations() == 0
+
+
+async def test_what_the_work_does_on_its_way_out_is_not_cut_off_by_a_second_reason() -> None:
+    interrupt, steps, loop = Interrupt(), list[str](), asyncio.get_running_loop()
+    loop.call_later(1.0, interrupt.end, STOP)
+    loop.call_later(2.0, interrupt.end, LOST)
+    with pytest.raises(LeaseLost), interrupt:
+        try:
+            await for_ever()
+        finally:
+            await asyncio.sleep(3.0)
+            steps.append("tidied up")
+    assert steps == ["tidied up"]
+
+
+@pytest.mark.parametrize("cancel_first", [False, True])
+async def test_who_is_cancelled_from_outside_is_cancelled_whatever_else_is_said(*, cancel_first: bool) -> None:
+    interrupt = Interrupt()
+
+    async def work() -> None:
+        with interrupt:
+            await for_ever()
+
+    task = asyncio.create_task(work())
+    await asyncio.sleep(0)
+    acts: list[Callable[[], object]] = [lambda: interrupt.end(STOP), task.cancel]
+    for act in reversed(acts) if cancel_first else acts:
+        act()
+    await asyncio.wait([task])
+    assert task.cancelled()
+
+
+async def test_what_ends_the_program_is_nobody_elses() -> None:
+    interrupt = Interrupt()
+    with pytest.raises(KeyboardInterrupt), interrupt:
+        interrupt.end(STOP)
+        raise KeyboardInterrupt
+    await asyncio.sleep(0)
+    assert current_cancellations() == 0
+
+
+def test_there_is_nothing_to_interrupt_without_a_task() -> None:
+    with pytest.raises(RuntimeError, match="no running event loop"), Interrupt():
+        pass
+
+
+async def test_what_a_callback_begins_is_no_task() -> None:
+    errors: list[Exception] = []
+
+    def call() -> None:
+        try:
+            with Interrupt():
+                pass
+        except RuntimeError as error:
+            errors.append(error)
+
+    asyncio.get_running_loop().call_soon(call)
+    await asyncio.sleep(1.0)
+    assert [str(error) for error in errors] == ["only a task can be interrupted"]
