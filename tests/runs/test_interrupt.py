@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import pytest
 
@@ -21,6 +21,11 @@ def current_cancellations() -> int:
 
 async def for_ever() -> None:
     await asyncio.get_running_loop().create_future()
+
+
+async def within(interrupt: Interrupt, work: Callable[[], Awaitable[None]]) -> None:
+    with interrupt:
+        await work()
 
 
 async def test_a_block_that_nobody_ends_is_left_as_it_is() -> None:
@@ -52,9 +57,13 @@ async def test_a_block_with_a_reason_to_end_does_not_begin() -> None:
 
 async def test_a_reason_that_is_given_within_the_block_ends_it_too() -> None:
     interrupt = Interrupt()
-    with pytest.raises(StopRequest), interrupt:
+
+    async def work() -> None:
         interrupt.end(STOP)
         await for_ever()
+
+    with pytest.raises(StopRequest):
+        await within(interrupt, work)
     assert current_cancellations() == 0
 
 
@@ -82,7 +91,8 @@ async def test_of_several_reasons_the_weightiest_counts(
     reasons: list[Exception], raised: Exception | None, counts: Exception
 ) -> None:
     interrupt = Interrupt()
-    with pytest.raises(type(counts)) as caught, interrupt:
+
+    async def work() -> None:
         for reason in reasons:
             interrupt.end(reason)
         try:
@@ -90,6 +100,9 @@ async def test_of_several_reasons_the_weightiest_counts(
         finally:
             if raised is not None:
                 raise raised
+
+    with pytest.raises(type(counts)) as caught:
+        await within(interrupt, work)
     assert caught.value is counts
     assert current_cancellations() == 0
 
@@ -98,12 +111,16 @@ async def test_what_the_work_does_on_its_way_out_is_not_cut_off_by_a_second_reas
     interrupt, steps, loop = Interrupt(), list[str](), asyncio.get_running_loop()
     loop.call_later(1.0, interrupt.end, STOP)
     loop.call_later(2.0, interrupt.end, LOST)
-    with pytest.raises(LeaseLost), interrupt:
+
+    async def work() -> None:
         try:
             await for_ever()
         finally:
             await asyncio.sleep(3.0)
             steps.append("tidied up")
+
+    with pytest.raises(LeaseLost):
+        await within(interrupt, work)
     assert steps == ["tidied up"]
 
 
@@ -126,9 +143,13 @@ async def test_who_is_cancelled_from_outside_is_cancelled_whatever_else_is_said(
 
 async def test_what_ends_the_program_is_nobody_elses() -> None:
     interrupt = Interrupt()
-    with pytest.raises(KeyboardInterrupt), interrupt:
+
+    async def work() -> None:
         interrupt.end(STOP)
         raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        await within(interrupt, work)
     await asyncio.sleep(0)
     assert current_cancellations() == 0
 

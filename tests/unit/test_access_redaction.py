@@ -47,7 +47,7 @@ def test_what_looks_like_a_secret_is_hidden(name: str) -> None:
 
 PIECES = (
     *("tk_", "0123456789abcdef", "_ab12", "eyJ", "abcdefgh", ".x", "sk-", "sess-", "pk-", "rk-", "ticket.", "turnkeep"),
-    *("_session=", "bearer", "BASIC", "ba\u017fic", "bas\u0131c", " ", "\t", "://", "user:pass", "@", "x", "-", "\u00e4", '"'),
+    *("_session=", "bearer", "BASIC", "ba\u017fic", "bas\u0131c", " ", "\t", "://", "user:pass", "@", "x", "-", '"'),
 )
 """What forms of secrets are made of, and letters beyond ASCII that differ from theirs by case alone."""
 

@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from turnkeep.doors.http.endpoint_router import Answer, EndpointRouter, RouteTarget
+from turnkeep.doors.http.endpoint_router import EndpointRouter, Responder, RouteTarget
 from turnkeep.doors.http.routes import ENDPOINTS
 
 METHODS = ("GET", "POST", "PATCH", "DELETE", "HEAD", "OPTIONS", "get")
@@ -19,7 +19,7 @@ FILLINGS = ("a", "messages", "thread_0a", "a%2Fb", "a%0A", "..", "", "{channel}"
 Told = list[dict[str, Any]]
 
 
-def telling(method: str, path: str) -> Answer:
+def telling(method: str, path: str) -> Responder:
     """An endpoint that answers with what was found."""
 
     async def answer(request: Request) -> Response:

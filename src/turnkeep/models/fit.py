@@ -137,16 +137,16 @@ def fit(request: ModelRequest, caps: Capabilities, site: str) -> Fit:
     if caps.wants_declared_tools and not (tools or request.hosted_tools) and (tools := _called_tools(items)):
         parameters = {**parameters, "tool_choice": "none"}
     items, instructions = _arrange(items, request.instructions, caps)
-    fitted = replace(request, items=items, instructions=instructions, tools=tools, parameters=parameters)
-    return Fit(fitted, names)
+    request = replace(request, items=items, instructions=instructions, tools=tools, parameters=parameters)
+    return Fit(request, names)
 
 
 def _fit_items(
     items: Sequence[Item], current: int | None, names: ToolNames, caps: Capabilities, site: str
 ) -> list[Item]:
     """The items as the server takes them, each by itself; `current` as in `ModelRequest`."""
-    fitted = list(_without_blank_texts(_own(_without_old_media(items, current, caps), caps, site)))
-    return _respell_calls(without_idle_reasoning(fitted), names, caps.call_ids)
+    whole = list(_without_blank_texts(_own(_without_old_media(items, current, caps), caps, site)))
+    return _respell_calls(without_idle_reasoning(whole), names, caps.call_ids)
 
 
 def _cap_output(parameters: Mapping[str, Any], caps: Capabilities) -> Mapping[str, Any]:

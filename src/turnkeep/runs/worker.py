@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+
 from turnkeep.backoff import Backoff
 from turnkeep.errors import StoreError
 from turnkeep.runs.lease import Interrupt, Keeper, Lease, LeaseRules

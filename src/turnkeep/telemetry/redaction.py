@@ -57,7 +57,7 @@ def _may_hold_a_form(text: str) -> bool:
     if not text.isascii():
         return True
     lower = text.lower()
-    return any([mark in text for mark in _MARKS]) or any([mark in lower for mark in _MARKS_IN_ANY_CASE])
+    return any(mark in text for mark in _MARKS) or any(mark in lower for mark in _MARKS_IN_ANY_CASE)
 
 
 def without(text: str, secret: str) -> str:

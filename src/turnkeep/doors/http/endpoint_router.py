@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-Answer = Callable[[Request], Awaitable[Response]]
+Responder = Callable[[Request], Awaitable[Response]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,16 +24,16 @@ class RouteTarget:
     method: str
     path: str
     """Segments in braces are names."""
-    answer: Answer
+    answer: Responder
 
 
 @dataclass(frozen=True, slots=True)
 class _Candidate:
-    fixed: Sequence[tuple[int, str]]
+    words: Sequence[tuple[int, str]]
     """Which segments have to be what."""
     names: Sequence[tuple[int, str]]
     """Which segments are names, and of what."""
-    answer: Answer
+    answer: Responder
 
 
 class EndpointRouter:
@@ -45,9 +45,9 @@ class EndpointRouter:
         for target in targets:
             segments = list(enumerate(target.path.split("/")))
             names = [(place, one[1:-1]) for place, one in segments if one.startswith("{")]
-            fixed = [(place, one) for place, one in segments if not one.startswith("{")]
+            words = [(place, one) for place, one in segments if not one.startswith("{")]
             # The last ones tell most endpoints of one length apart.
-            candidate = _Candidate(fixed[::-1], names, target.answer)
+            candidate = _Candidate(words[::-1], names, target.answer)
             self._candidates.setdefault((target.method, len(segments)), []).append(candidate)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -58,11 +58,11 @@ class EndpointRouter:
         response = await answer(Request(scope, receive, send))
         await response(scope, receive, send)
 
-    def _answer_to(self, scope: Scope) -> Answer | None:
+    def _answer_to(self, scope: Scope) -> Responder | None:
         """Of those that fit the first of the table, as Starlette chooses."""
         segments = scope["path"].split("/")
         for candidate in self._candidates.get((scope["method"], len(segments)), ()):
-            if all([segments[place] == word for place, word in candidate.fixed]):
+            if all(segments[place] == word for place, word in candidate.words):
                 names = {name: segments[place] for place, name in candidate.names}
                 if all(names.values()):
                     scope["path_params"] = names

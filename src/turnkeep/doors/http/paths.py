@@ -14,7 +14,6 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from turnkeep.errors import InvalidMessage
 
-
 _PLAIN = re.compile(rb"/[\w.~/-]*", re.ASCII)
 """What has one spelling: what `quote` leaves alone."""
 
@@ -45,10 +44,10 @@ def _as_sent(scope: Scope) -> str:
     least encoded.
     """
     path, root = str(scope["path"]), str(scope.get("root_path", "")).rstrip("/")
-    sent = scope.get("raw_path")
-    if sent and not root and _PLAIN.fullmatch(sent):  # nearly every path
-        return str(sent.decode())
-    raw = (sent or quote(path).encode()).split(b"?")[0].decode("latin-1")
+    raw_path = scope.get("raw_path")
+    if raw_path and not root and _PLAIN.fullmatch(raw_path):  # nearly every path
+        return str(raw_path.decode())
+    raw = (raw_path or quote(path).encode()).split(b"?")[0].decode("latin-1")
     above = root.count("/") if path.startswith(f"{root}/") else 0
     beneath = raw.split("/")[1 + above :]
     return "/".join([root if above else "", *(quote(unquote_to_bytes(one), safe="") for one in beneath)])
