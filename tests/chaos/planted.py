@@ -371,13 +371,10 @@ def deaf_heartbeat(replaces: Replace) -> None:
 def never_gives_up(replaces: Replace) -> None:
     """A worker that cannot renew goes on as if it had."""
 
-    async def kept(self: lease.Lease) -> None:
-        while self._end_reason is None:
-            await self._change.wait()
-            self._change.clear()
-        raise self._end_reason
+    def overlook(self: lease.Lease) -> None:
+        """Its time is over, and nobody is told."""
 
-    replaces(lease.Lease, "keep", kept)
+    replaces(lease.Lease, "_look", overlook)
 
 
 # ---------------------------------------------------------------- the doors

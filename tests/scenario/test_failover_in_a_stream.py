@@ -27,11 +27,10 @@ async def owner_at_work() -> AsyncIterator[tuple[MemoryStore, Claim, Announcer]]
     [claim] = await store.claim(owner="w", limit=1, lease=30.0)
     publisher = Publisher(store)
     announcer = Announcer(publisher, claim)
-    loop = asyncio.get_running_loop()
-    running = [loop.create_task(act) for act in (publisher.run(), announcer.run())]
+    publishing = asyncio.get_running_loop().create_task(publisher.run())
     yield store, claim, announcer
-    for task in running:
-        task.cancel()
+    publishing.cancel()
+    announcer.close()
 
 
 async def say(announcer: Announcer, *texts: str) -> None:

@@ -52,6 +52,17 @@ def test_where_not_all_is_named_a_look_has_to_tell(nameless: str) -> None:
     assert outlook.due_threads(0, 9.0) is None
 
 
+@pytest.mark.parametrize("moments", [(7.0, 9.0), (9.0, 7.0)])
+def test_of_several_without_a_name_the_first_says_when_to_look(moments: tuple[float, float]) -> None:
+    outlook = looked_at()
+    for moment in moments:
+        outlook.on_due(0, None, "q", moment)
+
+    assert outlook.earliest == 7.0
+    assert outlook.due_threads(0, 6.9) == []
+    assert outlook.due_threads(0, 7.0) is None
+
+
 def test_what_a_look_saw_due_is_not_claimed_by_names_alone() -> None:
     outlook = looked_at(5.0)
     outlook.on_due(0, HERE, "q", 4.0)

@@ -201,8 +201,9 @@ class HttpTransport(H11Protocol):
         if self.scope is not None:
             self.scope["state"][CONNECTION] = self
             self._name()
-        if self.cycle is not None and self.cycle.transport is self.transport:  # of a request that has just come
-            self.cycle.transport = AnswerWriter(self.transport)  # type: ignore[assignment]
+        cycle: Any = self.cycle
+        if cycle is not None and cycle.transport is self.transport:  # of a request that has just come
+            cycle.transport = AnswerWriter(self.transport)
         self._watch()
 
     def _name(self) -> None:

@@ -244,7 +244,7 @@ class Announcer:
         self.say(Event("snapshot", text=text, run_id=self._claim.run_id, attempt=self._claim.attempt))
 
     def watch(self, on_failure: Callable[[Exception], None]) -> None:
-        """Be told, once, what ends the publishing, as `LeaseLost`. It may have ended already."""
+        """Be told what ends the publishing, as `LeaseLost`. It may have ended already."""
         self._on_failure = on_failure
         if self._error is not None:
             on_failure(self._error)

@@ -15,7 +15,7 @@ from turnkeep.store.fair_share import Books, charge, next_tenant
 from turnkeep.store.ids import new_run_id, new_token
 from turnkeep.store.redis.client.link import ANSWER_PATIENCE
 from turnkeep.store.redis.codec import exact, read_claim
-from turnkeep.store.redis.hints import Hints
+from turnkeep.store.redis.hints import HEAD_START, Hints
 from turnkeep.store.redis.key_names import PartitionKeys, ThreadKeys, address_of, plain, to_bytes, to_text
 from turnkeep.store.redis.outlook import NEVER, Outlook
 from turnkeep.store.redis.part import gather, outcome, quarantining
@@ -60,6 +60,8 @@ class _Look(NamedTuple):
 class RedisClaims(RedisRenewals):
     """Claiming, and the hints for workers."""
 
+    has_siblings = False
+    """Whether other processes of this service take in and answer the same."""
     _hints: Hints | None = None
     _books: Books
     _turn = secrets.randbelow(1000)
@@ -284,8 +286,14 @@ class RedisClaims(RedisRenewals):
             elif answer[0] == b"alone":
                 claims += await self._take_alone(ready, about, outlook)
             elif (claim := await self._read_claim(keys, answer)) is not None:
+                self._note_own(keys.address)
                 claims.append((ready, claim))
         return claims
+
+    def _note_own(self, address: Address, *, takes_in: bool = False) -> None:
+        """What is told of this thread next is for this process before its siblings."""
+        if self._hints is not None:
+            self._hints.note_own(address, takes_in=takes_in)
 
     async def _take_alone(
         self, ready: _Ready, about: tuple[bytes, ...], outlook: Outlook
@@ -357,7 +365,7 @@ class RedisClaims(RedisRenewals):
             self._require_open()
             if not 0 <= seconds < timeout:
                 return set()
-            await hints.wait(timeout - seconds)
+            await hints.wait_nudge(timeout - seconds)
         return nudges
 
     async def _hear_hints(self) -> Hints:
@@ -368,6 +376,7 @@ class RedisClaims(RedisRenewals):
                 self._clock,
                 revisions=self._keys.registry("revisions"),
                 revise=self.revise,
+                head_start=HEAD_START if self.has_siblings else 0.0,
             )
         await self._hints.listen()
         return self._hints

@@ -8,6 +8,7 @@ asks the follower to read the log.
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 
@@ -26,7 +27,10 @@ POLL = Backoff(type="fixed", delay=1.0)
 """How often workers look and followers read by themselves while nothing can be heard."""
 
 BOUND = 4096
-"""Owners whose nudges are kept until they ask."""
+"""Owners whose nudges are kept until they ask, and threads of one's own that are known."""
+
+HEAD_START = 0.02
+"""Seconds, at most twice, by which a process among siblings hears later of what another one took in."""
 
 SELECTIONS = 64
 """Sets of queues of which one process knows what is due."""
@@ -43,14 +47,26 @@ class Hints:
         *,
         revisions: bytes,
         revise: Callable[[], None],
+        head_start: float = 0.0,
     ) -> None:
-        """`revisions` is the channel on which changed records are told, to `revise`."""
+        """`revisions` is the channel on which changed records are told, to `revise`. `head_start`: a process
+        that takes messages in hears so much later of threads that are not its own. Who took a message in,
+        or has answered there, comes first, and knows the thread; the others help where he does not.
+        """
         self._subscriptions = subscriptions
         self._revisions = revisions
         self._revise = revise
         self._channels = [partition.names["hints"] for partition in partitions]
         self._clock = clock
-        self._bell = Bell()
+        self._head_start = head_start
+        self._own: OrderedDict[Address, None] = OrderedDict()
+        self._takes_in = False
+        self._others: dict[tuple[int, str], float] = {}
+        """The earliest moment of threads of others, by partition and queue, that is heard of later."""
+        self._others_before: dict[tuple[int, str], float] = {}
+        self._hearing: asyncio.TimerHandle | None = None
+        self._due_bell = Bell()
+        self._nudge_bell = Bell()
         self._beginning = asyncio.Lock()
         self._has_begun = False
         self._places = {channel: place for place, channel in enumerate(self._channels)}
@@ -77,12 +93,45 @@ class Hints:
         address = address_of(tenant + b"\0" + queue, names[0] if names else b"")
         if kind == b"ready":
             # A program before this one names no thread.
-            thread = address if names else None
+            place, thread = self._places[channel], address if names else None
+            if self._takes_in and address not in self._own:
+                self._hear_later((place, address.queue), float(about))
+                return
+            self._own.pop(address, None)
             for outlook in self._outlooks.values():
-                outlook.on_due(self._places[channel], thread, address.queue, float(about))
+                outlook.on_due(place, thread, address.queue, float(about))
+            self._due_bell.ring()
         else:
             self._nudge(to_text(about), address)
-        self._bell.ring()
+            self._nudge_bell.ring()
+
+    def note_own(self, address: Address, *, takes_in: bool = False) -> None:
+        """This process answers there, or takes a message in (`takes_in`): the next hint is for here."""
+        if not self._head_start:
+            return
+        self._takes_in = self._takes_in or takes_in
+        self._own[address] = None
+        while len(self._own) > BOUND:
+            self._own.popitem(last=False)
+
+    def _hear_later(self, where: tuple[int, str], at: float) -> None:
+        self._others[where] = min(at, self._others.get(where, at))
+        if self._hearing is None:
+            self._hearing = asyncio.get_running_loop().call_later(self._head_start, self._hear_others)
+
+    def _hear_others(self) -> None:
+        """What has waited once or twice as long, at one time and without names: then one look says what of
+        it nobody has taken.
+        """
+        loop = asyncio.get_running_loop()
+        ripe, self._others_before, self._others = self._others_before, self._others, {}
+        is_over = not self._others_before
+        self._hearing = None if is_over else loop.call_later(self._head_start, self._hear_others)
+        for (place, queue), at in ripe.items():
+            for outlook in self._outlooks.values():
+                outlook.on_due(place, None, queue, at + self._head_start)
+        if ripe:
+            self._due_bell.ring()
 
     def _nudge(self, owner: str, address: Address) -> None:
         # Of owners that are gone, or live in another process: every process hears all nudges.
@@ -96,7 +145,7 @@ class Hints:
             return
         for outlook in self._outlooks.values():
             outlook.forget([self._places[channel]])
-        self._bell.ring()
+        self._ring()
 
     def outlook(self, queues: Sequence[str] | None) -> Outlook:
         """What is known of these queues, kept from call to call."""
@@ -115,20 +164,35 @@ class Hints:
     def take_nudges(self, owner: str) -> set[Address] | None:
         return self._nudges.pop(owner, None)
 
+    def _ring(self) -> None:
+        self._due_bell.ring()
+        self._nudge_bell.ring()
+
     async def wait(self, seconds: float) -> bool:
-        """True after the next hint or so many seconds; sooner and False when it hears nothing."""
+        """True after the next hint that something is due, or so many seconds; sooner and False when it
+        hears nothing.
+        """
+        return await self._wait(self._due_bell, seconds)
+
+    async def wait_nudge(self, seconds: float) -> bool:
+        """The same for the next nudge."""
+        return await self._wait(self._nudge_bell, seconds)
+
+    async def _wait(self, bell: Bell, seconds: float) -> bool:
         if self._subscriptions.is_whole or await self._subscriptions.tend():
-            await self._bell.wait(self._clock, seconds)
+            await bell.wait(self._clock, seconds)
             return True
         # One channel that is not heard yet makes nobody deaf to the others, nor to the gap that ends it. By the
         # seconds of this machine, for the time of the store may stand still.
         with suppress(TimeoutError):
             async with asyncio.timeout(min(seconds, POLL.after(1))):
-                await self._bell.wait(self._clock, seconds)
+                await bell.wait(self._clock, seconds)
         return False
 
     def close(self) -> None:
-        self._bell.ring()
+        if self._hearing is not None:
+            self._hearing.cancel()
+        self._ring()
 
 
 class RedisFeed(Feed):

@@ -63,7 +63,8 @@ class Outlook:
         if len(hints) >= MOST_NAMES:
             hints.clear()
             address, at = None, ALWAYS
-        hints[address] = at
+        # Without a name it stands for several threads: the first of them counts.
+        hints[address] = at if address is not None else min(at, hints.get(None, at))
         self._moments[partition] = min(self._moments[partition], at)
 
     def forget(self, partitions: Iterable[int] | None = None) -> None:
