@@ -168,6 +168,18 @@ async def test_a_process_that_stood_still_goes_on_only_where_nobody_has_taken_th
     assert kind is (LeaseLost if is_taken else None)
 
 
+async def test_a_run_that_ends_as_its_lease_runs_out_is_told_nothing_any_more() -> None:
+    stage, errors = stage_of(), list[Exception]()
+    lease = await stage.lease("m1")
+    lease.watch(errors.append)
+    await asyncio.sleep(24.9)
+    asyncio.get_running_loop().call_later(0.1, lease._look)
+    asyncio.get_running_loop().call_later(0.1, lease.leave)
+    await asyncio.sleep(60.0)
+
+    assert errors == []
+
+
 # ---------------------------------------------------------------- what the store says
 
 

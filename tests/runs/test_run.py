@@ -581,6 +581,14 @@ async def test_a_stopped_step_is_kept_beside_the_whole_ones_before_it() -> None:
     ]
 
 
+async def test_a_lease_that_is_lost_within_a_call_ends_the_run_as_one_that_is_lost_elsewhere() -> None:
+    stage = Stage(asks(PAY), says("never"), tools=[pay])
+    stage.store.stumbles["journal"] += [None, LeaseLost("fenced")]
+
+    assert await stage.play() == Dropping()
+    assert len(stage.store.about("journal")) == 2
+
+
 def stopped_in_a_call(stop: Stop) -> tuple[Stage, Callable[[], Any]]:
     started = asyncio.Event()
 

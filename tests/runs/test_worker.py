@@ -108,6 +108,15 @@ async def test_there_are_never_more_runs_than_slots_and_a_free_slot_is_used_at_o
     assert stage.meter.watches == {}
 
 
+async def test_a_worker_that_is_stopped_while_it_claims_rests_no_more() -> None:
+    stage = Stage()
+    stage.store.stumbles["claim"] += [5.0]
+    async with working(stage) as shift:
+        asyncio.get_running_loop().call_later(2.0, shift.worker.stop)
+        assert await shift.end() == pytest.approx(5.0, abs=0.1)
+    assert len(stage.store.about("claim")) == 1
+
+
 async def test_one_call_to_the_store_takes_a_bounded_number() -> None:
     stage = Stage()
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 
 from turnkeep.backoff import Backoff
 from turnkeep.errors import StoreError
@@ -108,7 +109,7 @@ class Worker:
         failures = 0
         while not self._is_stopping:
             if (free := self.rules.concurrency - self.active) <= 0:
-                await self._wait(self._slot_freed.wait())
+                await self._wait(self._slot_freed.wait)
                 continue
             # before the claim: a slot that is freed during it must be seen afterwards
             self._slot_freed.clear()
@@ -119,13 +120,13 @@ class Worker:
             except StoreError as error:
                 failures += 1
                 log.warning("claim_failed", error=str(error), failures=failures)
-                await self._wait(asyncio.sleep(PATIENCE.after(failures)))
+                await self._wait(partial(asyncio.sleep, PATIENCE.after(failures)))
                 continue
             for lease in leases:
                 runs.create_task(self._work(lease))
             # fewer were due: the store tells when there is more, without being asked again
             if len(leases) < count:
-                await self._wait(self._rest())
+                await self._wait(self._rest)
 
     async def _rest(self) -> None:
         try:
@@ -134,16 +135,14 @@ class Worker:
         except StoreError:
             await asyncio.sleep(self.rules.rest)
 
-    async def _wait(self, waiting: Awaitable[object]) -> None:
+    async def _wait(self, wait: Callable[[], Awaitable[object]]) -> None:
         """Wait for this or for `stop`."""
-        self._pause = Interrupt()
         if self._is_stopping:  # since it was last looked at, while the store was asked
-            self._pause.end(_Stop())
+            return
+        self._pause = Interrupt()
         try:
-            with self._pause:
-                await waiting
-        except _Stop:
-            pass
+            with suppress(_Stop), self._pause:
+                await wait()
         finally:
             self._pause = None
 
