@@ -32,7 +32,7 @@ async def test_a_channel_that_cannot_be_heard_makes_no_worker_deaf_to_the_others
         assert not subscriptions.is_whole
 
         async with asyncio.TaskGroup() as group:
-            waiting = group.create_task(hints.wait(20 * PATIENCE))
+            waiting = group.create_task(hints.wait_nudge(20 * PATIENCE))
             # Told again until it is heard: who listens may not have begun to wait.
             while not waiting.done():
                 channel, nudge = keys.partitions[3].names["hints"], b"nudge\0ann\0t\0q\0c"
