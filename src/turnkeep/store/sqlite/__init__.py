@@ -3,11 +3,11 @@ thread per process.
 
 From the outside in: one file per protocol of the contract (`inbox`, `events`, `threads`,
 `registry`, `ledger`), all of them an `engine`, which opens the file and takes operations to its
-threads (`writer`, `reader`). There an operation sees a `transaction` or a `view`, and stores by
-`rows`, `event_log`, `history`, `outbox` and `once`; what a group writes goes into the file by
-table (`batch`). `due_index` says which thread wakes first,
-`waiters` and `other_processes` whom to wake, `owners` who lives; `layout`, `connection`, `codec`,
-`file_identity` and `backup` are about the file.
+threads (`reader`, and `writer`, which takes them in groups from its `operation_queue`). There an
+operation sees a `transaction` or a `view`, and stores by `rows`, `event_log`, `history`, `outbox`
+and `once`; what a group writes goes into the file by table (`batch`). `due_index` says which thread
+wakes first, `waiters` and `other_processes` whom to wake, `owners` who lives; `layout`,
+`connection`, `codec`, `file_identity` and `backup` are about the file.
 """
 
 from __future__ import annotations

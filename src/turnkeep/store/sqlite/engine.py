@@ -24,6 +24,7 @@ from turnkeep.store.sqlite.backup import owners_of
 from turnkeep.store.sqlite.connection import at_open, check_version, connect_to_read, connect_to_write, empty_log
 from turnkeep.store.sqlite.file_identity import BALLAST, Ballast, FileIdentity, make_file, require_local
 from turnkeep.store.sqlite.once import Once
+from turnkeep.store.sqlite.operation_queue import WriteKind
 from turnkeep.store.sqlite.other_processes import release, remove_dead_owners
 from turnkeep.store.sqlite.owners import Owners
 from turnkeep.store.sqlite.reader import ReaderPool
@@ -31,7 +32,7 @@ from turnkeep.store.sqlite.rows import ThreadRow
 from turnkeep.store.sqlite.transaction import Transaction
 from turnkeep.store.sqlite.view import Setup, View
 from turnkeep.store.sqlite.waiters import Wakeups
-from turnkeep.store.sqlite.writer import WriteKind, Writer
+from turnkeep.store.sqlite.writer import Writer
 from turnkeep.store.values import Policies
 
 T = TypeVar("T")

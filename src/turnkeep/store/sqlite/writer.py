@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import os
-import queue
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import apsw
 
@@ -24,24 +23,18 @@ from turnkeep.errors import OutcomeUnknown, StoreError, StoreFull, StoreUnavaila
 from turnkeep.messages import Address
 from turnkeep.store.sqlite.connection import LOG_LIMIT, at_commit, connect_to_write, empty_log, meaning, no_text
 from turnkeep.store.sqlite.file_identity import Ballast, FileIdentity
+from turnkeep.store.sqlite.operation_queue import ActResult, Call, Operation, OperationQueue, WriteKind
 from turnkeep.store.sqlite.other_processes import OtherProcesses, free, remove_dead_owners
 from turnkeep.store.sqlite.transaction import Transaction
 from turnkeep.store.sqlite.waiters import News, Wakeups
 
 T = TypeVar("T")
 
-WriteKind = Literal["plain", "beginning", "ending", "soft"]
-"""plain: refused while the disk is full. ending: goes on then, because runs end by it or room is
-made. soft: may be lost when the machine stops, and goes on as well. beginning: refused as plain is,
-and lost as soft is, for runs begin by it.
-"""
 _NOTHING_GIVEN: tuple[tuple[()]] = ((),)
 
 _REFUSABLE: frozenset[WriteKind] = frozenset(("plain", "beginning"))
 _WITHOUT_SYNC: frozenset[WriteKind] = frozenset(("soft", "beginning"))
 
-# All of a group wait for one sync, and the first of them for all the others to be done.
-GROUP = 512
 CAPACITY = 10_000
 PATIENCE = 30.0
 MOST_LOG = 1_000_000_000
@@ -56,45 +49,6 @@ HOLE_PATIENCE = 1.0
 _LIVE, _IDLE, _ALONE, _SWEEP = 0.005, 0.05, 0.2, 1.0
 
 
-class _Call:
-    """What a caller waits for: one act, or several that happen or not each by itself."""
-
-    # one future for all of them: one for each cost a seventh of what an accepted message does
-    __slots__ = ("_error", "_open_count", "_values", "future")
-
-    def __init__(self, future: asyncio.Future[list[Any]], count: int) -> None:
-        self.future = future
-        self._open_count = count
-        self._values: list[Any] = [None] * count
-        self._error: Exception | None = None
-
-    def settle(self, place: int, value: Any, error: Exception | None) -> None:
-        """One of the acts has ended; the caller hears when all have, and then the first error there was."""
-        self._values[place] = value
-        self._error = self._error or error
-        self._open_count -= 1
-        # the caller may have given up meanwhile; what it asked for is committed all the same
-        if self._open_count or self.future.done():
-            return
-        if self._error is None:
-            self.future.set_result(self._values)
-        else:
-            self.future.set_exception(self._error)
-
-
-class _Operation(NamedTuple):
-    act: Callable[..., Any]
-    """Done in a transaction, with these arguments."""
-    arguments: tuple[Any, ...]
-    kind: WriteKind
-    call: _Call
-    place: int
-    """Of its act in the call."""
-
-
-_Result = tuple[_Operation, Any, Exception | None]
-
-
 class Writer:
     """Takes operations on the event loop, and does them in its thread."""
 
@@ -107,9 +61,8 @@ class Writer:
         self._identity = identity
         self._path = path
         self._ballast = ballast
-        # its `put` never blocks the event loop; what waits is bounded by CAPACITY, where one can
-        # wait without a thread
-        self._queue: queue.SimpleQueue[_Operation | None] = queue.SimpleQueue()
+        # what waits is bounded by CAPACITY, where one can wait without a thread
+        self._queue = OperationQueue()
         self._loop = asyncio.get_running_loop()
         self._waiting = 0
         self._turned_away: deque[asyncio.Future[None]] = deque()
@@ -157,9 +110,9 @@ class Writer:
         if not arguments:
             return []
         self._waiting += len(arguments)
-        call = _Call(self._loop.create_future(), len(arguments))
+        call = Call(self._loop.create_future(), len(arguments))
         for place, values in enumerate(arguments):
-            self._queue.put(_Operation(act, values, kind, call, place))
+            self._queue.put(Operation(act, values, kind, call, place))
         return await call.future
 
     async def _room(self) -> None:
@@ -176,10 +129,10 @@ class Writer:
         """Do what waits, then end."""
         self._is_stopping = True
         if self._thread.is_alive():
-            self._queue.put(None)
+            self._queue.end()
             await self._exit
 
-    def _settle(self, results: Sequence[_Result], news: News) -> None:
+    def _settle(self, results: Sequence[ActResult], news: News) -> None:
         self._waiting -= len(results)
         for operation, value, error in results:
             operation.call.settle(operation.place, value, error)
@@ -201,7 +154,7 @@ class Writer:
 
     def _work(self) -> None:
         try:
-            while (group := self._gather()) is not None:
+            while (group := self._queue.gather(self._next_look - time.monotonic())) is not None:
                 if group:
                     self._write(group)
                 try:
@@ -215,36 +168,11 @@ class Writer:
         finally:
             self._call(self._end)
 
-    def _gather(self) -> list[_Operation] | None:
-        """All that waits; empty when it is time to look around, None at the end."""
-        try:
-            operation = self._queue.get(timeout=max(0.0, self._next_look - time.monotonic()))
-        except queue.Empty:
-            return []
-        if operation is None:
-            return None
-        group = [operation]
-        self._join(group)
-        return group
-
-    def _join(self, group: list[_Operation]) -> Sequence[_Operation]:
-        """Add all that waits to a group, up to its bound; what was added."""
-        count = len(group)
-        with suppress(queue.Empty):
-            while len(group) < GROUP:
-                operation = self._queue.get_nowait()
-                # the end: it is asked for again after this group
-                if operation is None:
-                    self._queue.put(None)
-                    break
-                group.append(operation)
-        return group[count:]
-
     def _call(self, function: Callable[..., None], *arguments: Any) -> None:
         with suppress(RuntimeError):  # the event loop is gone, nobody waits any more
             self._loop.call_soon_threadsafe(function, *arguments)
 
-    def _write(self, group: list[_Operation], *, is_open: bool = True) -> None:
+    def _write(self, group: list[Operation], *, is_open: bool = True) -> None:
         """One transaction for all; when that fails, one for each, so that only those
         fail that have to. Others may join an open group.
         """
@@ -254,7 +182,7 @@ class Writer:
             results = [self._perform(operation) for operation in group]
             # who came meanwhile waits for no sync of his own: a worker that claims what is accepted here,
             # say; but where none is made, nobody may come who needs one
-            while is_open and self._synchronous == "full" and (newcomers := self._join(group)):
+            while is_open and self._synchronous == "full" and (newcomers := self._queue.join(group)):
                 results += [self._perform(operation) for operation in newcomers]
             self._transaction.write_batch()
             # until here nothing was done for certain; a commit that fails leaves open what a crash
@@ -271,7 +199,7 @@ class Writer:
         else:
             self._call(self._settle, self._with_sync(results), news)
 
-    def _begin(self, group: Sequence[_Operation]) -> None:
+    def _begin(self, group: Sequence[Operation]) -> None:
         # a file that was deleted or replaced takes every write, and nobody finds them again; it
         # costs a microsecond
         self._identity.check()
@@ -282,7 +210,7 @@ class Writer:
         # it was committed
         self._tell_of_others()
 
-    def _may_be_lost(self, group: Sequence[_Operation]) -> bool:
+    def _may_be_lost(self, group: Sequence[Operation]) -> bool:
         """Whether a machine that stops may take all of this along."""
         # deltas come with every token, and the final event says again what they said; a claim that is
         # lost is made again, for whoever had it died with the machine. A receiver outside takes back
@@ -298,7 +226,7 @@ class Writer:
             self._transaction.connection.execute(f"PRAGMA synchronous = {synchronous}")
             self._synchronous = synchronous
 
-    def _with_sync(self, results: list[_Result]) -> list[_Result]:
+    def _with_sync(self, results: list[ActResult]) -> list[ActResult]:
         """The results of a group that was committed; those that need it after a sync."""
         is_synced = self._synchronous == "full"
         self._owes_sync = self._owes_sync or not is_synced
@@ -341,7 +269,7 @@ class Writer:
                 )
         self.may_have_a_hole = False
 
-    def _perform(self, operation: _Operation) -> _Result:
+    def _perform(self, operation: Operation) -> ActResult:
         # the last moment at which nothing of it is done, and nobody waits for it
         if operation.call.future.cancelled():
             return operation, None, None
@@ -383,7 +311,7 @@ class Writer:
         if self.log_bytes > LOG_LIMIT and empty_log(self._transaction.connection):
             self.log_bytes = 0
 
-    def _try_again(self, group: Sequence[_Operation], error: apsw.Error, *, is_committing: bool) -> None:
+    def _try_again(self, group: Sequence[Operation], error: apsw.Error, *, is_committing: bool) -> None:
         # the ballast is given up at the moment of need, not before: what came in until then found
         # real room
         has_room_now = isinstance(error, apsw.FullError) and self._ballast.free()
@@ -397,7 +325,7 @@ class Writer:
         for operation in group:
             self._write([operation], is_open=False)
 
-    def _blame(self, group: Sequence[_Operation], error: Exception) -> None:
+    def _blame(self, group: Sequence[Operation], error: Exception) -> None:
         """What a row holds is met when it is written, for all of a group together: each is tried
         alone, so that only the one fails whose row it was.
         """
@@ -411,7 +339,7 @@ class Writer:
         with suppress(apsw.Error):
             self._transaction.roll_back()
 
-    def _fail(self, group: Sequence[_Operation], error: Exception) -> None:
+    def _fail(self, group: Sequence[Operation], error: Exception) -> None:
         self._call(self._settle, [(operation, None, error) for operation in group], News())
 
     def _look_around(self) -> None:
