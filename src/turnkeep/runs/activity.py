@@ -170,14 +170,18 @@ class Activity:
 
     def _add_runs(self) -> None:
         runs, self._runs = self._runs, []
+        # Those that stand in the same places first: nearly all that end within seconds.
+        cells: dict[tuple[int, str, str, str], Cell] = {}
         for moment, figures in runs:
-            day, hour, minute = _moment(int(moment) // 60)
-            cell = _cell_of(figures)
-            names = {"models": {figures.model: cell}} if figures.model else {}
-            if figures.assistant:
-                names["assistants"] = {figures.assistant: cell}
-            self._add(figures.tenant, day, {"hours": {str(int(hour[-2:])): cell}, **names})
-            self._add(figures.tenant, hour, {"minutes": {minute: cell}})
+            place = (int(moment) // 60, figures.tenant, figures.model, figures.assistant)
+            _add_to(cells.setdefault(place, {}), _cell_of(figures))
+        for (minutes, tenant, model, assistant), cell in cells.items():
+            day, hour, minute = _moment(minutes)
+            names = {"models": {model: cell}} if model else {}
+            if assistant:
+                names["assistants"] = {assistant: cell}
+            self._add(tenant, day, {"hours": {str(int(hour[-2:])): cell}, **names})
+            self._add(tenant, hour, {"minutes": {minute: cell}})
 
     def _add(self, tenant: str, name: str, figures: Cell) -> None:
         key = (tenant, name)
