@@ -107,6 +107,39 @@ async def test_a_renewal_writes_no_bound_of_a_space(redis_server: RedisServer) -
         assert await store._link.call("bounds", bounds, None, "EXISTS", bounds) == 0
 
 
+async def test_a_renewal_looks_in_one_script_where_nothing_is_to_be_renewed(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with store_on(redis_server.url()) as store:
+        await accepted(store, said(channel("c"), "m1"))
+        [claim] = await store.claim(owner="o", limit=8, lease=LEASE)
+        scripts = scripts_of(store, monkeypatch, "renew", "leases")
+
+        await store.renew("o", [claim], lease=LEASE)
+        await store.renew("p", [], lease=LEASE)
+
+        assert sorted(scripts) == ["leases", "leases", "renew"]
+
+
+async def test_leases_that_nobody_can_read_keep_no_other_from_being_given_back(redis_server: RedisServer) -> None:
+    prefix = "unreadable:"
+    async with (
+        store_on(redis_server.url(), prefix=prefix) as store,
+        store_on(redis_server.url(), prefix=prefix) as other,
+    ):
+        here, there = (channel(name) for name in ("c0", "c1"))
+        damaged = store._keys.partition(there).names["leases"]
+        assert damaged != store._keys.partition(here).names["leases"]
+        await accepted(store, said(here, "m1"))
+        assert len(await store.claim(owner="o", limit=8, lease=LEASE)) == 1
+        await store._link.call("damage", damaged, None, "SET", damaged, "no leases")
+
+        await other.renew("o", [], lease=LEASE)
+
+        [claim] = await store.claim(owner="p", limit=8, lease=LEASE)
+        assert claim.address == here
+
+
 async def test_what_no_hint_told_is_found_by_the_next_claim_that_nothing_led_to(redis_server: RedisServer) -> None:
     async with (
         store_on(redis_server.url(), prefix="deaf:") as deaf,

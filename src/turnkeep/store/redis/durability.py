@@ -32,8 +32,8 @@ from its memory.
 """
 
 _READS = (
-    "circuits", "counts", "get", "history", "message", "open", "read", "ready", "runs", "sink_list", "sink_parked",
-    "spend",
+    "circuits", "counts", "get", "history", "leases", "message", "open", "read", "ready", "runs", "sink_list",
+    "sink_parked", "spend",
 )  # fmt: skip
 
 NOT_DURABLE_SCRIPTS: Mapping[str, str] = {

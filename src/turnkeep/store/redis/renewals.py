@@ -10,6 +10,7 @@ from turnkeep.errors import OutcomeUnknown, StoreUnavailable, ThreadQuarantined
 from turnkeep.store.redis.codec import exact, words
 from turnkeep.store.redis.key_names import PartitionKeys, ThreadKeys, address_of, to_bytes
 from turnkeep.store.redis.part import RedisPart, outcome, unwrap
+from turnkeep.store.redis.repair import PartitionUnderRepair
 from turnkeep.store.values import Claim, Directive
 
 SOME = 16
@@ -35,22 +36,20 @@ class RedisRenewals(RedisPart):
     ) -> dict[str, Directive]:
         operation = self._operation(once, "renew", owner, [claim.token for claim in claims], lease)
         about = (self._now(), operation, to_bytes(owner), exact(lease))
-        # Partitions without claims of ours too: the script names leases there that carry our name
-        # and that we do not know, from a claim whose reply was lost. Those in which we have claimed,
-        # and of the others some each time, so that a renewal costs the same however many there are.
-        by_partition: dict[int, list[Claim]] = {place: [] for place in self._places_to_renew(owner)}
+        by_partition: dict[int, list[Claim]] = {}
         for claim in claims:
             by_partition.setdefault(self._keys.partition(claim.address).index, []).append(claim)
+        # Partitions without claims of ours too: there may be leases that carry our name and that we do
+        # not know, from a claim whose reply was lost. Those in which we have claimed, and of the others
+        # some each time, so that a renewal costs the same however many there are.
+        others = self._groups_of([place for place in self._places_to_renew(owner) if place not in by_partition])
         async with asyncio.TaskGroup() as group:
             tasks = [
                 group.create_task(outcome(self._renew_in(self._keys.partitions[index], own_claims, about)))
                 for index, own_claims in by_partition.items()
             ]
-        ends = [task.result() for task in tasks]
-        for (index, own_claims), end in zip(by_partition.items(), ends, strict=True):
-            if not own_claims and not isinstance(end, Exception):
-                self._claim_places.setdefault(owner, set()).discard(index)
-        replies = successes(ends)
+            tasks += [group.create_task(outcome(self._give_back_unknown(owner, some))) for some in others]
+        replies = successes([task.result() for task in tasks])
         return {token: directive for directives in replies for token, directive in directives.items()}
 
     def _places_to_renew(self, owner: str) -> set[int]:
@@ -82,6 +81,41 @@ class RedisRenewals(RedisPart):
         for entry in orphans:
             await self._orphan(entry)
         return {claim.token: _directive(answer) for claim, answer in zip(claims, answers, strict=True)}
+
+    def _groups_of(self, places: Sequence[int]) -> list[list[PartitionKeys]]:
+        """Partitions that one script may look at together."""
+        shelves: dict[int, list[PartitionKeys]] = {}
+        for place in places:
+            partition = self._keys.partitions[place]
+            shelves.setdefault(self._shelf(partition), []).append(partition)
+        return [shelf[start : start + SOME] for shelf in shelves.values() for start in range(0, len(shelf), SOME)]
+
+    async def _give_back_unknown(self, owner: str, partitions: Sequence[PartitionKeys]) -> dict[str, Directive]:
+        """Give back what carries the name of this owner where he renews nothing; no directives."""
+        # Not `renew`, sixteen times: for a worker that waits they were most of what Redis was asked.
+        script = self._link.scripts["leases"]
+        keys = [key for partition in partitions for key in partition.group_keys(script)]
+        looked_at = {partition.index for partition in partitions}
+        claim_places = self._claim_places.setdefault(owner, set())
+        claim_places -= looked_at
+        try:
+            replies = await self._link.run("leases", partitions[0], keys, to_bytes(owner))
+        except (ThreadQuarantined, PartitionUnderRepair):
+            claim_places |= looked_at
+            if len(partitions) == 1:
+                raise
+            # One of them is damaged: each by itself.
+            successes([await outcome(self._give_back_unknown(owner, [partition])) for partition in partitions])
+            return {}
+        except BaseException:
+            claim_places |= looked_at
+            raise
+        for partition, entries in zip(partitions, replies, strict=True):
+            # Where a claim was asked for meanwhile, its lease may be among them: the next renewal tells.
+            if partition.index not in self._claim_places.get(owner, ()):
+                for entry in entries:
+                    await self._orphan(entry)
+        return {}
 
     async def _orphan(self, entry: bytes) -> None:
         """Give back a lease that the owner does not know."""
