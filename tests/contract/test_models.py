@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
@@ -41,6 +42,7 @@ from turnkeep.errors import (
 from turnkeep.messages import (
     AssistantItem,
 )
+from turnkeep.models.http_client import Reply
 from turnkeep.models.model import Began, Delta, StreamPart
 
 # ---------------------------------------------------------------- the contract, in each protocol
@@ -186,6 +188,26 @@ async def test_a_connection_serves_again_after_a_finished_answer(kind: str) -> N
             finish_of([part async for part in stream_of(model)])
         await model.close()
         assert [visit.connection for visit in server.visits] == [1, 1, 1]
+
+
+@PROTOCOLS
+async def test_an_answer_leaves_nothing_to_the_collector(kind: str) -> None:
+    """Which looks at what is old once in some million objects: a server would grow with each answer until then."""
+
+    async def answer(visit: Visit) -> None:
+        visit.whole(recorded(GOOD[kind]))
+
+    async with canned(answer) as server:
+        model = opened(server, kind)
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(2):
+                finish_of([part async for part in stream_of(model)])
+            assert not [one for one in gc.get_objects() if isinstance(one, Reply)]
+        finally:
+            gc.enable()
+        await model.close()
 
 
 @PROTOCOLS

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+import gc
+import weakref
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 
 import pytest
@@ -19,7 +21,7 @@ from tests.patience import PATIENCE
 from turnkeep.doors.peers import peers_of
 from turnkeep.doors.ping_wheel import PING_TICK, PingWheel
 from turnkeep.doors.socket_transport import Gate, ReaderQueue, SocketTransport, transport_of
-from turnkeep.doors.transport import transports
+from turnkeep.doors.transport import HttpTransport, transports
 from turnkeep.settings import Settings
 
 
@@ -110,6 +112,35 @@ async def test_an_open_socket_holds_nothing_of_what_opened_it() -> None:
     async with asyncio.timeout(20):
         while connection.tasks:
             await asyncio.sleep(0.01)
+
+
+@contextlib.contextmanager
+def nothing_left(*kinds: type) -> Iterator[None]:
+    """Of what is made in here, all of these kinds is freed by counting: the collector looks at what is
+    old once in some million objects.
+    """
+    gc.collect()
+    gc.disable()
+    before = {id(one) for one in gc.get_objects() if isinstance(one, kinds)}
+    try:
+        yield
+        assert not [one for one in gc.get_objects() if isinstance(one, kinds) and id(one) not in before]
+    finally:
+        gc.enable()
+
+
+async def test_a_connection_leaves_nothing_to_the_collector_when_it_becomes_a_socket_nor_when_that_ends() -> None:
+    with nothing_left(SocketTransport, WebSocket):
+        async with echoing() as (port, ends), asyncio.timeout(PATIENCE):
+            with nothing_left(HttpTransport):
+                _, peer = await open_bare(port)
+                while not ends:
+                    await asyncio.sleep(0.001)
+            connection = weakref.ref(ends.pop())
+            peer.write(masked_frame(0x88, b"\x03\xe8"))
+            while connection() is not None:
+                await asyncio.sleep(0.001)
+            peer.transport.abort()
 
 
 async def test_an_idle_socket_is_pinged_again_and_again_and_no_more_when_it_is_gone() -> None:

@@ -194,6 +194,7 @@ class SocketTransport(WebSocketsSansIOProtocol):
             self._deadline = None
         super().connection_lost(exc)
         self.transport.on_end = None
+        self.app = self._application
         self.conn.events.clear()  # and what refers to itself: see `Backlog.end`
         self.conn.parser.close()
         self.scope["state"].pop(CONNECTION, None)
@@ -215,7 +216,9 @@ class SocketTransport(WebSocketsSansIOProtocol):
         await self._application(scope, receive, send)
         del scope, receive, send
         if self._serving is not None:
-            await self._serving()
+            # Taken from here: it holds this connection, and both would be left to the collector.
+            serving, self._serving = self._serving, None
+            await serving()
 
     def go_on(self, websocket: WebSocket, serve: Callable[[WebSocket], Awaitable[None]]) -> None:
         """Have the accepted socket served as soon as the application has returned. While it is open

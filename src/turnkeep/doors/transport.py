@@ -198,7 +198,8 @@ class HttpTransport(H11Protocol):
             self.send_400_response("Invalid HTTP request received.")
             return
         super().handle_events()
-        if self.scope is not None:
+        # Not of one that has just become a socket's: its scope would hold it for as long as it is open.
+        if self.scope is not None and not self._is_over:
             self.scope["state"][CONNECTION] = self
             self._name()
         cycle: Any = self.cycle

@@ -464,7 +464,11 @@ class Watchdog:
         self._timer = self._loop.call_later(limit, self._look)
 
     def leave(self) -> None:
+        """Watch no more, and let go of whoever was watched: the two would be freed by the collector alone,
+        which looks at what is old once in some million objects.
+        """
         self._timer.cancel()
+        self._bark = _nothing
 
     def _look(self) -> None:
         now = self._loop.time()
@@ -474,6 +478,9 @@ class Watchdog:
         else:
             self.has_barked = True
             self._bark()
+
+
+def _nothing() -> None: ...
 
 
 async def look_up(
