@@ -49,6 +49,8 @@ TEST_PATH = ROOT / ".dev" / "path"
 APT_OPTIONS = ["-y", "-qq", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=120", "-o", "Dpkg::Use-Pty=0"]
 COMPILE = ["--universal", "--generate-hashes", "--no-emit-index-url", "--python-version", "3.11", "--extra", "all"]
 GROUPS = ["--group", "test", "--group", "check", "--group", "build", "--group", "docs"]
+WORKER_MEMORY = 700 << 20
+"""What a worker of the tests holds, with the servers that it starts."""
 QUICK = ["tests/unit", "tests/runs", "tests/process/test_burst.py", "-m", "not slow"]
 
 Level = Literal["run", "dev"]
@@ -107,11 +109,22 @@ def test(arguments: list[str]) -> int:
     asked, for_pytest = options.parse_known_args(arguments)
     provide_programs(install=not (asked.no_install or asked.quick), large=asked.all or os.environ.get("CI") == "true")
     keep_bytecode()
-    workers = str(min(8, 4 * (os.cpu_count() or 1)))  # more than processors: many tests wait for servers
     selection = [*QUICK, *for_pytest] if asked.quick else for_pytest
-    command = [PYTHON, "-m", "pytest", "-n", workers, "--dist", "loadgroup", *selection]
+    number = str(workers(for_pytest, quick=asked.quick))
+    command = [PYTHON, "-m", "pytest", "-n", number, "--dist", "loadgroup", *selection]
     with busy_cores() if asked.busy else contextlib.nullcontext():
         return run(command) if asked.repeat == 1 else repeat(command, asked.repeat)
+
+
+def workers(arguments: Sequence[str], *, quick: bool) -> int:
+    """How many share the tests: more than processors, as many tests wait for servers. Each of them collects all tests,
+    which a part of these is not worth, and beyond ten nothing is.
+    """
+    cores = os.cpu_count() or 1
+    is_part = any(Path(argument.partition("::")[0]).exists() for argument in arguments)
+    wanted = cores + 1 if quick else 3 * cores if is_part else 5 * cores
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else WORKER_MEMORY
+    return max(1, min(wanted, 10, memory // WORKER_MEMORY))
 
 
 def repeat(command: Sequence[str], times: int) -> int:

@@ -92,6 +92,28 @@ def test_arguments_of_test_go_to_pytest_without_our_own(started: Run) -> None:
     assert "--no-install" not in command
 
 
+@pytest.mark.parametrize(
+    ("arguments", "quick", "cores", "gigabytes", "number"),
+    [
+        ([], False, 2, 24, 10),
+        ([], False, 1, 24, 5),
+        ([], False, 64, 256, 10),
+        ([], False, 2, 4, 5),
+        ([], False, 2, 0, 1),
+        (["-k", "proxy"], False, 2, 24, 10),
+        (["tests/unit/test_dev.py::test_it"], False, 2, 24, 6),
+        ([], True, 2, 24, 3),
+    ],
+)
+def test_tests_have_as_many_workers_as_they_can_use_and_the_machine_can_hold(
+    monkeypatch: pytest.MonkeyPatch, arguments: list[str], quick: bool, cores: int, gigabytes: int, number: int
+) -> None:
+    pages = {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": gigabytes * 250_000}
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    monkeypatch.setattr(os, "sysconf", pages.__getitem__)
+    assert dev.workers(arguments, quick=quick) == number
+
+
 def test_prove_runs_the_named_proofs_at_full_size_in_one_process(started: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dev, "absent", lambda *, large: [])
     assert dev.main(["prove", "bursts", "order"]) == 0
