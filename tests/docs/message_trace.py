@@ -34,7 +34,8 @@ SILENCE = 2.5
 """Seconds in which everything that goes on without a message goes on at least once."""
 MESSAGES = 5
 """What every one of them runs through is the path; what one did because the machine was busy (a wait that ran out, a
-batch that came in two) is not.
+batch that came in two) is not. The words of an answer come far apart, so that no machine is so busy that two of them
+are told together in every message.
 """
 
 
@@ -59,7 +60,7 @@ class Recorder:
 
 
 async def turn(socket: aiohttp.ClientWebSocketResponse, message_id: str) -> None:
-    await socket.send_json({"channel": "c", "message_id": message_id, "message": "Hello there, tell me something"})
+    await socket.send_json({"channel": "c", "message_id": message_id, "message": "[[words:3]] [[pace:300]]"})
     while True:
         frame = await socket.receive_json(timeout=PATIENCE)
         if (frame.get("type"), frame.get("status")) == ("response", "completed"):
