@@ -263,7 +263,7 @@ async def test_nothing_is_told_outside_that_a_failover_could_take_back() -> None
         ):
             await patient.open_sink("s")
             claim = await leased(patient, HERE, "m1")
-            assert [one.event.kind for one in await deliveries_of(hasty)] == ["accepted", "started"]
+            assert [one.event.kind for one in await deliveries_of(patient)] == ["accepted", "started"]
 
             await asyncio.to_thread(replica.freeze)
             committing = asyncio.ensure_future(patient.commit(claim, answer(claim)))
@@ -276,7 +276,7 @@ async def test_nothing_is_told_outside_that_a_failover_could_take_back() -> None
             await asyncio.to_thread(replica.thaw)
 
             await committing
-            assert [one.event.kind for one in await deliveries_of(hasty)] == ["accepted", "started", "completed"]
+            assert [one.event.kind for one in await deliveries_of(patient)] == ["accepted", "started", "completed"]
 
 
 async def deliveries_of(store: RedisStore) -> list[Delivery]:

@@ -79,7 +79,7 @@ class Outside:
         if self.process.poll() is not None:
             found.append("the process outside was killed")
             self.process = bystander()
-        if os.getpriority(os.PRIO_PROCESS, self.process.pid) != 0:
+        if os.getpriority(os.PRIO_PROCESS, self.process.pid) != os.getpriority(os.PRIO_PROCESS, 0):
             found.append("the process outside was slowed down")
         return found + [f"left: {line}" for line in self._left()]
 
