@@ -11,7 +11,7 @@ from tests.contract.suite.desk import answer
 from tests.patience import PATIENCE
 from tests.services import HOST, RedisServer
 from tests.services.tcp_proxy import TcpProxy
-from turnkeep.store.redis import RedisStore, claiming, outlook
+from turnkeep.store.redis import RedisStore, outlook
 from turnkeep.store.values import Claim, Policies, Policy
 
 
@@ -238,83 +238,3 @@ async def test_a_claim_whose_reply_was_lost_is_told_again(waiting: int, redis_se
 
         assert proxy.cuts == 1
         assert (len(claims), (await store.counts()).active) == (waiting, waiting)
-
-
-async def both_take_in(*stores: RedisStore) -> None:
-    """Processes of one service: each has taken messages in, and answered them."""
-    for number, store in enumerate(stores):
-        await store.claim(owner=f"o{number}", limit=8, lease=LEASE)
-        await accepted(store, said(channel(f"first{number}"), "m1"))
-        async with asyncio.timeout(PATIENCE):
-            while not await store.claim(owner=f"o{number}", limit=8, lease=LEASE):
-                await asyncio.sleep(0.01)
-
-
-async def until_told(store: RedisStore) -> None:
-    """The hint that something is due is here, to be heard later."""
-    hints = await store._hear_hints()
-    async with asyncio.timeout(PATIENCE):
-        while not hints._others:
-            await asyncio.sleep(0.01)
-
-
-async def test_among_siblings_who_took_a_message_in_claims_it_before_the_others(
-    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(claiming, "HEAD_START", 10 * PATIENCE)
-    monkeypatch.setattr(outlook, "LOOK_EVERY", 10 * PATIENCE)
-    url = redis_server.url()
-    async with (
-        store_on(url, prefix="siblings:", has_siblings=True) as here,
-        store_on(url, prefix="siblings:", has_siblings=True) as there,
-    ):
-        await both_take_in(here, there)
-        await there.ready(queues=None, timeout=0.1)
-        scripts = scripts_of(there, monkeypatch, "ready", "claim")
-        resting = asyncio.create_task(there.ready(queues=None, timeout=10 * PATIENCE))
-
-        await accepted(here, said(channel("c"), "m2"))
-        await until_told(there)
-        async with asyncio.timeout(PATIENCE):
-            [claim] = await rest_and_claim(here)
-
-        assert claim.message_ids == ("m2",)
-        assert not resting.done()
-        assert scripts == []
-        resting.cancel()
-
-
-async def test_what_a_sibling_took_in_and_does_not_claim_is_claimed_by_another(redis_server: RedisServer) -> None:
-    url = redis_server.url()
-    async with (
-        store_on(url, prefix="helping:", has_siblings=True) as here,
-        store_on(url, prefix="helping:", has_siblings=True) as there,
-    ):
-        await both_take_in(here, there)
-        for number in range(3):
-            await accepted(here, said(channel(f"c{number}"), "m2"))
-        claims: list[Claim] = []
-        async with asyncio.timeout(PATIENCE):
-            while len(claims) < 3:
-                claims += await rest_and_claim(there)
-
-
-async def test_who_takes_nothing_in_gives_nobody_a_head_start(
-    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A worker, of several on one machine: gateways elsewhere take in what it answers."""
-    monkeypatch.setattr(claiming, "HEAD_START", 10 * PATIENCE)
-    monkeypatch.setattr(outlook, "LOOK_EVERY", 10 * PATIENCE)
-    url = redis_server.url()
-    async with (
-        store_on(url, prefix="apart:", has_siblings=True) as worker,
-        store_on(url, prefix="apart:") as gateway,
-    ):
-        assert await worker.claim(owner="o", limit=8, lease=LEASE) == []
-        resting = asyncio.create_task(rest_and_claim(worker))
-        await asyncio.sleep(0)
-        await accepted(gateway, said(channel("c"), "m1"))
-        async with asyncio.timeout(PATIENCE):
-            [claim] = await resting
-
-    assert claim.message_ids == ("m1",)

@@ -59,7 +59,6 @@ def _engine_of(settings: Settings, policies: Policies) -> Store:
         policies,
         prefix=settings.redis_prefix,
         partitions=settings.partitions,
-        has_siblings=settings.processes > 1,
         durability=settings.durability,
         replicas=settings.replicas,
         allow_unsafe=settings.allow_unsafe_redis,

@@ -70,13 +70,11 @@ class RedisStore(RedisInbox, RedisDeadLetters, RedisEvents, RedisThreads, RedisA
         replicas: int | None = None,
         allow_unsafe: bool = False,
         partitions: int | None = None,
-        has_siblings: bool = False,
         ids: Ids = random_ids,
         now: Clock | None = None,
     ) -> None:
         super().__init__(policies, KeyNames(prefix, partitions or PARTITIONS), ids, now)
         self._has_own_partitions = partitions is not None
-        self.has_siblings = has_siblings
         self._url = url
         self._durability = durability
         self._replicas = replicas

@@ -15,7 +15,7 @@ from turnkeep.store.fair_share import Books, charge, next_tenant
 from turnkeep.store.ids import new_run_id, new_token
 from turnkeep.store.redis.client.link import ANSWER_PATIENCE
 from turnkeep.store.redis.codec import exact, read_claim
-from turnkeep.store.redis.hints import HEAD_START, Hints
+from turnkeep.store.redis.hints import Hints
 from turnkeep.store.redis.key_names import PartitionKeys, ThreadKeys, address_of, plain, to_bytes, to_text
 from turnkeep.store.redis.outlook import NEVER, Outlook
 from turnkeep.store.redis.part import gather, outcome, quarantining
@@ -60,8 +60,6 @@ class _Look(NamedTuple):
 class RedisClaims(RedisRenewals):
     """Claiming, and the hints for workers."""
 
-    has_siblings = False
-    """Whether other processes of this service take in and answer the same."""
     _hints: Hints | None = None
     _books: Books
     _turn = secrets.randbelow(1000)
@@ -286,14 +284,8 @@ class RedisClaims(RedisRenewals):
             elif answer[0] == b"alone":
                 claims += await self._take_alone(ready, about, outlook)
             elif (claim := await self._read_claim(keys, answer)) is not None:
-                self._note_own(keys.address)
                 claims.append((ready, claim))
         return claims
-
-    def _note_own(self, address: Address, *, takes_in: bool = False) -> None:
-        """What is told of this thread next is for this process before its siblings."""
-        if self._hints is not None:
-            self._hints.note_own(address, takes_in=takes_in)
 
     async def _take_alone(
         self, ready: _Ready, about: tuple[bytes, ...], outlook: Outlook
@@ -376,7 +368,6 @@ class RedisClaims(RedisRenewals):
                 self._clock,
                 revisions=self._keys.registry("revisions"),
                 revise=self.revise,
-                head_start=HEAD_START if self.has_siblings else 0.0,
             )
         await self._hints.listen()
         return self._hints

@@ -8,7 +8,6 @@ asks the follower to read the log.
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 
@@ -27,10 +26,7 @@ POLL = Backoff(type="fixed", delay=1.0)
 """How often workers look and followers read by themselves while nothing can be heard."""
 
 BOUND = 4096
-"""Owners whose nudges are kept until they ask, and threads of one's own that are known."""
-
-HEAD_START = 0.02
-"""Seconds, at most twice, by which a process among siblings hears later of what another one took in."""
+"""Owners whose nudges are kept until they ask."""
 
 SELECTIONS = 64
 """Sets of queues of which one process knows what is due."""
@@ -47,24 +43,13 @@ class Hints:
         *,
         revisions: bytes,
         revise: Callable[[], None],
-        head_start: float = 0.0,
     ) -> None:
-        """`revisions` is the channel on which changed records are told, to `revise`. `head_start`: a process
-        that takes messages in hears so much later of threads that are not its own. Who took a message in,
-        or has answered there, comes first, and knows the thread; the others help where he does not.
-        """
+        """`revisions` is the channel on which changed records are told, to `revise`."""
         self._subscriptions = subscriptions
         self._revisions = revisions
         self._revise = revise
         self._channels = [partition.names["hints"] for partition in partitions]
         self._clock = clock
-        self._head_start = head_start
-        self._own: OrderedDict[Address, None] = OrderedDict()
-        self._takes_in = False
-        self._others: dict[tuple[int, str], float] = {}
-        """The earliest moment of threads of others, by partition and queue, that is heard of later."""
-        self._others_before: dict[tuple[int, str], float] = {}
-        self._hearing: asyncio.TimerHandle | None = None
         self._due_bell = Bell()
         self._nudge_bell = Bell()
         self._beginning = asyncio.Lock()
@@ -93,45 +78,13 @@ class Hints:
         address = address_of(tenant + b"\0" + queue, names[0] if names else b"")
         if kind == b"ready":
             # A program before this one names no thread.
-            place, thread = self._places[channel], address if names else None
-            if self._takes_in and address not in self._own:
-                self._hear_later((place, address.queue), float(about))
-                return
-            self._own.pop(address, None)
+            thread = address if names else None
             for outlook in self._outlooks.values():
-                outlook.on_due(place, thread, address.queue, float(about))
+                outlook.on_due(self._places[channel], thread, address.queue, float(about))
             self._due_bell.ring()
         else:
             self._nudge(to_text(about), address)
             self._nudge_bell.ring()
-
-    def note_own(self, address: Address, *, takes_in: bool = False) -> None:
-        """This process answers there, or takes a message in (`takes_in`): the next hint is for here."""
-        if not self._head_start:
-            return
-        self._takes_in = self._takes_in or takes_in
-        self._own[address] = None
-        while len(self._own) > BOUND:
-            self._own.popitem(last=False)
-
-    def _hear_later(self, where: tuple[int, str], at: float) -> None:
-        self._others[where] = min(at, self._others.get(where, at))
-        if self._hearing is None:
-            self._hearing = asyncio.get_running_loop().call_later(self._head_start, self._hear_others)
-
-    def _hear_others(self) -> None:
-        """What has waited once or twice as long, at one time and without names: then one look says what of
-        it nobody has taken.
-        """
-        loop = asyncio.get_running_loop()
-        ripe, self._others_before, self._others = self._others_before, self._others, {}
-        is_over = not self._others_before
-        self._hearing = None if is_over else loop.call_later(self._head_start, self._hear_others)
-        for (place, queue), at in ripe.items():
-            for outlook in self._outlooks.values():
-                outlook.on_due(place, None, queue, at + self._head_start)
-        if ripe:
-            self._due_bell.ring()
 
     def _nudge(self, owner: str, address: Address) -> None:
         # Of owners that are gone, or live in another process: every process hears all nudges.
@@ -190,8 +143,6 @@ class Hints:
         return False
 
     def close(self) -> None:
-        if self._hearing is not None:
-            self._hearing.cancel()
         self._ring()
 
 

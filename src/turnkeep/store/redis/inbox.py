@@ -87,7 +87,6 @@ class RedisInbox(RedisClaims):
             address = message.address
             keys = await self._resolve(address) if address.names_thread else self._keys.thread(address)
             places.setdefault(keys, []).append(place)
-            self._note_own(keys.address, takes_in=True)
         terms = (flag(create), b"" if max_inbox is None else b"%d" % max_inbox)
         acts = [self._accept_act(keys, [messages[place] for place in here], terms) for keys, here in places.items()]
         answers = await self._accepts.do(acts)
