@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
+from typing import Any
 
 import pytest
 
@@ -11,6 +13,7 @@ from tests.contract.suite.desk import answer
 from tests.patience import PATIENCE
 from tests.services import HOST, RedisServer
 from tests.services.tcp_proxy import TcpProxy
+from turnkeep.errors import StoreUnavailable
 from turnkeep.store.redis import RedisStore, outlook
 from turnkeep.store.values import Claim, Policies, Policy
 
@@ -138,6 +141,31 @@ async def test_leases_that_nobody_can_read_keep_no_other_from_being_given_back(r
 
         [claim] = await store.claim(owner="p", limit=8, lease=LEASE)
         assert claim.address == here
+
+
+async def test_what_one_failure_kept_from_being_given_back_is_by_the_next_renewal(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with store_on(redis_server.url(), partitions=256) as store:
+        for number in range(6):
+            await accepted(store, said(channel(f"c{number}"), "m1"))
+        while (await store.counts()).active < 6:
+            await store.claim(owner="o", limit=6, lease=LEASE)
+        run, failures = store._link.run, iter([StoreUnavailable("away")])
+
+        def stumble(name: str, *arguments: Any, **options: Any) -> Any:
+            if name == "orphan" and (failure := next(failures, None)):
+                raise failure
+            return run(name, *arguments, **options)
+
+        monkeypatch.setattr(store._link, "run", stumble)
+        with suppress(StoreUnavailable):  # unless another group of partitions has answered
+            await store.renew("o", [], lease=LEASE)
+        assert (await store.counts()).active > 0
+
+        await store.renew("o", [], lease=LEASE)
+
+        assert (await store.counts()).active == 0
 
 
 async def test_what_no_hint_told_is_found_by_the_next_claim_that_nothing_led_to(redis_server: RedisServer) -> None:

@@ -61,9 +61,9 @@ class RecordCache(Generic[T, *Key]):
         entry = self._reads.get(key)
         if entry is not None and self._is_fresh(entry):
             return entry.value
-        pending = self._pending.get(key)
-        if pending is not None and self._is_fresh(pending):
-            # A claim begins many runs at once, and their records have become old together.
+        # A claim begins many runs at once, and their records have become old together. Again where he who
+        # read was cancelled: one of those who waited for him reads now.
+        while (pending := self._pending.get(key)) is not None and self._is_fresh(pending):
             await asyncio.wait([pending.value])  # not by itself: who is cancelled here is to cancel nobody else
             if not pending.value.cancelled():
                 return pending.value.result()

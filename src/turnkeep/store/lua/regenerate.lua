@@ -28,7 +28,6 @@ t.out.taken_back, t.out.is_recounted = taken, true
 t.edits, t.transcript_at = t.edits + 1, now
 
 local reply = {'receipts'}
-meet_ids()
 for i = 1, ROWS do
   turn_to(i)
   local outcome = accept_one(t, p, now, p.max_inbox)

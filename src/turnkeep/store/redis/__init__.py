@@ -83,6 +83,7 @@ class RedisStore(RedisInbox, RedisDeadLetters, RedisEvents, RedisThreads, RedisA
         self._ledger_notes: dict[str, float] = {}
         self._books = Books()
         self._claim_places: dict[str, set[int]] = {}
+        self._renewing: list[str] = []
 
     async def open(self) -> None:
         topology, dialer = await find_topology(self._url)

@@ -29,6 +29,8 @@ class RedisRenewals(RedisPart):
 
     _claim_places: dict[str, set[int]]
     """Partitions in which each owner may have leases."""
+    _renewing: list[str]
+    """Owners of the renewals that are under way."""
     _renewals = 0
 
     async def renew(
@@ -43,12 +45,16 @@ class RedisRenewals(RedisPart):
         # not know, from a claim whose reply was lost. Those in which we have claimed, and of the others
         # some each time, so that a renewal costs the same however many there are.
         others = self._groups_of([place for place in self._places_to_renew(owner) if place not in by_partition])
-        async with asyncio.TaskGroup() as group:
-            tasks = [
-                group.create_task(outcome(self._renew_in(self._keys.partitions[index], own_claims, about)))
-                for index, own_claims in by_partition.items()
-            ]
-            tasks += [group.create_task(outcome(self._give_back_unknown(owner, some))) for some in others]
+        self._renewing.append(owner)
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [
+                    group.create_task(outcome(self._renew_in(self._keys.partitions[index], own_claims, about)))
+                    for index, own_claims in by_partition.items()
+                ]
+                tasks += [group.create_task(outcome(self._give_back_unknown(owner, some))) for some in others]
+        finally:
+            self._renewing.remove(owner)
         replies = successes([task.result() for task in tasks])
         return {token: directive for directives in replies for token, directive in directives.items()}
 
@@ -60,8 +66,9 @@ class RedisRenewals(RedisPart):
 
     def _note_claim(self, owner: str, place: int) -> None:
         """Leases of this owner may be in this partition from now on."""
-        if len(self._claim_places) >= MOST_OWNERS:
-            self._claim_places.clear()
+        if owner not in self._claim_places and len(self._claim_places) >= MOST_OWNERS:
+            # Not of those who are being renewed: a claim that they ask for meanwhile would be given back.
+            self._claim_places = {one: self._claim_places[one] for one in self._renewing if one in self._claim_places}
         self._claim_places.setdefault(owner, set()).add(place)
 
     async def _renew_in(
@@ -100,21 +107,19 @@ class RedisRenewals(RedisPart):
         claim_places -= looked_at
         try:
             replies = await self._link.run("leases", partitions[0], keys, to_bytes(owner))
+            for partition, entries in zip(partitions, replies, strict=True):
+                # Where a claim was asked for meanwhile, its lease may be among them: the next renewal tells.
+                for entry in entries if partition.index not in claim_places else ():
+                    await self._orphan(entry)
         except (ThreadQuarantined, PartitionUnderRepair):
             claim_places |= looked_at
             if len(partitions) == 1:
                 raise
             # One of them is damaged: each by itself.
             successes([await outcome(self._give_back_unknown(owner, [partition])) for partition in partitions])
-            return {}
         except BaseException:
             claim_places |= looked_at
             raise
-        for partition, entries in zip(partitions, replies, strict=True):
-            # Where a claim was asked for meanwhile, its lease may be among them: the next renewal tells.
-            if partition.index not in self._claim_places.get(owner, ()):
-                for entry in entries:
-                    await self._orphan(entry)
         return {}
 
     async def _orphan(self, entry: bytes) -> None:

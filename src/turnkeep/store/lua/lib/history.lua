@@ -27,7 +27,7 @@ end
 -- Which oldest turns go so that the rest is within bounds; the newest turn always stays.
 local function plan_history(t, p)
   local gone = t.out.forgotten or 0
-  local left = redis.call('LLEN', K.history) - gone - (t.out.taken_back or 0) + (t.out.turn and 1 or 0)
+  local left = t.out.stored_turns - gone - (t.out.taken_back or 0) + (t.out.turn and 1 or 0)
   while left > 1 and (t.items > p.history_items or t.bytes > p.history_bytes) do
     local turn = read_turn(redis.call('LINDEX', K.history, gone))
     t.items, t.bytes, gone, left = t.items - turn.items, t.bytes - turn.bytes, gone + 1, left - 1

@@ -8,7 +8,7 @@
 
 local function record_of(t, id)
   if t.out.known[id] then return t.out.known[id] end
-  if not has_ids then return nil end
+  if ids_met == 0 then return nil end
   local raw = redis.call('HGET', K.known, 'm:' .. id)
   return raw and unseal(raw, 'known')
 end
@@ -58,7 +58,6 @@ end
 
 -- These messages are open no more.
 local function close_ids(t, p, now, closing)
-  meet_ids()
   t.closed_to = t.closed_to + 1
   closing.at, closing.forget_at, closing.thread_id = now, now + p.dedupe, t.thread_id
   t.out.closings[t.closed_to] = closing

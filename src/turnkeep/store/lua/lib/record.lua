@@ -128,7 +128,7 @@ end
 local function fresh_out()
   return {
     events = {}, fields = {}, dropped = {}, known = {}, closings = {}, delays = {}, ripened = {}, undelayed = {},
-    counted = {}, open = {}, gone = 0, stored = 0,
+    counted = {}, open = {}, gone = 0, stored = 0, stored_turns = 0,
   }
 end
 
@@ -146,22 +146,8 @@ local function read_head(fields)
   return t
 end
 
--- Whether ids of messages may be remembered on this channel: a new one is asked for none.
-local has_ids = true
-
--- A key of ids that is of another type is met here, by who will write it without having read it.
-local function meet_ids()
-  redis.call('HLEN', K.known)
-end
-
--- Of a channel without a record: whether it is new. What an earlier thread left are its ids, and `~` beside them.
-local function meet_channel()
-  has_ids = redis.call('EXISTS', K.inbox, K.log, K.history, K.known) > 0
-  if not has_ids then return end
-  local left = redis.call('LLEN', K.inbox) + redis.call('XLEN', K.log) + redis.call('LLEN', K.history)
-  has_ids = redis.call('HLEN', K.known) > 0
-  if left > 0 or (has_ids and redis.call('HEXISTS', K.known, '~') == 0) then damaged('head') end
-end
+-- How much is remembered of message ids on this channel, as `load` met it: a new channel is asked for nothing more.
+local ids_met = 0
 
 -- A record that was read, ready for `save`.
 local function with_out(t)
@@ -172,22 +158,32 @@ local function with_out(t)
   return t
 end
 
--- The thread, or nothing. Reads the keys that nearly every act writes, so that a wrong type is met before the first write:
--- the others are met by whoever writes them, before `save`: turns by `plan_history`, ids by `record_of` and `meet_ids`.
--- Read by every act, those were two of the thirteen commands of a claim.
+-- The thread, or nothing. Reads every key that will be written, so that a wrong type is met before the first write, and
+-- before a model is asked and paid.
 local function load(fields)
   local t = read_head(fields)
-  if not t then return meet_channel() end
-  if redis.call('LLEN', K.inbox) ~= t.inbox then damaged('inbox') end
-  redis.call('XLEN', K.log)
-  has_ids = true
-  return with_out(t)
+  if not t and redis.call('EXISTS', K.inbox, K.log, K.history, K.known) == 0 then
+    ids_met = 0
+    return nil
+  end
+  local length = redis.call('LLEN', K.inbox)
+  local turns = redis.call('LLEN', K.history)
+  local beside = redis.call('XLEN', K.log) + turns
+  ids_met = redis.call('HLEN', K.known)
+  if not t then
+    if length + beside > 0 or (ids_met > 0 and redis.call('HEXISTS', K.known, '~') == 0) then damaged('head') end
+    return nil
+  end
+  if length ~= t.inbox then damaged('inbox') end
+  with_out(t)
+  t.out.stored_turns = turns
+  return t
 end
 
 local function new_thread(now)
   local t = with_defaults({space = A.space, channel = A.channel, thread_id = A.thread_id, epoch = A.epoch,
     created_at = now, active_at = now})
-  local past = has_ids and redis.call('HGET', K.known, '~')
+  local past = ids_met > 0 and redis.call('HGET', K.known, '~')
   for name, value in pairs(past and unseal(past, 'known') or {}) do t[name] = value end
   t.until_ = nil
   t.out = fresh_out()

@@ -266,7 +266,6 @@ end
 
 -- Delete a thread and every trace of it but its dead letters and the ids of its messages, of which none is open.
 local function erase(t, p, now)
-  meet_ids()
   if t.indexed then redis.call('ZREM', index_of(t.indexed[1]), entry_at(t, t.indexed[2])) end
   if t.token then redis.call('ZREM', K.leases, lease_entry(t, t.owner, t.token)) end
   redis.call('ZREM', K.threads, t.space .. '\0' .. t.channel)
