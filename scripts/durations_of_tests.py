@@ -10,7 +10,11 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-FILE = Path(__file__).parents[1] / "tests" / "durations.json"
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from tests.services.scheduling import DURATIONS as FILE
+from tests.services.scheduling import without_group
+
 LINE = re.compile(r"^([0-9.]+)s (?:setup|call|teardown) +(tests/.+)$", re.M)
 LEAST = 1.0
 """Seconds: what takes less needs no place of its own."""
@@ -31,7 +35,7 @@ def long_tests(log: str) -> dict[str, float]:
     """Seconds by test, setup and teardown with it, the longest first."""
     seconds: Counter[str] = Counter()
     for took, nodeid in LINE.findall(log):
-        seconds[nodeid.rstrip()] += float(took)  # type: ignore[assignment]
+        seconds[without_group(nodeid.rstrip())] += float(took)  # type: ignore[assignment]
     return {nodeid: round(took, 1) for nodeid, took in seconds.most_common() if took >= LEAST}
 
 

@@ -11,7 +11,8 @@ import pytest
 from _pytest.mark import ParameterSet
 
 Test = Callable[..., None]
-FAILURES = (Exception, pytest.fail.Exception)
+FAILURES = (Exception, pytest.fail.Exception, pytest.skip.Exception, pytest.xfail.Exception)
+"""A row that would be left out hides nothing of the others: it fails."""
 
 
 def each_row(
@@ -22,6 +23,8 @@ def each_row(
     for (a fixture) its rows share.
     """
     told = [name.strip() for name in names.split(",")] if isinstance(names, str) else list(names)
+    rows = list(rows)
+    assert not any(isinstance(row, ParameterSet) and row.marks for row in rows), "a row of a table takes no mark"
     table = [row.values if isinstance(row, ParameterSet) else row if len(told) > 1 else (row,) for row in rows]
     if ids is None or callable(ids):
         labels = [", ".join(str(ids(value)) if ids else f"{value!r:.80}" for value in row) for row in table]
@@ -31,6 +34,8 @@ def each_row(
     assert len(table) == len(labels), "a table has as many names as rows"
 
     def decorate(test: Test) -> Test:
+        assert not inspect.iscoroutinefunction(test), "a table is of tests that only compute"
+
         @functools.wraps(test)
         def try_all(**shared: Any) -> None:
             failures = []

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.patience import until
+from tests.patience import LAST_WORDS, TEST_ENDS, until, within
 
 ROOT = Path(__file__).parents[2]
 PLAIN = {"PYTHONPATH": str(ROOT), "HOME": os.environ.get("HOME", "/")}
@@ -85,20 +85,18 @@ async def hears():
     assert re.search(r"the other one: .*test_example.py:\d+ hears", said)
 
 
-def test_waits_of_a_test_share_its_deadline_and_the_last_says_what_it_waited_for(tmp_path: Path) -> None:
-    source = """
-import asyncio, pytest
-from tests.patience import until
-@pytest.mark.timeout(5)
-async def test_waits():
+async def test_waits_of_a_test_share_its_deadline_and_each_says_what_it_waited_for() -> None:
+    loop = asyncio.get_running_loop()
+    assert loop.time() < TEST_ENDS.get() < loop.time() + 300  # what pytest gives a test
+    before = TEST_ENDS.set(loop.time() + LAST_WORDS + 0.05)
+    with pytest.raises(TimeoutError, match=r"still False: .*len\(\[\]\) == 2"):
+        await until(lambda: len([]) == 2)
+    with pytest.raises(TimeoutError, match=r"still False: .*len\(\[\]\) == 3"):
+        await until(lambda: len([]) == 3)
     with pytest.raises(TimeoutError):
-        await until(lambda: 1 == 2, patience=2)
-    await until(lambda: 1 == 3, patience=180)
-"""
-    said = run_tests(tmp_path, source, "-p", "no:timeout")
-    assert "1 failed" in said
-    assert re.search(r"after \d s this is still False: await until\(lambda: 1 == 3", said)
-    assert "this test still waits" not in said
+        async with within(60.0):
+            await asyncio.Event().wait()
+    TEST_ENDS.reset(before)
 
 
 def test_tests_of_the_heavy_broker_share_one_worker(tmp_path: Path) -> None:

@@ -153,6 +153,35 @@ def is_running(pid: int) -> bool:
         return False
 
 
+@pytest.mark.parametrize("said", [b"", b'{"program": ["-c"', b"{"], ids=["nothing", "half a line", "a brace"])
+def test_whatever_is_broken_off_the_next_order_is_carried_out(tmp_path: Path, said: bytes) -> None:
+    if not forks.FORKS:
+        pytest.skip("nothing is forked")
+    process = started(tmp_path, "import time; time.sleep(600)")
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(forks.ForkServer.shared().path)
+        connection.sendall(said)
+    assert started(tmp_path, "pass").wait(PATIENCE) == 0
+    assert process.poll() is None
+    process.kill()
+    assert process.wait(PATIENCE) == -signal.SIGKILL
+
+
+def test_after_its_death_another_one_is_started(tmp_path: Path) -> None:
+    if not forks.FORKS:
+        pytest.skip("nothing is forked")
+    server = forks.ForkServer(forks.made_folder())
+    assert server._process is not None
+    order = {"folder": str(tmp_path), "environment": {}, "stdin": os.devnull}
+    order |= {"stdout": str(tmp_path / "log"), "stderr": str(tmp_path / "log")}
+    assert server.start({**order, "program": ["-c", "pass"]}).wait(PATIENCE) == 0
+    server._process.kill()
+    server._process.wait(PATIENCE)
+    assert server.start({**order, "program": ["-c", "pass"]}).wait(PATIENCE) == 0
+    server._membership.close()
+    assert server._process.wait(PATIENCE) == 0
+
+
 def test_no_two_draw_the_same_numbers(tmp_path: Path) -> None:
     for _ in range(2):
         assert started(tmp_path, "import random; print(random.random())").wait(PATIENCE) == 0

@@ -16,11 +16,13 @@ import json
 import os
 import runpy
 import select
+import shutil
 import signal
 import socket
 import sys
 import threading
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NoReturn
 
 from turnkeep.models import load_clients
@@ -29,6 +31,8 @@ from turnkeep.pricing.tokenizer import tokenizer_for
 
 ALSO = ("doors.amqp.consumer", "doors.http.endpoint", "doors.server", "simulator", "store.redis", "store.sqlite")
 """What commands import when they begin to serve, beside their own modules."""
+WHOLE_LINE = 10.0
+"""Seconds that an order may take to come in: everybody else waits meanwhile."""
 FIRST_MEMBER = 60.0
 """Seconds after which it ends if who has started it never came."""
 
@@ -56,6 +60,18 @@ def main(folder: str) -> NoReturn:
     members: dict[socket.socket, str] = {}
     running: dict[int, Running] = {}
     os.write(1, b"ready\n")
+    here = os.getpid()
+    try:
+        serve(listener, ends, folder, members, running)
+    finally:
+        if os.getpid() == here:  # not in a fork, whose program has raised something
+            for owner in {program.owner for program in running.values()}:
+                kill_all_of(owner, running)
+
+
+def serve(
+    listener: socket.socket, ends: int, folder: str, members: dict[socket.socket, str], running: dict[int, Running]
+) -> NoReturn:
     while True:
         waiting: list[int | socket.socket] = [ends, listener, *members]
         ready, _, _ = select.select(waiting, [], [], None if members else FIRST_MEMBER)
@@ -83,19 +99,34 @@ def warm_up() -> None:
 
 
 def take_line(connection: socket.socket, members: dict[socket.socket, str], running: dict[int, Running]) -> None:
-    with connection.makefile("r") as lines:
-        line = lines.readline()
-    if not line:  # its test was broken off: that is no end of all others
+    order = read_order(connection)
+    if order is None:
         connection.close()
         return
-    order = json.loads(line)
     if "member" in order:
         members[connection] = order["member"]
         return
-    pid = os.fork()
+    try:
+        pid = os.fork()
+    except OSError:  # the machine has no more of them now: who asked for this one is told by the end of the line
+        connection.close()
+        return
     if pid == 0:
         become(order, connection)
     running[pid] = Running(order["owner"], connection)
+
+
+def read_order(connection: socket.socket) -> dict[str, Any] | None:
+    """None of one that was broken off, as its test was: that is no end of all others."""
+    connection.settimeout(WHOLE_LINE)
+    try:
+        with connection.makefile("r") as lines:
+            line = lines.readline()
+    except OSError:
+        return None
+    connection.settimeout(None)
+    order: dict[str, Any] | None = json.loads(line) if line.endswith("\n") else None
+    return order
 
 
 def report(running: dict[int, Running]) -> None:
@@ -119,7 +150,17 @@ def end_unless_somebody_comes(listener: socket.socket, folder: str, running: dic
         fcntl.flock(handle, fcntl.LOCK_EX)  # who comes in has it: it finds us, or finds nobody
         if not select.select([listener], [], [], 0)[0]:
             os.unlink(f"{folder}/socket")
+            if not is_there(int(Path(folder, "maker").read_text())):  # else who has made the folder removes it
+                shutil.rmtree(folder, ignore_errors=True)
             os._exit(0)
+
+
+def is_there(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def become(order: dict[str, Any], connection: socket.socket) -> NoReturn:

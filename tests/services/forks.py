@@ -26,6 +26,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
+from tests.patience import PATIENCE
 from tests.services.process import COVERAGE
 
 LONGEST = 107
@@ -71,7 +72,11 @@ class Fork:
         self._lock = threading.Lock()
         self._heard = b""
         self.returncode: int | None = None
-        self.pid = int(self._line(None))
+        try:
+            self.pid = int(self._line(PATIENCE))
+        except BaseException:
+            connection.close()
+            raise
 
     def poll(self) -> int | None:
         """How it ended; None while it runs."""
@@ -134,14 +139,22 @@ class ForkServer:
 
     def __init__(self, folder: Path) -> None:
         self.path = str(folder / "socket")
+        self._folder = folder
         self._owner = str(os.getpid())
         self._process: subprocess.Popen[bytes] | None = None
-        with (folder / "lock").open("w") as handle:
+        self._join()
+
+    def _join(self) -> None:
+        """Be a member, of the one that is there, or of a new one."""
+        with (self._folder / "lock").open("w") as handle:
             fcntl.flock(handle, fcntl.LOCK_EX)
             try:
                 self._membership = self._connected()
-            except OSError:  # nobody has started it, or all who used it have gone
-                self._process = launched(folder)
+            except OSError:  # nobody has started it, or all who used it have gone, or it has died
+                if self._process is not None:
+                    self._process.wait(PATIENCE)
+                Path(self.path).unlink(missing_ok=True)
+                self._process = launched(self._folder)
                 self._membership = self._connected()
             self._membership.sendall(json.dumps({"member": self._owner}).encode() + b"\n")
         atexit.register(self._membership.close)
@@ -154,7 +167,12 @@ class ForkServer:
             return cls._shared
 
     def start(self, order: Mapping[str, object]) -> Fork:
-        connection = self._connected()
+        try:
+            connection = self._connected()
+        except OSError:  # it has died, with all that it had started
+            with self._lock:
+                self._join()
+            connection = self._connected()
         connection.sendall(json.dumps({**order, "owner": self._owner}).encode() + b"\n")
         return Fork(connection)
 
@@ -183,6 +201,7 @@ def launched(folder: Path) -> subprocess.Popen[bytes]:
 def made_folder() -> Path:
     """A folder in which the workers of a run meet; it is removed when this process ends."""
     folder = Path(tempfile.mkdtemp(prefix="turnkeep-forks-"))
+    (folder / "maker").write_text(str(os.getpid()))
     atexit.register(remove_folder, folder)
     return folder
 

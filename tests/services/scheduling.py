@@ -21,6 +21,12 @@ it is wrong, the whole takes longer.
 SHORT = 0.1
 
 
+def without_group(nodeid: str) -> str:
+    """xdist writes the group of a test behind its name: `…::test_it[row]@group`."""
+    at = nodeid.rfind("@")
+    return nodeid[:at] if at > nodeid.rfind("]") else nodeid
+
+
 class RingScheduling(LoadGroupScheduling):  # type: ignore[misc]
     """As `--dist loadgroup`, but for three things, each of which kept processors idle or busy for nothing.
 
@@ -43,7 +49,7 @@ class RingScheduling(LoadGroupScheduling):  # type: ignore[misc]
 
     def _split_scope(self, nodeid: str) -> str:
         scope = str(super()._split_scope(nodeid))
-        if scope != nodeid or not nodeid.startswith(RINGS) or nodeid in self._durations:
+        if scope != nodeid or not nodeid.startswith(RINGS) or nodeid in self._durations:  # it is of a group, or alone
             return scope
         if nodeid not in self._scopes:
             module = nodeid.partition("::")[0]
@@ -57,10 +63,11 @@ class RingScheduling(LoadGroupScheduling):  # type: ignore[misc]
         if not self._is_sorted:
             self.workqueue = OrderedDict(sorted(self.workqueue.items(), key=self._seconds_of, reverse=True))
             self._is_sorted = True
-        computes = list(self.assigned_work).index(node) < (os.cpu_count() or 1)
+        most = max(1, min(os.cpu_count() or 1, len(self.assigned_work) // 2))
+        computes = list(self.assigned_work).index(node) < most
         own = (scope for scope in self.workqueue if (scope in self._batches) == computes)
         self.workqueue.move_to_end(next(own, None) or next(iter(self.workqueue)), last=False)
         super()._assign_work_unit(node)
 
     def _seconds_of(self, unit: tuple[str, Mapping[str, bool]]) -> float:
-        return sum(self._durations.get(nodeid, SHORT) for nodeid in unit[1])
+        return sum(self._durations.get(without_group(nodeid), SHORT) for nodeid in unit[1])

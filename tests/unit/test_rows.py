@@ -38,13 +38,24 @@ def test_tables_are_crossed_and_fixtures_asked_for() -> None:
     assert seen == [(1, "a", "given"), (1, "b", "given"), (2, "a", "given"), (2, "b", "given")]
 
 
-def test_a_row_that_skips_skips_all() -> None:
-    @each_row("number", [1, 2])
+def test_a_row_that_is_left_out_fails_and_hides_no_other() -> None:
+    @each_row("number", [1, 2, 3])
     def skips(number: int) -> None:
-        pytest.skip(f"nothing for {number}")
+        assert number != 1
+        pytest.skip("nothing for it")
 
-    with pytest.raises(pytest.skip.Exception, match="nothing for 1"):
+    with pytest.raises(BaseExceptionGroup, match="3 of 3 rows fail"):
         skips()
+
+
+def test_marks_and_coroutines_are_refused() -> None:
+    with pytest.raises(AssertionError, match="takes no mark"):
+        each_row("number", [pytest.param(1, marks=pytest.mark.slow)])
+
+    async def waits(number: int) -> None: ...
+
+    with pytest.raises(AssertionError, match="only compute"):
+        each_row("number", [1])(waits)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("rows", [[], [1, 2]])

@@ -14,12 +14,16 @@ from typing import Any
 import pytest
 
 from scripts.durations_of_tests import long_tests
-from tests.services.scheduling import DURATIONS, TOGETHER, RingScheduling
+from tests.services.scheduling import DURATIONS, TOGETHER, RingScheduling, without_group
 
 SMALL = [f"tests/unit/test_a.py::test_{number}" for number in range(60)]
 WAITING = [f"tests/process/test_b.py::test_{number}" for number in range(20)]
 GROUP = [f"tests/contract/test_c.py::test_{number}@broker" for number in range(5)]
-SLOW = {"tests/unit/test_a.py::test_7": 30.0, "tests/process/test_b.py::test_19": 20.0, GROUP[0]: 25.0}
+SLOW = {
+    "tests/unit/test_a.py::test_7": 30.0,
+    "tests/process/test_b.py::test_19": 20.0,
+    GROUP[0].partition("@")[0]: 25.0,
+}
 ALL = [*SMALL, *WAITING, *GROUP]
 
 
@@ -47,8 +51,8 @@ class Worker:
         return [ALL[index] for index in self.given[0]]
 
 
-def begun(monkeypatch: pytest.MonkeyPatch, workers: int, durations: Mapping[str, float] = SLOW) -> Any:
-    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+def begun(monkeypatch: pytest.MonkeyPatch, workers: int, durations: Mapping[str, float] = SLOW, cores: int = 2) -> Any:
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
     option = SimpleNamespace(loadscopereorder=True)
     config = SimpleNamespace(option=option, getvalue=lambda _: [f"{workers}*popen"])
     scheduling = RingScheduling(config, durations=durations)
@@ -67,6 +71,24 @@ def test_some_workers_begin_with_small_tests_and_the_others_with_the_longest(mon
     assert workers[1].first() == quick[TOGETHER : 2 * TOGETHER]
     assert workers[2].first() == ["tests/unit/test_a.py::test_7"]
     assert workers[3].first() == GROUP
+
+
+def test_of_many_processors_half_of_the_workers_begin_with_what_takes_longest(monkeypatch: pytest.MonkeyPatch) -> None:
+    workers = begun(monkeypatch, 4, cores=64).nodes
+    assert [len(worker.first()) for worker in workers] == [TOGETHER, TOGETHER, 1, len(GROUP)]
+
+
+@pytest.mark.parametrize(
+    ("nodeid", "name"),
+    [
+        ("tests/a.py::test_it@group", "tests/a.py::test_it"),
+        ("tests/a.py::test_it[a@b]", "tests/a.py::test_it[a@b]"),
+        ("tests/a.py::test_it[a@b]@group", "tests/a.py::test_it[a@b]"),
+        ("tests/a.py::test_it", "tests/a.py::test_it"),
+    ],
+)
+def test_a_group_is_no_part_of_a_name(nodeid: str, name: str) -> None:
+    assert without_group(nodeid) == name
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3, 8])
@@ -109,7 +131,7 @@ def test_durations_are_read_from_the_log_of_a_run() -> None:
 """
     assert long_tests(log) == {
         "tests/process/test_b.py::test_one[a b]": 13.1,
-        "tests/contract/test_c.py::test_three@broker": 9.0,
+        "tests/contract/test_c.py::test_three": 9.0,
     }
 
 
