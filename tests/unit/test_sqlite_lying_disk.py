@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -10,11 +11,13 @@ from typing import Any
 import apsw
 import pytest
 
-from tests.contract.suite.desk import HERE, Desk, at, delta
+from tests.contract.suite.desk import HERE, WORKER, Desk, at, delta
+from tests.patience import until
 from tests.unit.lying_disk import Disk, lying_disk
-from tests.unit.sqlite_files import opened
+from tests.unit.sqlite_files import Gate, engine, opened
 from turnkeep.errors import OutcomeUnknown, StoreError
 from turnkeep.store.sqlite import connection as connections
+from turnkeep.store.sqlite import writer
 from turnkeep.store.values import Claim, Policies, Policy
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -118,6 +121,37 @@ async def test_a_failed_sync_leaves_the_outcome_open_and_the_next_receipt_is_goo
             assert await desk.store.message(HERE, "m3") is not None
 
 
+async def behind_deltas(desk: Desk, *operations: Awaitable[Any]) -> list[Any]:
+    """Do these in one group, which comes after one that waits for no sync."""
+    own, gate = engine(desk).use().writer, Gate()
+    async with asyncio.TaskGroup() as group:
+        group.create_task(own.run(gate, "soft"))
+        await until(gate.reached.is_set)
+        outcomes = asyncio.gather(*operations, return_exceptions=True)
+        await until(lambda: own.waiting == 1 + len(operations))
+        gate.go_on.set()
+    return await outcomes
+
+
+async def test_a_message_and_its_claim_of_which_the_sync_failed_are_as_if_their_replies_were_lost(
+    tmp_path: Path,
+) -> None:
+    with lying_disk() as disk:
+        async with opened(tmp_path / "a.db", AT_ONCE) as desk:
+            await desk.say("m1", where=at("other"))
+            await desk.claims()
+            disk.fails_at = disk.calls
+            message, claims = await behind_deltas(desk, desk.say("m2"), desk.claims())
+            assert isinstance(message, StoreError)
+            assert isinstance(claims, StoreError)
+
+            # its owner names no claim of this thread
+            await desk.store.renew(WORKER, [], lease=30.0)
+            await desk.say("m2")
+            [claim] = [claim for claim in await desk.claims() if claim.address == HERE]
+            assert (claim.message_ids, claim.deaths) == (("m2",), 0)
+
+
 async def test_while_nothing_can_be_made_good_nothing_is_received(tmp_path: Path) -> None:
     """A reader keeps the log, in which there is a hole, from being written anew."""
     with lying_disk() as disk:
@@ -134,6 +168,31 @@ async def test_while_nothing_can_be_made_good_nothing_is_received(tmp_path: Path
                 await desk.store.check()
             reader.close()
             await desk.say("m4")
+
+
+async def test_what_nobody_can_make_good_is_not_tried_for_each_of_a_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries: list[float] = []
+
+    def counted(connection: apsw.Connection, *, patience: float = 0.02) -> bool:
+        tries.append(patience)
+        return connections.empty_log(connection, patience=patience)
+
+    with lying_disk() as disk:
+        async with opened(tmp_path / "a.db", AT_ONCE) as desk:
+            await desk.say("m1")
+            reader = apsw.Connection(str(tmp_path / "a.db"), flags=apsw.SQLITE_OPEN_READONLY)
+            reader.execute("BEGIN; SELECT count(*) FROM thread").fetchall()
+            disk.fails_at = disk.calls
+            with pytest.raises(OutcomeUnknown):
+                await desk.say("m2")
+            monkeypatch.setattr(writer, "empty_log", counted)
+            monkeypatch.setattr(writer, "HOLE_PATIENCE", 0.05)
+            assert not any(await asyncio.gather(*[done(desk.say(f"n{number}")) for number in range(50)]))
+            reader.close()
+
+    assert len(tries) < 10
 
 
 def killed(disk: Disk, path: Path, copy: Path) -> Path:

@@ -8,12 +8,13 @@ import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import apsw
 import pytest
 
 from tests.contract.suite.desk import HERE, Desk, answer, at, delta
 from tests.patience import PATIENCE
 from tests.unit.sqlite_files import engine, opened, traced
-from turnkeep.errors import LeaseLost
+from turnkeep.errors import LeaseLost, ThreadQuarantined
 from turnkeep.events import Event
 from turnkeep.messages import Address
 from turnkeep.store.sqlite import other_processes
@@ -100,6 +101,25 @@ async def test_a_thread_that_the_other_left_alone_is_not_read_again(pair: Pair) 
 
     assert not [s for s in statements if "FROM message" in s]
     assert await other.waiting_ids() == ["m1", "n0", "n1", "n2"]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    ["UPDATE thread SET floor = 1", "UPDATE thread SET damaged = 1, wake = NULL; UPDATE message SET body = ''"],
+)
+async def test_what_the_other_trims_or_puts_aside_is_read_again(pair: Pair, damage: str) -> None:
+    one, other = pair
+    await one.say("m1")
+    await other.say("o1", where=at("elsewhere"))
+    connection = apsw.Connection(str(engine(one).path))
+    connection.execute(damage)
+    connection.close()
+
+    if "floor" in damage:
+        assert await engine(one).write(lambda tx: tx.get(HERE).floor) == 1
+    else:
+        with pytest.raises(ThreadQuarantined):
+            await one.say("m2")
 
 
 async def test_a_claim_that_another_took_over_changes_nothing(pair: Pair) -> None:

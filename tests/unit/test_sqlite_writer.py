@@ -7,7 +7,7 @@ import errno
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import apsw
@@ -16,11 +16,11 @@ import pytest
 from tests.contract.suite.desk import HERE, Desk, answer, at, delta, said
 from tests.patience import PATIENCE, until
 from tests.unit.sqlite_files import Gate, connection_of, engine, opened, together, traced
-from turnkeep.errors import StoreError, StoreFull, StoreUnavailable
+from turnkeep.errors import Rejection, StoreError, StoreFull, StoreUnavailable
 from turnkeep.store.sqlite import reader, writer
 from turnkeep.store.sqlite.transaction import Transaction
 from turnkeep.store.sqlite.view import View
-from turnkeep.store.values import Claim
+from turnkeep.store.values import Claim, Policies, Policy
 
 
 def commits(statements: list[str]) -> int:
@@ -175,6 +175,26 @@ async def test_a_worker_that_waits_claims_a_message_in_the_transaction_that_acce
         assert (receipt.message_id, receipt.due_in) == ("m1", 0.0)
         assert claim.message_ids == ("m1",)
         assert commits(statements) == 1
+
+
+@pytest.mark.parametrize("state", ["leased", "retry", "held", "paused", "repeated", "full"])
+async def test_no_worker_is_told_of_a_message_with_which_nothing_is_due(tmp_path: Path, state: str) -> None:
+    async with opened(tmp_path / "a.db", Policies(Policy(window=60.0, max_wait=60.0, max_inbox=1))) as desk:
+        if state in ("leased", "retry", "held"):
+            await desk.bring(state)
+        else:
+            await desk.say("old")
+        if state == "paused":
+            await desk.store.pause(HERE)
+        waiting = asyncio.create_task(desk.store.ready(queues=None, timeout=600.0))
+        await until(lambda: engine(desk).use().wakeups.is_awaited)
+        with suppress(Rejection):
+            await desk.say("old" if state == "repeated" else "new", window=0.0)
+        # whoever was told is awake by the end of the next operation
+        await desk.store.counts()
+
+        assert not waiting.done()
+        waiting.cancel()
 
 
 # ---------------------------------------------------------------- how durable

@@ -71,7 +71,7 @@ class SqliteInbox(Engine):
         def act(tx: Transaction, address: Address, here: Sequence[int]) -> list[Receipt | Rejection]:
             return _accept(tx, address, [messages[place] for place in here], create=create, max_inbox=max_inbox)
 
-        self._announce(messages)
+        self._announce(messages, max_inbox)
         # each thread by itself: what one of them refuses must not take the others back
         thread_outcomes = await self.use().writer.run_each(act, places.items())
         outcomes: dict[int, Receipt | Rejection] = {}
@@ -79,17 +79,31 @@ class SqliteInbox(Engine):
             outcomes.update(zip(here, theirs, strict=True))
         return [outcomes[place] for place in range(len(messages))]
 
-    def _announce(self, messages: Sequence[Message]) -> None:
+    def _announce(self, messages: Sequence[Message], max_inbox: int | None) -> None:
         """Have workers that wait here claim what is due at once in the same group: the claim comes
         behind the acceptance, and one sync serves both.
         """
         wakeups = self.use().wakeups
         if not wakeups.is_awaited:
             return
-        queues = {
-            m.address.queue for m in messages if rules_accept.is_due_at_once(m, self.policies.of(m.address.queue))
-        }
-        wakeups.tell(News(wakes=dict.fromkeys(queues, self.clock.now())))
+        queues = {message.address.queue for message in messages if self._may_be_claimed(message, max_inbox)}
+        if queues:
+            wakeups.tell(News(wakes=dict.fromkeys(queues, self.clock.now())))
+
+    def _may_be_claimed(self, message: Message, max_inbox: int | None) -> bool:
+        """Whether a thread is due with this message, as far as memory says: a claim in vain costs as much
+        as the message.
+        """
+        policy = self.policies.of(message.address.queue)
+        if not rules_accept.is_due_at_once(message, policy):
+            return False
+        thread_row = self.use().transaction.recall(message.address)
+        if thread_row is None:
+            return True
+        thread = thread_row.thread
+        is_full = len(thread.inbox) + len(thread.delayed) >= (policy.max_inbox if max_inbox is None else max_inbox)
+        is_closed = thread.is_busy or thread.paused or is_full
+        return not is_closed and message.message_id not in thread_row.accepted_ids
 
     async def _places(self, messages: Sequence[Message]) -> dict[Address, list[int]]:
         """Which messages belong to each thread."""

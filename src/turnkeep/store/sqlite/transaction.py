@@ -229,6 +229,10 @@ class Transaction(View):
         connection = self.connection if self._batch.holds(MESSAGE_ID, (thread_row.row, message_id)) else self.file
         return rows.load_known(connection, thread_row.row, message_id, self.now)
 
+    def recall(self, address: Address) -> ThreadRow | None:
+        """What memory has of a thread, which may be old by now: for a guess of the event loop."""
+        return self._cache.get(address)
+
     def _from_cache(self, address: Address) -> ThreadRow | None:
         thread_row = self._cache.get(address)
         if thread_row is None:
@@ -453,6 +457,8 @@ class Transaction(View):
         self.mark()
         # without a wake it is in no index that claims and waiting workers look at
         self.connection.execute("UPDATE thread SET damaged = 1, wake = NULL WHERE id = ?", (row,))
+        # a rule may have begun to change it
+        self._cache.pop(address, None)
         self.due.mark_changed(address)
 
     @property

@@ -329,7 +329,8 @@ class Writer:
         """What a row holds is met when it is written, for all of a group together: each is tried
         alone, so that only the one fails whose row it was.
         """
-        if len(group) == 1:
+        # a file that is gone, or a log that nobody can write anew, treats one operation no better than all
+        if len(group) == 1 or isinstance(error, StoreUnavailable):
             self._fail(group, no_text(error) if isinstance(error, UnicodeEncodeError) else error)
             return
         for operation in group:
