@@ -15,7 +15,7 @@ from tests.contract.suite.desk import HERE, Desk, at
 from tests.patience import until
 from tests.unit.sqlite_files import engine, opened
 from turnkeep.errors import StoreMisconfigured, StoreUnavailable
-from turnkeep.store.sqlite import restore
+from turnkeep.store.sqlite import owners, restore
 from turnkeep.store.sqlite.owners import Owners
 from turnkeep.store.values import LAYOUT
 
@@ -91,6 +91,20 @@ def test_a_look_leaves_what_others_have_to_see(directory: Path) -> None:
     assert there.others() == []
     assert there.is_gone("worker")
     assert behind.is_gone("worker")
+
+
+def test_who_looks_while_another_looks_sees_the_same(directory: Path) -> None:
+    here, there, behind = Owners(directory), Owners(directory), Owners(directory)
+    here.hold("worker")
+    here.abandon()  # as the end of the process does
+    [path] = directory.iterdir()
+    look = os.open(path, os.O_RDWR)
+    assert owners._lock(look, is_look=True)
+    try:
+        assert there.is_gone("worker")
+        assert behind.others() == []
+    finally:
+        os.close(look)
 
 
 def test_the_files_of_the_dead_are_removed_but_for_those_that_are_still_needed(directory: Path) -> None:
