@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -124,21 +125,66 @@ async def test_what_the_work_does_on_its_way_out_is_not_cut_off_by_a_second_reas
     assert steps == ["tidied up"]
 
 
-@pytest.mark.parametrize("cancel_first", [False, True])
-async def test_who_is_cancelled_from_outside_is_cancelled_whatever_else_is_said(*, cancel_first: bool) -> None:
+async def beginning(interrupt: Interrupt) -> asyncio.Task[None]:
+    """A task that works under it, and waits."""
+    task = asyncio.create_task(within(interrupt, for_ever))
+    await asyncio.sleep(0)
+    return task
+
+
+async def test_who_is_cancelled_from_outside_after_a_reason_is_cancelled() -> None:
+    interrupt = Interrupt()
+    task = await beginning(interrupt)
+    interrupt.end(STOP)
+    task.cancel()
+    await asyncio.wait([task])
+    assert task.cancelled()
+
+
+async def test_who_was_cancelled_from_outside_hears_a_reason_and_stays_counted() -> None:
+    interrupt = Interrupt()
+    task = await beginning(interrupt)
+    task.cancel()
+    interrupt.end(STOP)
+    await asyncio.wait([task])
+    assert (task.exception(), task.cancelling()) == (STOP, 1)
+
+
+async def test_who_is_cancelled_without_a_reason_is_cancelled() -> None:
+    task = await beginning(Interrupt())
+    task.cancel()
+    await asyncio.wait([task])
+    assert task.cancelled()
+
+
+async def test_who_cancels_before_a_reason_of_the_work_itself_takes_effect_comes_first() -> None:
     interrupt = Interrupt()
 
     async def work() -> None:
-        with interrupt:
-            await for_ever()
+        interrupt.end(STOP)
+        raise asyncio.CancelledError
 
-    task = asyncio.create_task(work())
-    await asyncio.sleep(0)
-    acts: list[Callable[[], object]] = [lambda: interrupt.end(STOP), task.cancel]
-    for act in reversed(acts) if cancel_first else acts:
-        act()
-    await asyncio.wait([task])
-    assert task.cancelled()
+    with pytest.raises(asyncio.CancelledError):
+        await within(interrupt, work)
+
+
+async def test_a_group_that_failed_within_the_block_hides_no_reason() -> None:
+    """On Python 3.11 it leaves a cancellation counted that nobody has asked for."""
+    interrupt = Interrupt()
+
+    async def fail() -> None:
+        await asyncio.sleep(1.0)
+        raise ValueError
+
+    async def work() -> None:
+        with contextlib.suppress(ExceptionGroup):
+            async with asyncio.TaskGroup() as group:
+                group.create_task(fail())
+        await for_ever()
+
+    asyncio.get_running_loop().call_later(2.0, interrupt.end, STOP)
+    with pytest.raises(StopRequest):
+        await within(interrupt, work)
 
 
 async def test_what_ends_the_program_is_nobody_elses() -> None:

@@ -56,7 +56,7 @@ class Line:
     ],
     ids=["at once", "of HEAD", "in pieces", "after 100", "chunks", "a chunk like a head", "a body like a head"],
 )
-def test_a_head_with_a_length_waits_for_what_comes_next_and_nothing_else_does(
+async def test_a_head_with_a_length_waits_for_what_comes_next_and_nothing_else_does(
     writes: list[bytes], calls: list[bytes]
 ) -> None:
     line = Line()
@@ -67,12 +67,23 @@ def test_a_head_with_a_length_waits_for_what_comes_next_and_nothing_else_does(
     assert not writer.is_closing()
 
 
-def test_a_head_whose_body_never_comes_goes_out_before_the_end() -> None:
+async def test_a_head_whose_body_never_comes_goes_out_before_the_end() -> None:
     line = Line()
     writer = AnswerWriter(cast(Valve, line))
     writer.write(HEAD)
     writer.close()
+    await asyncio.sleep(0)
     assert line.calls == [HEAD, b"closed"]
+
+
+async def test_a_head_whose_body_takes_its_time_goes_out_at_the_next_turn_of_the_loop() -> None:
+    line = Line()
+    writer = AnswerWriter(cast(Valve, line))
+    writer.write(HEAD)
+    await asyncio.sleep(0)
+    assert line.calls == [HEAD]
+    writer.write(b"body")
+    assert line.calls == [HEAD, b"body"]
 
 
 async def application(scope: Scope, receive: Receive, send: Send) -> None:

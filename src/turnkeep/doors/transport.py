@@ -60,8 +60,8 @@ class CountingParser(h11.Connection):
 
 
 class AnswerWriter:
-    """The connection, as uvicorn writes one answer to it. A head that says a length waits for the body, which
-    comes next: each write is a call of the system, and a packet that wakes the peer.
+    """The connection, as uvicorn writes one answer to it. A head that says a length waits for the body, up to
+    the next turn of the loop: each write is a call of the system, and a packet that wakes the peer.
     """
 
     __slots__ = ("_has_begun", "_head", "_valve")
@@ -81,14 +81,18 @@ class AnswerWriter:
             self._has_begun = True
             if LENGTH in data:
                 self._head = data
+                asyncio.get_running_loop().call_soon(self._flush)
                 return
         self._valve.write(data)
 
     def close(self) -> None:
         """A body that never came, of an application that broke: its head has gone out all the same."""
+        self._flush()
+        self._valve.close()
+
+    def _flush(self) -> None:
         if self._head:
             self.write(b"")
-        self._valve.close()
 
 
 class HttpTransport(H11Protocol):

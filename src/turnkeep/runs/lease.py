@@ -54,7 +54,7 @@ class Interrupt:
 
     As `asyncio.timeout` for any reason: no task has to stand beside the work and wait for one. Of several
     reasons, and what the work itself raised meanwhile, the weightiest counts. Who cancels the work from
-    outside comes before all of them. For one block.
+    outside after the first of them comes before them all. For one block.
     """
 
     __slots__ = ("_cancellations", "_has_cancelled", "_reasons", "_task")
@@ -78,13 +78,15 @@ class Interrupt:
         # Once: what the work does on its way out is not to be cancelled too.
         if self._task is not None and not self._has_cancelled:
             self._has_cancelled = True
+            # Just before, and not at the beginning of the block: a task group whose task fails while it is
+            # left counts one more for good on Python 3.11.
+            self._cancellations = self._task.cancelling()
             self._task.cancel()
 
     def __enter__(self) -> Self:
         self._task = asyncio.current_task()
         if self._task is None:
             raise RuntimeError("only a task can be interrupted")
-        self._cancellations = self._task.cancelling()
         if self._reasons:
             self._task = None
             raise weightiest(self._reasons)
@@ -96,9 +98,9 @@ class Interrupt:
         task, self._task = self._task, None
         if task is None or not self._reasons:
             return
-        cancellations = task.uncancel() if self._has_cancelled else task.cancelling()
+        is_cancelled_by_others = not self._has_cancelled or task.uncancel() > self._cancellations
         if isinstance(error, asyncio.CancelledError):
-            if cancellations > self._cancellations:
+            if is_cancelled_by_others:
                 return
         elif isinstance(error, Exception):
             self._reasons.append(error)
