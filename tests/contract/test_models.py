@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import orjson
 import pytest
 
+from tests.collector import nothing_left
 from tests.contract import asking
 from tests.contract.asking import (
     GOOD,
@@ -199,14 +199,9 @@ async def test_an_answer_leaves_nothing_to_the_collector(kind: str) -> None:
 
     async with canned(answer) as server:
         model = opened(server, kind)
-        gc.collect()
-        gc.disable()
-        try:
+        with nothing_left(Reply):
             for _ in range(2):
                 finish_of([part async for part in stream_of(model)])
-            assert not [one for one in gc.get_objects() if isinstance(one, Reply)]
-        finally:
-            gc.enable()
         await model.close()
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import weakref
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import pytest
@@ -17,6 +16,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from uvicorn.server import ServerState
 from websockets.asyncio.client import ClientConnection, connect
 
+from tests.collector import nothing_left
 from tests.patience import PATIENCE
 from turnkeep.doors.peers import peers_of
 from turnkeep.doors.ping_wheel import PING_TICK, PingWheel
@@ -112,21 +112,6 @@ async def test_an_open_socket_holds_nothing_of_what_opened_it() -> None:
     async with asyncio.timeout(20):
         while connection.tasks:
             await asyncio.sleep(0.01)
-
-
-@contextlib.contextmanager
-def nothing_left(*kinds: type) -> Iterator[None]:
-    """Of what is made in here, all of these kinds is freed by counting: the collector looks at what is
-    old once in some million objects.
-    """
-    gc.collect()
-    gc.disable()
-    before = {id(one) for one in gc.get_objects() if isinstance(one, kinds)}
-    try:
-        yield
-        assert not [one for one in gc.get_objects() if isinstance(one, kinds) and id(one) not in before]
-    finally:
-        gc.enable()
 
 
 async def test_a_connection_leaves_nothing_to_the_collector_when_it_becomes_a_socket_nor_when_that_ends() -> None:
