@@ -89,7 +89,7 @@ class Member(Subscriber, Protocol):
     """A subscriber who can be told together with others."""
 
     def fail(self) -> None:
-        """He misses something: his client has to come back for it. May not wait."""
+        """He misses something: his client has to come back for it, and he leaves. May not wait."""
         ...
 
 
@@ -146,7 +146,16 @@ class Broadcast:
         """What failed has moved the encoder, and fails for all."""
         log.exception("delivery_broke", members=len(self._members))
         for member in tuple(self._members):
+            self._end(member)
+
+    def _end(self, member: Member) -> None:
+        """Of one who misses something: he is told nothing more. One who cannot be ended ends nobody else."""
+        try:
             member.fail()
+        except Exception:
+            log.exception("member_not_ended", member=type(member).__name__)
+        if member in self._members:
+            self.leave(member)
 
     def _send(self, messages: Sequence[bytes]) -> None:
         """The loop that fan-out is made of. It touches nothing of a member but his connection: of a
@@ -166,7 +175,7 @@ class Broadcast:
     def _lose(self, write: WriteFrames, error: Exception) -> None:
         log.info("member_lost", error=f"{type(error).__name__}: {error}")
         for member in [member for member, own in self._members.items() if own is write]:
-            member.fail()
+            self._end(member)
 
     def _encode(self, events: Sequence[Event]) -> list[bytes]:
         encoder, messages = self._encoder, list[bytes]()
@@ -211,7 +220,8 @@ class Broadcast:
 
     def leave(self, member: Member) -> DialectEncoder:
         """An encoder of the member's own, as far as he is: from here on he is told for himself."""
-        del self._members[member]
+        if self._members.pop(member, None) is None:
+            return self._encoder.copy()
         self._writes = None
         self._hub.split(self._address, self, member)
         if not self._members:

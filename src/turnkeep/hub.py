@@ -284,7 +284,9 @@ class Hub:
 
     def _drop(self, channel: _Fanout, subscription: _Subscription) -> None:
         """Leave on behalf of a subscriber that broke, while its error is handled: the others go on."""
-        log.exception("subscriber_broke", subscriber=type(subscription.receiver).__name__)
+        log.exception(
+            "subscriber_broke", subscriber=type(subscription.receiver).__name__, subscribers=subscription.size
+        )
         # as a task: this happens in the middle of a delivery, which may not wait
         if self._group is not None:
             self._group.create_task(self._leave(channel, subscription))

@@ -48,6 +48,7 @@ class System:
     is_lost: bool = False
     """The connection has ended just now, and nobody was told of it yet."""
     fills_at_next_write: bool = False
+    cannot_end: bool = False
     data: bytearray = field(default_factory=bytearray)
     unsent_bytes: int = 0
     user: Any = None
@@ -83,6 +84,8 @@ class System:
         self.user.on_writable()
 
     def end(self, code: int, reason: str) -> None:
+        if self.cannot_end:
+            raise OSError("a mistake of ours")
         self.is_ended = True
 
 
@@ -391,6 +394,26 @@ async def test_a_connection_that_ends_while_all_are_told_keeps_it_from_nobody() 
         assert ["".join(f.get("delta", "") for f in peer.frames) for peer in peers] == ["some more", "", "some more"]
         assert [peer.is_sharing for peer in peers] == [True, False, True]
         assert peers[1].writer.closing is not None
+
+
+async def test_one_who_cannot_be_ended_keeps_nobody_from_being_told_or_ended() -> None:
+    log, everything = ChannelLog(), Dialect(deltas=True, everything=True)
+    async with following(log) as (hub, broadcasts):
+        peers = await gathered(hub, broadcasts, *[everything] * 3)
+        peers[0].system.cannot_end = peers[0].system.is_lost = True
+        await log.deliver(log.make(delta("some", "r", 1)))
+
+        assert [peer.is_sharing for peer in peers] == [False, True, True]
+        assert [peer.writer.closing is not None for peer in peers] == [True, False, False]
+
+        peers[1].system.cannot_end = True
+        await log.deliver(log.make(Event("accepted", ("m",), text="\ud800")))  # no UTF-8 can be made of it
+        told = [len(peer.system.data) for peer in peers]
+        await log.deliver(log.make(delta(" more", "r", 1)))
+
+        assert [peer.writer.closing is not None for peer in peers] == [True, True, True]
+        assert [peer.is_sharing for peer in peers] == [False, False, False]
+        assert [len(peer.system.data) for peer in peers] == told
 
 
 async def test_what_waits_for_a_peer_that_does_not_read_is_bounded_and_then_it_is_closed() -> None:
