@@ -47,6 +47,13 @@ def free_port() -> int:
     raise RuntimeError(f"no free port between {PORTS.start} and {PORTS.stop}")
 
 
+@atexit.register
+def _give_back() -> None:
+    """Else each lock would be told of as a file that nobody has closed."""
+    for lock in _taken.values():
+        lock.close()
+
+
 def _take(port: int) -> bool:
     locks = Path(tempfile.gettempdir()) / f"turnkeep-ports-{os.getuid()}"
     locks.mkdir(exist_ok=True)
