@@ -36,6 +36,7 @@ from tests.services import CHECKOUT, free_port
 from tests.services.tcp_proxy import TcpProxy
 from turnkeep.clock import SystemClock
 from turnkeep.messages import Address, Item
+from turnkeep.outbound.parking import PARKING_RULES
 from turnkeep.settings import Settings
 from turnkeep.simulator.exchanges import ExchangeLedger
 from turnkeep.store import store_of
@@ -262,9 +263,14 @@ class Storm:
     async def _quiet(self, books: Books, sending: list[asyncio.Task[None]]) -> None:
         """Wait until everything is answered and told, or nothing can be hoped for any more."""
         end = self._now + self._plan.calm
-        while self._now < end:
+        # a channel that its receiver has failed on, in the storm too, may rest so long before it is tried again
+        latest = end + PARKING_RULES.backoff.cap
+        while self._now < latest:
             await asyncio.sleep(0.1)
-            if all(task.done() for task in sending) and not _untold(books) and not _unsent(books, self._hook):
+            is_untold = not all(task.done() for task in sending) or bool(_untold(books))
+            if is_untold and self._now >= end:
+                return
+            if not is_untold and not _unsent(books, self._hook):
                 return
 
     @property
