@@ -464,6 +464,23 @@ def test_what_is_told_at_once_is_what_is_encoded_and_flushed(dialect: Dialect, i
         assert (at_once.owes, at_once.state) == (in_two_steps.owes, in_two_steps.state)
 
 
+@pytest.mark.parametrize("dialect", [Dialect(), Dialect(deltas=True), Dialect(deltas=True, as_stream=True)], ids=str)
+def test_a_delta_of_the_same_run_is_told_with_what_was_kept_back_before_it(dialect: Dialect) -> None:
+    at_once, in_two_steps = wire_encoder(dialect), wire_encoder(dialect)
+    first, second, third = (delta(f"word{n} ", "run_1", 1).at_position(n, "e", float(n)) for n in (1, 2, 3))
+    for encoder in (at_once, in_two_steps):
+        encoder.encode(event("started", 0, ids=("m1",), run_id="run_1", attempt=1))
+    assert at_once.tell(first) == [*in_two_steps.encode(first), *in_two_steps.flush()]
+
+    for encoder in (at_once, in_two_steps):
+        encoder.encode(second)
+    told = at_once.tell(third)
+
+    assert told == [*in_two_steps.encode(third), *in_two_steps.flush()]
+    assert len(told) == 1
+    assert b"word2 word3" in told[0]
+
+
 def _message(dialect: Dialect, frame: Frame) -> bytes:
     if dialect.as_stream:
         position = "" if frame.get("more") else f"id: {frame['epoch']}:{frame['offset']}\n"
