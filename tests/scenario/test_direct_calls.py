@@ -417,6 +417,14 @@ async def test_max_tokens_are_lowered_to_what_the_model_gives(direct: Open) -> N
     assert warning.startswith("max_tokens was lowered from 20000 to 16384")
 
 
+async def test_that_max_tokens_were_lowered_is_said_once_however_many_steps_there_are(direct: Open) -> None:
+    async with direct(model="gpt-4o", max_tokens=20_000) as house:
+        house.service.register_tool({"type": "function", "function": LOOK, "handler": lambda _: "there"})
+        answer = await house.service.complete([user("[[call:look {}]] and tell")])
+        assert len(house.exchanges) > 1
+    assert len(answer.metadata.warnings) == 1
+
+
 async def test_max_tokens_are_lowered_to_what_the_window_leaves(direct: Open, tmp_path: Path) -> None:
     facts = tmp_path / "facts.toml"
     facts.write_text('[models."small"]\ncontext = 1000\noutput = 900\n[prices."small"]\ninput = 1\noutput = 1\n')

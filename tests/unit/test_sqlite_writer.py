@@ -446,3 +446,20 @@ async def test_what_comes_after_the_end_is_refused_and_what_waited_is_done(tmp_p
                 await own.run(lambda tx: None)
             with pytest.raises(StoreUnavailable, match="the store is closed"):
                 await own.run_each(lambda tx: None, [()])
+
+
+async def test_looks_that_fail_are_told_in_the_log_and_not_every_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with opened(tmp_path / "a.db") as desk:
+        looks: list[None] = []
+
+        def fail() -> bool:
+            looks.append(None)
+            raise RuntimeError("a fault of ours")
+
+        monkeypatch.setattr(engine(desk).use().writer._others, "may_have_written", fail)
+        await until(lambda: len(looks) > 2)
+        assert (await desk.say("m1")).message_id == "m1"
+
+    assert len([record for record in caplog.records if "store_look_failed" in record.getMessage()]) == 1

@@ -27,8 +27,10 @@ from turnkeep.store.sqlite.operation_queue import ActResult, Call, Operation, Op
 from turnkeep.store.sqlite.other_processes import OtherProcesses, free, remove_dead_owners
 from turnkeep.store.sqlite.transaction import Transaction
 from turnkeep.store.sqlite.waiters import News, Wakeups
+from turnkeep.telemetry import get_log
 
 T = TypeVar("T")
+log = get_log(__name__)
 
 _NOTHING_GIVEN: tuple[tuple[()]] = ((),)
 
@@ -43,6 +45,8 @@ state is read.
 """
 HOLE_PATIENCE = 1.0
 """Seconds that a group waits for readers to let the log be begun anew."""
+COMPLAINT = 60.0
+"""Seconds between two log lines that say that leases and news of others cannot be looked at."""
 # SQLite tells nobody what another process commits, so somebody has to look: seconds between two
 # looks while a subscriber or a lease here depends on it, else, while nobody else has the file open,
 # and for what has time.
@@ -82,6 +86,7 @@ class Writer:
         nothing is added before the log was written into the file and begun anew.
         """
         self._next_look = self._next_sweep = 0.0
+        self._next_complaint = 0.0
         self._thread = threading.Thread(target=self._work, name="turnkeep-sqlite-writer", daemon=True)
 
     def start(self) -> None:
@@ -157,16 +162,23 @@ class Writer:
             while (group := self._queue.gather(self._next_look - time.monotonic())) is not None:
                 if group:
                     self._write(group)
-                try:
-                    self._look_around()
-                except Exception as error:  # looked at again in a moment
-                    self._note_error(error)
+                self._try_to_look_around()
             if self._owes_sync:
                 # others may have the file open, and would not do it for us
                 with suppress(apsw.Error):
                     self._sync()
         finally:
             self._call(self._end)
+
+    def _try_to_look_around(self) -> None:
+        try:
+            self._look_around()
+        except Exception as error:  # looked at again in a moment
+            self._note_error(error)
+            # a disk that stays full, or a fault of ours, comes back with every look
+            if (now := time.monotonic()) >= self._next_complaint:
+                self._next_complaint = now + COMPLAINT
+                log.exception("store_look_failed", path=str(self._path))
 
     def _call(self, function: Callable[..., None], *arguments: Any) -> None:
         with suppress(RuntimeError):  # the event loop is gone, nobody waits any more
