@@ -132,22 +132,15 @@ async def beginning(interrupt: Interrupt) -> asyncio.Task[None]:
     return task
 
 
-async def test_who_is_cancelled_from_outside_after_a_reason_is_cancelled() -> None:
+@pytest.mark.parametrize("cancel_first", [False, True])
+async def test_who_is_cancelled_from_outside_is_cancelled_whatever_else_is_said(*, cancel_first: bool) -> None:
     interrupt = Interrupt()
     task = await beginning(interrupt)
-    interrupt.end(STOP)
-    task.cancel()
+    acts: list[Callable[[], object]] = [lambda: interrupt.end(STOP), task.cancel]
+    for act in reversed(acts) if cancel_first else acts:
+        act()
     await asyncio.wait([task])
     assert task.cancelled()
-
-
-async def test_who_was_cancelled_from_outside_hears_a_reason_and_stays_counted() -> None:
-    interrupt = Interrupt()
-    task = await beginning(interrupt)
-    task.cancel()
-    interrupt.end(STOP)
-    await asyncio.wait([task])
-    assert (task.exception(), task.cancelling()) == (STOP, 1)
 
 
 async def test_who_is_cancelled_without_a_reason_is_cancelled() -> None:

@@ -54,15 +54,15 @@ class Interrupt:
 
     As `asyncio.timeout` for any reason: no task has to stand beside the work and wait for one. Of several
     reasons, and what the work itself raised meanwhile, the weightiest counts. Who cancels the work from
-    outside after the first of them comes before them all. For one block.
+    outside comes before them all. For one block.
     """
 
-    __slots__ = ("_cancellations", "_has_cancelled", "_reasons", "_task")
+    __slots__ = ("_cancellations", "_cancellations_at_entry", "_has_cancelled", "_reasons", "_task")
 
     def __init__(self) -> None:
         self._reasons: list[BaseException] = []
         self._task: asyncio.Task[Any] | None = None
-        self._cancellations = 0
+        self._cancellations = self._cancellations_at_entry = 0
         self._has_cancelled = False
 
     def end(self, reason: Exception) -> None:
@@ -78,15 +78,14 @@ class Interrupt:
         # Once: what the work does on its way out is not to be cancelled too.
         if self._task is not None and not self._has_cancelled:
             self._has_cancelled = True
-            # Just before, and not at the beginning of the block: a task group whose task fails while it is
-            # left counts one more for good on Python 3.11.
             self._cancellations = self._task.cancelling()
-            self._task.cancel()
+            self._task.cancel(self)
 
     def __enter__(self) -> Self:
         self._task = asyncio.current_task()
         if self._task is None:
             raise RuntimeError("only a task can be interrupted")
+        self._cancellations_at_entry = self._task.cancelling()
         if self._reasons:
             self._task = None
             raise weightiest(self._reasons)
@@ -98,15 +97,22 @@ class Interrupt:
         task, self._task = self._task, None
         if task is None or not self._reasons:
             return
-        is_cancelled_by_others = not self._has_cancelled or task.uncancel() > self._cancellations
+        cancellations = task.uncancel() if self._has_cancelled else task.cancelling()
         if isinstance(error, asyncio.CancelledError):
-            if is_cancelled_by_others:
+            if not self._has_cancelled or self._is_cancelled_by_others(error, cancellations):
                 return
         elif isinstance(error, Exception):
             self._reasons.append(error)
         elif error is not None:  # what ends the program
             return
         raise weightiest(self._reasons) from error
+
+    def _is_cancelled_by_others(self, error: asyncio.CancelledError, cancellations: int) -> bool:
+        if cancellations > self._cancellations:  # after us
+            return True
+        # Before us, perhaps: a task group whose task fails while it is left counts one more for good before
+        # Python 3.13. Of two cancellations before a wait the first is raised, with its message.
+        return cancellations > self._cancellations_at_entry and error.args != (self,)
 
 
 def weightiest(errors: Sequence[BaseException]) -> BaseException:
