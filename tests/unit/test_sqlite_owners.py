@@ -123,6 +123,20 @@ def test_the_files_of_the_dead_are_removed_but_for_those_that_are_still_needed(d
     assert len(list(directory.iterdir())) == 2
 
 
+def test_a_file_that_cannot_be_opened_says_of_nobody_that_he_is_gone(directory: Path) -> None:
+    here, there = Owners(directory), Owners(directory)
+    here.hold("worker")
+    here.abandon()
+    [path] = directory.iterdir()
+    path.unlink()
+    path.mkdir()
+
+    assert not there.is_gone("worker")
+    assert len(there.others()) == 1
+    there.remove_dead(())
+    assert path.is_dir()
+
+
 def test_others_are_named_with_their_process_and_layout(directory: Path) -> None:
     here, there = Owners(directory), Owners(directory, layout=7)
     here.hold("worker-1")

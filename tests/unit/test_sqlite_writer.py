@@ -6,6 +6,7 @@ import asyncio
 import errno
 import os
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,6 +21,7 @@ from turnkeep.errors import Rejection, StoreError, StoreFull, StoreUnavailable
 from turnkeep.store.sqlite import reader, writer
 from turnkeep.store.sqlite.transaction import Transaction
 from turnkeep.store.sqlite.view import View
+from turnkeep.store.sqlite.waiters import News
 from turnkeep.store.values import Claim, Policies, Policy
 
 
@@ -459,7 +461,33 @@ async def test_looks_that_fail_are_told_in_the_log_and_not_every_time(
             raise RuntimeError("a fault of ours")
 
         monkeypatch.setattr(engine(desk).use().writer._others, "may_have_written", fail)
+        began = time.monotonic()
         await until(lambda: len(looks) > 2)
+        assert time.monotonic() - began > 0.3, "it does nothing but look"
         assert (await desk.say("m1")).message_id == "m1"
 
     assert len([record for record in caplog.records if "store_look_failed" in record.getMessage()]) == 1
+
+
+async def test_news_that_could_not_be_read_are_read_with_the_next_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, at_once = tmp_path / "a.db", Policies(Policy(window=0.0))
+    async with opened(path, at_once) as desk, opened(path, at_once) as other:
+        others = engine(other).use().writer._others
+        news, failures = others.news, list[None]()
+
+        def fail_once() -> News:
+            if failures:
+                return news()
+            failures.append(None)
+            raise apsw.BusyError("for a moment")
+
+        waiting = asyncio.create_task(other.store.ready(queues=None, timeout=1_000.0))
+        await until(lambda: others._wakeups.is_awaited)
+        monkeypatch.setattr(others, "news", fail_once)
+        await desk.say("m1")
+
+        async with asyncio.timeout(PATIENCE):
+            await waiting
+        assert failures

@@ -258,7 +258,7 @@ def _nothing(tx: Transaction) -> None:
 def _finish(open_file: OpenFile) -> None:
     transaction, connection = open_file.transaction, open_file.transaction.connection
     # when it fails the next life has other epochs, which costs subscribers a snapshot
-    with suppress(apsw.Error):
+    with suppress(apsw.Error, OSError):
         layout.note_time(connection, transaction.setup.clock.now())
         # with the owners go their locks, and a lock that is absent says nothing to others
         release(transaction, transaction.owners.__contains__)

@@ -28,7 +28,10 @@ _WHOSE = "SELECT tenant, queue, channel, iif(json_valid(head), head ->> 'epoch',
 
 
 _LEASES = "SELECT id, owner, wake, tenant, queue, channel FROM thread WHERE owner IS NOT NULL"
-_LEASEHOLDERS = "SELECT owner FROM thread WHERE owner IS NOT NULL UNION SELECT owner FROM sink WHERE owner <> ''"
+_LEASEHOLDERS = (
+    "SELECT owner FROM thread WHERE owner IS NOT NULL AND damaged IS NULL"
+    " UNION SELECT owner FROM sink WHERE owner <> ''"
+)
 
 
 class _FollowedThread(NamedTuple):
@@ -138,8 +141,8 @@ class OtherProcesses:
         news.events += [(Address(*names), ()) for names in rows]
 
     def orphaned_threads(self) -> list[tuple[int, Address]]:
-        """Leased threads whose owners are gone, but for those that are due already: nobody needs to do
-        more for them. Also counts anew what is leased here.
+        """Leased threads whose owners are gone, but for those that are due already or put aside: nobody
+        needs to do more for them. Also counts anew what is leased here.
         """
         leases = every(self._connection, _LEASES)
         owners, now = self._transaction.owners, self._transaction.setup.clock.now()
@@ -148,7 +151,7 @@ class OtherProcesses:
         return [
             (row, Address(*names))
             for row, owner, wake, *names in leases
-            if owner in dead_owners and (wake is None or wake > now)
+            if owner in dead_owners and wake is not None and wake > now
         ]
 
 

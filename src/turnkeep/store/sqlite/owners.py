@@ -174,6 +174,8 @@ def _state_of(path: Path) -> Literal["absent", "held", "free"]:
         handle = os.open(path, os.O_RDWR)
     except FileNotFoundError:
         return "absent"
+    except OSError:  # of another user, or no file at all: nothing says that its owner is gone
+        return "held"
     try:
         # shared, so that two who look at once do not take each other for the owner
         return "free" if _lock(handle, is_look=True) else "held"
@@ -184,12 +186,13 @@ def _state_of(path: Path) -> Literal["absent", "held", "free"]:
 def _remove_if_free(path: Path) -> None:
     try:
         handle = os.open(path, os.O_RDWR)
-    except FileNotFoundError:
+    except OSError:  # gone meanwhile, or not ours
         return
     try:
         # removed while it is locked: nobody can lock the file between the look and its end
         if _lock(handle) and _is_same(handle, path):
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                path.unlink()
     finally:
         os.close(handle)
 

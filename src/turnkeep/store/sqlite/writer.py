@@ -358,20 +358,21 @@ class Writer:
     def _look_around(self) -> None:
         now = time.monotonic()
         if now >= self._next_look:
+            self._next_look = now + _ALONE  # also when it fails: or the thread would do nothing else
             if self._others.may_have_written():
                 self._transaction.look()
                 self._tell_of_others()
             self._next_look = now + self._rest()
         if now >= self._next_sweep:
             self._next_sweep = now + _SWEEP
+            # first, whatever fails then: so that a machine that stops loses a second of it at most
+            if self._owes_sync:
+                self._close_hole()
+                self._sync()
             self._transaction.owners.renew()
             self._others.count()
             self._look_at_room()
             self.sweep()
-            # so that a machine that stops loses a second of it at most
-            if self._owes_sync:
-                self._close_hole()
-                self._sync()
             # the log still has the old pages: what was forgotten could be read from it
             # until it is cut
             if self._transaction.has_erased:
@@ -386,8 +387,10 @@ class Writer:
 
     def _tell_of_others(self) -> None:
         if self._transaction.is_behind:
+            news = self._others.news()
+            # not before: news that could not be read are read with the next look
             self._transaction.is_behind = False
-            self._call(self._wakeups.tell, self._others.news())
+            self._call(self._wakeups.tell, news)
 
     def sweep(self) -> None:
         """Free the leases of owners that are gone, and then remove what says that they are."""
