@@ -87,6 +87,27 @@ TOLD: dict[str, tuple[list[Frame], bool, list[str]]] = {
         True,
         ["c-a-0: its listener heard 2 ends"],
     ),
+    "an end told again behind what a failover took": (
+        [
+            *(accepted(1), started(2), piece(3, "one two"), completed(4)),
+            *(started(6, NEW), piece(7, "one two", NEW), completed(8, NEW)),
+        ],
+        True,
+        [],
+    ),
+    "an end told again after a restart": (
+        [
+            *(accepted(1), started(2), piece(3, "one two"), completed(4)),
+            *(started(6, NEW), piece(7, "one two", NEW), completed(8, NEW)),
+        ],
+        False,
+        ["c-a-0: its listener heard 2 ends"],
+    ),
+    "an end told twice in the log that goes on": (
+        [accepted(1), started(2), started(3, NEW), piece(4, "one two", NEW), completed(5, NEW), completed(6, NEW)],
+        True,
+        ["c-a-0: its listener heard 2 ends"],
+    ),
 }
 
 
@@ -105,6 +126,23 @@ async def test_a_failover_excuses_what_the_epoch_tells_and_no_more(
 
     told = [one for one in found.violations if not one.startswith(("run ", "c-a-0 was accepted and"))]
     assert [one[: len(start)] for one, start in zip(told, violations, strict=True)] == violations
+
+
+@pytest.mark.parametrize(("floor", "is_excused"), [(0, False), (900, True)])
+async def test_an_acceptance_that_is_cut_off_may_have_stood_where_a_failover_began(
+    floor: int, *, is_excused: bool
+) -> None:
+    listener = Listener("c", _nobody, random.Random(1))
+    message = Sent("c", "a", 0, "hello", accepted=1.0, requested=0.0)
+    for one in (started(4), piece(5, "one two"), completed(9, NEW)):
+        listener.take(one)
+    sender = Sender(_nobody, random.Random(1))
+    sender.sent.append(message)
+    logs = {"c": ChannelLog(NEW, floor=floor)}
+
+    found = judge(Books([sender], [listener], ExchangeLedger(SystemClock()), [], {}, failovers=[0.0], logs=logs))
+
+    assert (found.untold == 0) is is_excused
 
 
 @pytest.mark.parametrize(

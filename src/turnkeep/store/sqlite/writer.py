@@ -176,8 +176,12 @@ class Writer:
         except Exception as error:  # looked at again in a moment
             self._note_error(error)
             # a disk that stays full, or a fault of ours, comes back with every look
-            if (now := time.monotonic()) >= self._next_complaint:
-                self._next_complaint = now + COMPLAINT
+            if (now := time.monotonic()) < self._next_complaint:
+                return
+            self._next_complaint = now + COMPLAINT
+            if isinstance(error, (apsw.Error, StoreError)):
+                log.warning("store_look_failed", path=str(self._path), reason=str(error))
+            else:
                 log.exception("store_look_failed", path=str(self._path))
 
     def _call(self, function: Callable[..., None], *arguments: Any) -> None:
