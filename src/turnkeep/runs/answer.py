@@ -452,8 +452,7 @@ class ModelPrompt:
         room = max(LEAST_OUTPUT, min(limit, facts.output or limit, free))
         if room == limit:
             return request
-        if not self.warnings:
-            log.warning("max_tokens_lowered", run_id=self.claim.run_id, model=request.model, asked=limit, left=room)
+        log.warning("max_tokens_lowered", run_id=self.claim.run_id, model=request.model, asked=limit, left=room)
         # one for the whole turn: each step, and each request that is only counted, comes by here
         self.warnings = [
             f"max_tokens was lowered from {limit} to {room}, which is what {request.model} leaves room for"
