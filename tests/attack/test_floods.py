@@ -94,6 +94,9 @@ async def feel(url: str, key: str | None, rounds: int) -> Felt:
                 pass
             felt.first.append(time.monotonic() - begun)
             await socket.send(json.dumps({"action": "unsubscribe", "channel": channel}))
+        # an answer may come before the first look has
+        while not (felt.health or felt.failures):
+            await asyncio.sleep(0.01)
         asking.cancel()
     return felt
 
