@@ -178,7 +178,7 @@ class Storm:
         return program
 
     async def _proxy(self, port: int) -> TcpProxy:
-        proxy = await self._stack.enter_async_context(TcpProxy(HOST, port, listen=free_port()))
+        proxy = await self._stack.enter_async_context(TcpProxy(HOST, port))
         self._lines.append(proxy)
         return proxy
 

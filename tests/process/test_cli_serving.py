@@ -243,7 +243,7 @@ def text_of(frames: list[dict[str, Any]]) -> str:
 
 async def test_what_was_said_while_the_line_was_cut_is_told_once(desk: Desk) -> None:
     with desk.running("dev") as service:
-        async with TcpProxy("127.0.0.1", service.port, listen=free_port()) as proxy:
+        async with TcpProxy("127.0.0.1", service.port) as proxy:
             url = f"http://127.0.0.1:{proxy.port}"
             asking = asyncio.create_task(
                 asyncio.to_thread(desk.execute, "send", "c1", LONG, "--message-id", "m1", "--json", TURNKEEP_URL=url)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import os
 import shutil
 import subprocess
@@ -22,10 +21,9 @@ from tests.contract.broker import Broker, broker
 from tests.patience import PATIENCE, until
 from tests.process.served import Served, served
 from tests.services import RabbitServer, free_port
-from tests.services.programs import program
+from tests.services.programs import packages, program
 
-ROOT = Path(__file__).parents[2]
-EXAMPLES = ROOT / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 
 
@@ -35,19 +33,14 @@ def node() -> str:
 
 
 @pytest.fixture(scope="session")
-def built(node: str) -> Path:
-    """The examples with their packages from npm, compiled; kept for the next run while nothing changes."""
-    lock = (EXAMPLES / "package-lock.json").read_bytes()
-    place = ROOT / ".dev" / f"examples-{hashlib.sha256(lock).hexdigest()[:12]}"
-    shutil.copytree(EXAMPLES, place, dirs_exist_ok=True, ignore=shutil.ignore_patterns("node_modules", "dist"))
-    if not (place / "node_modules/.bin/tsc").exists():
-        command = [program("npm"), "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
-        done = subprocess.run(command, cwd=place, capture_output=True, text=True, timeout=300, check=False)
-        if done.returncode:
-            pytest.skip(f"the packages of the examples cannot be installed: {done.stderr[-300:]}")
-    done = subprocess.run(
-        [str(place / "node_modules/.bin/tsc")], cwd=place, capture_output=True, text=True, timeout=280, check=False
-    )
+def built(node: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The examples with their packages from npm, compiled: in a place of its own, as another worker builds them too."""
+    packages(EXAMPLES)
+    place = tmp_path_factory.mktemp("examples")
+    shutil.copytree(EXAMPLES, place, dirs_exist_ok=True, ignore=shutil.ignore_patterns("node_modules"))
+    (place / "node_modules").symlink_to(EXAMPLES / "node_modules")
+    compiler = str(place / "node_modules" / "typescript" / "bin" / "tsc")
+    done = subprocess.run([node, compiler], cwd=place, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stdout
     return place
 

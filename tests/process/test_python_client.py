@@ -22,7 +22,6 @@ from yarl import URL
 from tests.patience import PATIENCE
 from tests.process.programs import Server
 from tests.process.served import served
-from tests.services import free_port
 from tests.services.tcp_proxy import TcpProxy
 from turnkeep.background_loop import Blocking
 from turnkeep.client import SyncTurnkeepClient, TurnkeepClient, position_of
@@ -207,7 +206,7 @@ async def test_a_stream_says_when_its_server_goes_and_comes_back() -> None:
     async with (
         asyncio.timeout(90),
         served() as there,
-        TcpProxy("127.0.0.1", URL(there.url).port or 0, listen=free_port()) as proxy,
+        TcpProxy("127.0.0.1", URL(there.url).port or 0) as proxy,
         TurnkeepClient(f"http://127.0.0.1:{proxy.port}", patience=0.5) as client,
         aclosing(client.stream("c", on_state=states.append)) as frames,
     ):

@@ -15,6 +15,7 @@ from aiohttp import web
 from websockets.asyncio.server import Server, ServerConnection, serve
 
 from tests.patience import PATIENCE
+from tests.services import HOST, hold_port
 from turnkeep.backoff import Backoff
 from turnkeep.outbound.forwarder import ForwardRules
 from turnkeep.outbound.parking import ParkingRules
@@ -34,7 +35,7 @@ class Hub:
     `echoes`: it sends frames to their sender too. `closes_with`: a code for connections that send such a text.
     """
 
-    port: int = 0
+    port: int
     echoes: bool = False
     closes_with: tuple[str, int] | None = None
     frames: list[dict[str, Any]] = field(default_factory=list)
@@ -44,11 +45,10 @@ class Hub:
 
     @property
     def url(self) -> str:
-        return f"ws://127.0.0.1:{self.port}/ws"
+        return f"ws://{HOST}:{self.port}/ws"
 
     async def start(self) -> None:
-        self._server = await serve(self._serve, "127.0.0.1", self.port)
-        self.port = next(iter(self._server.sockets)).getsockname()[1]
+        self._server = await serve(self._serve, HOST, self.port)
 
     async def stop(self) -> None:
         """Cut all connections and refuse new ones."""
@@ -89,12 +89,13 @@ class Hub:
 
 @contextlib.asynccontextmanager
 async def hub(**options: Any) -> AsyncIterator[Hub]:
-    one = Hub(**options)
-    await one.start()
-    try:
-        yield one
-    finally:
-        await one.stop()
+    with hold_port() as holder:  # nobody else takes the port while it is away
+        one = Hub(holder.getsockname()[1], **options)
+        await one.start()
+        try:
+            yield one
+        finally:
+            await one.stop()
 
 
 @dataclass

@@ -8,7 +8,7 @@ Calls block: in a coroutine use `async with`, or `await asyncio.to_thread(server
 from pathlib import Path
 
 from tests.services.nginx import NginxServer
-from tests.services.process import HOST, Server, eventually, free_port
+from tests.services.process import HOST, Server, eventually, free_port, hold_port
 from tests.services.rabbit import RabbitServer, rabbit_program
 from tests.services.redis import RedisServer, redis_program, valkey_program
 from tests.services.topologies import RedisCluster, RedisSentinel
@@ -24,6 +24,7 @@ __all__ = [
     "Server",
     "eventually",
     "free_port",
+    "hold_port",
     "rabbit_program",
     "redis_program",
     "valkey_program",

@@ -47,6 +47,17 @@ def free_port() -> int:
     raise RuntimeError(f"no free port between {PORTS.start} and {PORTS.stop}")
 
 
+def hold_port() -> socket.socket:
+    """A socket that holds a loopback port and does not listen: connections are refused until somebody in this process
+    listens there, and may again after that. While it is open, no other takes the port: neither who wants any, nor the
+    system for a connection that goes out.
+    """
+    holder = socket.socket()
+    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as asyncio does: both have to, to share it
+    holder.bind((HOST, 0))
+    return holder
+
+
 @atexit.register
 def _give_back() -> None:
     """Else each lock would be told of as a file that nobody has closed."""

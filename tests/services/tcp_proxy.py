@@ -10,6 +10,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Self
 
+from tests.services.process import HOST, hold_port
+
 CHUNK = 65_536
 
 
@@ -35,12 +37,12 @@ _Passes = Callable[[_Link, bytes], Awaitable[bytes]]
 class TcpProxy:
     """Listens on loopback and forwards to `host:port`; use as `async with TcpProxy("127.0.0.1", 6379) as proxy`.
 
-    `connections` counts those accepted, `cuts` those that a behaviour has cut. A `listen` port of 0 takes any; give
-    one that nobody else takes if the proxy is to refuse and accept again.
+    `connections` counts those accepted, `cuts` those that a behaviour has cut. The port is its own while it is open,
+    also while it refuses.
     """
 
-    def __init__(self, host: str, port: int, *, listen: int = 0) -> None:
-        self.port = listen
+    def __init__(self, host: str, port: int) -> None:
+        self.port = 0
         self.connections = 0
         self.cuts = 0
         self._target = (host, port)
@@ -103,8 +105,7 @@ class TcpProxy:
     async def accept(self) -> None:
         """Listen (again)."""
         if self._listener is None:
-            self._listener = await asyncio.start_server(self._take, "127.0.0.1", self.port)
-            self.port = self._listener.sockets[0].getsockname()[1]
+            self._listener = await asyncio.start_server(self._take, HOST, self.port)
 
     def cut_all(self) -> int:
         """Cut every open connection; returns how many."""
@@ -119,11 +120,14 @@ class TcpProxy:
 
     async def __aenter__(self) -> Self:
         await self._group.__aenter__()
+        self._holder = hold_port()
+        self.port = self._holder.getsockname()[1]
         await self.accept()
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self.refuse()
+        self._holder.close()
         self.cut_all()
         await self._group.__aexit__(None, None, None)
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import pytest
 
 from tests.patience import PATIENCE
-from tests.services import free_port
+from tests.services import HOST, free_port
 from tests.services.tcp_proxy import TcpProxy
 
 
@@ -72,7 +73,7 @@ async def standing() -> AsyncIterator[tuple[Echo, TcpProxy, Connect]]:
     echo = Echo()
     server = await asyncio.start_server(echo.serve, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    async with server, TcpProxy("127.0.0.1", port, listen=free_port()) as proxy, through(proxy) as connect:
+    async with server, TcpProxy("127.0.0.1", port) as proxy, through(proxy) as connect:
         yield echo, proxy, connect
 
 
@@ -143,6 +144,15 @@ async def test_refused_connections_are_refused_and_open_ones_live_on() -> None:
         assert await client.ask(b"still here\n") == b"still here\n"
         await proxy.accept()
         assert await (await connect()).ask(b"back\n") == b"back\n"
+
+
+async def test_nobody_else_takes_the_port_of_a_proxy_that_refuses() -> None:
+    async with standing() as (_, proxy, connect):
+        await proxy.refuse()
+        with socket.socket() as stranger, pytest.raises(OSError, match="in use"):
+            stranger.bind((HOST, proxy.port))
+        await proxy.accept()
+        assert await (await connect()).ask(b"ours\n") == b"ours\n"
 
 
 async def test_cut_all_ends_every_connection() -> None:
