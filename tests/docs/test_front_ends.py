@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 from aiohttp import web
-from playwright.async_api import async_playwright, expect
+from playwright.async_api import expect
 
 from tests.clients.node import HERE
 from tests.patience import PATIENCE
+from tests.process.browser import browsing, new_page
 from tests.process.served import Served, served
 from tests.scenario.house import flush_together
 from tests.services import free_port
@@ -23,7 +24,6 @@ from tests.services.programs import packages, program
 PAGES = Path(__file__).parents[2] / "docs" / "how-to"
 MOST_LINES = 15
 ADDRESS = "http://localhost:8080"
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 
 
 def programs(page: str, language: str) -> list[str]:
@@ -97,21 +97,17 @@ async def test_the_page_with_usechat_works_in_a_browser(chromium_path: Path, sit
     packages(HERE / "vercel")
     origin, folder = site
     (folder / "index.html").write_text("<!doctype html><div id=root></div><script src=page.js></script>")
-    async with served(origins=(origin,), window=60.0, max_wait=60.0) as house, async_playwright() as playwright:
+    async with served(origins=(origin,), window=60.0, max_wait=60.0) as house, browsing(chromium_path) as browser:
         with tempfile.TemporaryDirectory(dir=HERE / "vercel" / "node_modules") as place:
             (folder / "page.js").write_text(await asyncio.to_thread(_bundle, house, Path(place)))
-        browser = await playwright.chromium.launch(executable_path=str(chromium_path), args=FLAGS)
-        try:
-            page = await browser.new_page()
-            await page.goto(f"{origin}/index.html")
-            said = ["one", "two", "three [[say:one answer for three]]"]
-            for words in said:
-                await page.fill("input", words)
-                await page.press("input", "Enter")
-            async with asyncio.timeout(PATIENCE):
-                while not (threads := await house.queue.list_threads()):
-                    await asyncio.sleep(0.05)
-            await flush_together(house.queue, threads[0].address.channel, len(said))
-            await expect(page.locator("p")).to_have_text([*said, "one answer for three"], timeout=PATIENCE * 1000)
-        finally:
-            await browser.close()
+        page = await new_page(browser)
+        await page.goto(f"{origin}/index.html")
+        said = ["one", "two", "three [[say:one answer for three]]"]
+        for words in said:
+            await page.fill("input", words)
+            await page.press("input", "Enter")
+        async with asyncio.timeout(PATIENCE):
+            while not (threads := await house.queue.list_threads()):
+                await asyncio.sleep(0.05)
+        await flush_together(house.queue, threads[0].address.channel, len(said))
+        await expect(page.locator("p")).to_have_text([*said, "one answer for three"], timeout=PATIENCE * 1000)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.async_api import Browser, Page, async_playwright, expect
+from playwright.async_api import Browser, BrowserContext, Page, async_playwright, expect
 
 from tests.patience import PATIENCE
 from turnkeep.doors.server import listening
@@ -77,6 +77,17 @@ async def browsing(program: Path) -> AsyncIterator[Browser]:
             await browser.close()
 
 
+async def new_context(browser: Browser, **options: Any) -> BrowserContext:
+    """A person's own profile, whose pages are given as long as everything else is."""
+    context = await browser.new_context(**options)
+    context.set_default_timeout(PATIENCE * 1000)
+    return context
+
+
+async def new_page(browser: Browser) -> Page:
+    return await (await new_context(browser)).new_page()
+
+
 SHARES_BROWSER = [
     pytest.mark.browser,
     pytest.mark.asyncio(loop_scope="session"),
@@ -95,7 +106,7 @@ async def write(page: Page, *texts: str) -> None:
 @contextlib.asynccontextmanager
 async def opened(folder: Path, program: Path, **more: Any) -> AsyncIterator[tuple[Page, Simulator, str]]:
     async with served(folder, **more) as (url, simulator), browsing(program) as browser:
-        page = await (await browser.new_context()).new_page()
+        page = await new_page(browser)
         problems: list[str] = []
         page.on("pageerror", lambda error: problems.append(str(error)))
         await page.goto(url)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from playwright.async_api import Page, expect
 
-from tests.process.browser import SHARES_BROWSER, browsing
+from tests.process.browser import SHARES_BROWSER, browsing, new_page
 from tests.process.callers import CANARY, Guarded, guarded
 from tests.process.served import served
 from turnkeep.messages import Address, Message, text_content
@@ -40,7 +40,7 @@ def quiet(page: Page) -> Iterator[None]:
 async def test_an_admin_signs_in_sees_dead_letters_as_text_and_redrives_one(chromium_path: Path) -> None:
     async with guarded() as house, browsing(chromium_path) as browser:
         await _hostile_channel(house)
-        page = await (await browser.new_context()).new_page()
+        page = await new_page(browser)
         with quiet(page):
             await page.goto(f"{house.server.url}/dashboard")
             await expect(page.locator("#door")).to_be_visible()
@@ -78,7 +78,7 @@ async def _hostile_channel(house: Guarded) -> None:
 
 async def test_a_key_without_admin_sees_no_numbers(chromium_path: Path) -> None:
     async with guarded() as house, browsing(chromium_path) as browser:
-        page = await (await browser.new_context()).new_page()
+        page = await new_page(browser)
         await page.goto(f"{house.server.url}/dashboard")
         await page.fill("#key", await house.key("send", "read"))
         await page.press("#key", "Enter")

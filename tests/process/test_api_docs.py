@@ -5,22 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from playwright.async_api import async_playwright, expect
+from playwright.async_api import expect
 
 from tests.patience import PATIENCE
+from tests.process.browser import browsing, new_page
 from tests.process.served import served
 from turnkeep.doors.http.routes import ENDPOINTS
-
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 
 
 @pytest.mark.browser
 async def test_every_route_is_shown_and_can_be_tried(chromium_path: Path) -> None:
     asked: list[str] = []
     complaints: list[str] = []
-    async with served() as there, async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=str(chromium_path), args=FLAGS)
-        page = await browser.new_page()
+    async with served() as there, browsing(chromium_path) as browser:
+        page = await new_page(browser)
         page.on("request", lambda request: asked.append(request.url))
         page.on("console", lambda line: complaints.append(line.text) if line.type == "error" else None)
         page.on("pageerror", lambda error: complaints.append(str(error)))
@@ -30,7 +28,6 @@ async def test_every_route_is_shown_and_can_be_tried(chromium_path: Path) -> Non
         await page.locator(".opblock", has_text="/api/queue").first.click()
         await page.get_by_role("button", name="Execute").first.click()
         await expect(page.locator(".responses-inner")).to_contain_text("completedCount", timeout=PATIENCE * 1000)
-        await browser.close()
         url = there.url
     assert [one for one in asked if not one.startswith((url, "data:"))] == []
     assert complaints == []

@@ -14,7 +14,7 @@ import pytest
 from playwright.async_api import Page, expect
 
 from tests.patience import until
-from tests.process.browser import SHARES_BROWSER, browsing, opened, served, write
+from tests.process.browser import SHARES_BROWSER, browsing, new_context, new_page, opened, served, write
 from tests.services import free_port
 from turnkeep import AssistantMessageQueue
 from turnkeep.auth.api_keys import ApiKeys
@@ -106,7 +106,7 @@ async def test_pictures_of_both_sides_are_seen_and_seen_again(tmp_path: Path, ch
 @pytest.mark.only_in_prove  # the daily ones approve on the page, and show a decision after a reload
 async def test_an_approval_waits_over_a_restart(tmp_path: Path, chromium_path: Path) -> None:
     async with browsing(chromium_path) as browser:
-        page, port = await browser.new_page(), free_port()
+        page, port = await new_page(browser), free_port()
         async with served(tmp_path, port=port) as (url, _):
             await page.goto(f"{url}#letter")
             await write(page, '[[call:send_letter {"to": "Ada"}]]')
@@ -244,7 +244,7 @@ async def test_formulas_are_drawn_and_prices_stay_prices(tmp_path: Path, chromiu
 
 async def test_a_page_outlives_a_restart_of_the_server(tmp_path: Path, chromium_path: Path) -> None:
     async with browsing(chromium_path) as browser:
-        page = await (await browser.new_context()).new_page()
+        page = await new_page(browser)
         async with served(tmp_path) as (url, _):
             await page.goto(f"{url}#kept")
             await write(page, "before the restart [[say:first answer]]")
@@ -283,7 +283,7 @@ async def test_a_link_to_ones_own_channel_warns_of_nobody_and_a_link_at_first_is
     tmp_path: Path, chromium_path: Path
 ) -> None:
     async with served(tmp_path) as (url, _), browsing(chromium_path) as browser:
-        page = await browser.new_page()
+        page = await new_page(browser)
         await page.goto(f"{url}/#of-the-sender")
         await expect(page.locator("#linked")).to_be_visible()
         assert await page.evaluate("localStorage.getItem('turnkeep.channel')") is None
@@ -343,7 +343,7 @@ async def test_what_is_written_while_the_server_is_away_is_sent_by_the_next_tab(
     tmp_path: Path, chromium_path: Path
 ) -> None:
     async with browsing(chromium_path) as browser:
-        context, port = await browser.new_context(), free_port()
+        context, port = await new_context(browser), free_port()
         page = await context.new_page()
         async with served(tmp_path, port=port) as (url, _):
             await page.goto(f"{url}#kept")
@@ -435,7 +435,7 @@ async def sign_in(page: Page, key: str) -> None:
 async def test_a_key_opens_the_page_until_its_owner_signs_out(tmp_path: Path, chromium_path: Path) -> None:
     [key] = await made_keys(tmp_path, None)
     async with served(tmp_path, auth="on") as (url, _), browsing(chromium_path) as browser:
-        context = await browser.new_context()
+        context = await new_context(browser)
         page = await context.new_page()
         problems: list[str] = []
         page.on("pageerror", lambda error: problems.append(str(error)))
@@ -469,7 +469,7 @@ async def test_a_key_opens_the_page_until_its_owner_signs_out(tmp_path: Path, ch
 async def test_a_key_for_other_channels_is_told_so(tmp_path: Path, chromium_path: Path) -> None:
     [narrow] = await made_keys(tmp_path, ("mine-*",))
     async with served(tmp_path, auth="on") as (url, _), browsing(chromium_path) as browser:
-        page = await (await browser.new_context()).new_page()
+        page = await new_page(browser)
         await page.goto(f"{url}#theirs")
         await sign_in(page, narrow)
         await expect(page.locator("#trouble")).to_contain_text("does not reach that channel")

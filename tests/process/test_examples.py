@@ -15,16 +15,16 @@ from typing import Any
 
 import aiohttp
 import pytest
-from playwright.async_api import async_playwright, expect
+from playwright.async_api import expect
 
 from tests.contract.broker import Broker, broker
 from tests.patience import PATIENCE, until
+from tests.process.browser import browsing, new_page
 from tests.process.served import Served, served
 from tests.services import RabbitServer, free_port
 from tests.services.programs import packages, program
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 
 
 @pytest.fixture(scope="session")
@@ -174,25 +174,18 @@ WATCH = """() => {
 
 async def test_a_browser_client_shows_the_growing_answer_and_the_final_text(chromium_path: Path) -> None:
     assert len((EXAMPLES / "browser.html").read_text().splitlines()) <= 30
-    async with (
-        served(origins=("null",)) as server,
-        async_playwright() as playwright,
-    ):
-        browser = await playwright.chromium.launch(executable_path=str(chromium_path), args=FLAGS)
-        try:
-            page = await browser.new_page()
-            socket = server.url.replace("http", "ws") + "/ws"
-            await page.goto(f"{(EXAMPLES / 'browser.html').as_uri()}?server={socket}&channel=c")
-            await page.wait_for_function("socket.readyState === WebSocket.OPEN", timeout=PATIENCE * 1000)
-            await page.evaluate(WATCH)
-            await page.fill("#text", "tell me [[words:40]] [[pace:50]]")
-            await page.press("#text", "Enter")
-            await expect(page.locator("#answers p")).to_have_count(1, timeout=PATIENCE * 1000)
-            await expect(page.locator("#answer")).to_be_empty()
-            final = await page.locator("#answers p").text_content() or ""
-            assert len(final.split()) == 40
-            grown = [text for text in await page.evaluate("shown") if text]
-            assert len(set(grown)) >= 2
-            assert all(longer.startswith(text) for text, longer in pairwise([*grown, final]))
-        finally:
-            await browser.close()
+    async with served(origins=("null",)) as server, browsing(chromium_path) as browser:
+        page = await new_page(browser)
+        socket = server.url.replace("http", "ws") + "/ws"
+        await page.goto(f"{(EXAMPLES / 'browser.html').as_uri()}?server={socket}&channel=c")
+        await page.wait_for_function("socket.readyState === WebSocket.OPEN", timeout=PATIENCE * 1000)
+        await page.evaluate(WATCH)
+        await page.fill("#text", "tell me [[words:40]] [[pace:50]]")
+        await page.press("#text", "Enter")
+        await expect(page.locator("#answers p")).to_have_count(1, timeout=PATIENCE * 1000)
+        await expect(page.locator("#answer")).to_be_empty()
+        final = await page.locator("#answers p").text_content() or ""
+        assert len(final.split()) == 40
+        grown = [text for text in await page.evaluate("shown") if text]
+        assert len(set(grown)) >= 2
+        assert all(longer.startswith(text) for text, longer in pairwise([*grown, final]))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from playwright.async_api import expect
 
-from tests.process.browser import browsing, write
+from tests.process.browser import browsing, new_page, write
 from tests.process.fleet import PACE, fleet
 from tests.services import RedisServer
 from turnkeep.simulator import Simulator, serve
@@ -31,7 +31,7 @@ async def test_a_page_says_that_nothing_is_heard_of_the_worker_and_shows_the_ans
         fleet(tmp_path, redis_server.url(), model, workers=1) as many,
         browsing(chromium_path) as browser,
     ):
-        page = await browser.new_page()
+        page = await new_page(browser)
         await page.goto(f"{many.gateways[0].url}/#c")
         await write(page, f"{PACE.format(words=WORDS, milliseconds=60)} hello")
         await expect(page.locator(".assistant.live .text")).not_to_be_empty()
@@ -54,7 +54,7 @@ async def test_a_page_outlives_a_gateway_that_is_killed_in_mid_answer_while_some
         fleet(tmp_path, redis_server.url(), model, workers=1) as many,
         browsing(chromium_path) as browser,
     ):
-        page = await browser.new_page()
+        page = await new_page(browser)
         gateway = many.gateways[0]
         await page.goto(f"{gateway.url}/#c")
         await write(page, f"{PACE.format(words=WORDS, milliseconds=60)} hello")

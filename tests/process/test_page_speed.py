@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from playwright.async_api import Page, expect
 
-from tests.process.browser import browsing, served, write
+from tests.process.browser import browsing, new_context, new_page, served, write
 from turnkeep.messages import Address, Message, text_content
 from turnkeep.queue import AssistantMessageQueue
 from turnkeep.simulator import StreamPace
@@ -50,7 +50,7 @@ async def test_the_first_paint_comes_at_once(
         for path in ("/", "/dashboard"):
             paints = []
             for _ in range(5):
-                context = await browser.new_context()
+                context = await new_context(browser)
                 page = await context.new_page()
                 await page.goto(url + path)
                 await page.wait_for_function("performance.getEntriesByName('first-contentful-paint').length")
@@ -68,7 +68,7 @@ async def test_typing_is_drawn_beside_a_thousand_tokens_a_second(
 ) -> None:
     pace = StreamPace(first=0.01, token=0.001)
     async with served(tmp_path, pace=pace) as (url, _), browsing(chromium_path) as browser:
-        page = await browser.new_page()
+        page = await new_page(browser)
         await page.goto(url)
         await page.evaluate(WATCH)
         await write(page, "talk [[words:12000]]")
@@ -117,7 +117,7 @@ async def test_a_dashboard_of_ten_thousand_threads_is_drawn_at_once_beside_forty
         for n in range(STREAMS):
             await queue.accept([waiting(queue, f"talk{n}", "talk [[words:4000]]", flush=True)])
         async with browsing(chromium_path) as browser:
-            page = await browser.new_page()
+            page = await new_page(browser)
             await page.goto(f"{url}/dashboard#threads")
             await expect(page.locator("#threads tbody tr")).to_have_count(50)
             trace, before, begin = tmp_path / "trace.json", await events_of(queue), time.monotonic()

@@ -13,7 +13,7 @@ import pytest
 from playwright.async_api import Browser, Page, Route, ViewportSize, expect
 
 from tests.patience import PATIENCE, until
-from tests.process.browser import SHARES_BROWSER, browsing, served
+from tests.process.browser import SHARES_BROWSER, browsing, new_context, served
 from tests.process.page_states import STATES, UNREACHABLE, PageState, Talk, see, shown_text
 from tests.services import CHECKOUT, free_port
 from tests.services.programs import packages
@@ -51,7 +51,7 @@ async def is_within_its_width(page: Page) -> bool:
 
 async def look(browser: Browser, url: str, state: PageState, *, width: int = 1440, dark: bool = False) -> Page:
     size: ViewportSize = {"width": width, "height": 900}
-    context = await browser.new_context(viewport=size, color_scheme="dark" if dark else "light")
+    context = await new_context(browser, viewport=size, color_scheme="dark" if dark else "light")
     page = await context.new_page()
     await page.goto(f"{url}/#{state.name}")
     await see(page, state)
@@ -145,7 +145,7 @@ async def noted(http: aiohttp.ClientSession, url: str) -> None:
 
 async def look_at_view(browser: Browser, url: str, view: str, *, width: int, dark: bool) -> Page:
     size: ViewportSize = {"width": width, "height": 900}
-    context = await browser.new_context(viewport=size, color_scheme="dark" if dark else "light")
+    context = await new_context(browser, viewport=size, color_scheme="dark" if dark else "light")
     page = await context.new_page()
     page.on("pageerror", lambda error: pytest.fail(str(error)))
     await page.goto(f"{url}/dashboard#{view}")

@@ -9,7 +9,7 @@ import aiohttp
 import pytest
 from playwright.async_api import expect
 
-from tests.process.browser import SHARES_BROWSER, browsing, write
+from tests.process.browser import SHARES_BROWSER, browsing, new_page, write
 from tests.process.programs import Server
 
 pytestmark = SHARES_BROWSER
@@ -26,7 +26,7 @@ async def test_offices_in_makati_are_answered_from_the_sample_database(
     try:
         async with aiohttp.ClientSession() as http, browsing(chromium_path) as browser:
             await server.answers(http)
-            page = await browser.new_page()
+            page = await new_page(browser)
             await page.goto(f"{server.url}/")
             await expect(page.locator("#connection")).to_have_class("live")
 
