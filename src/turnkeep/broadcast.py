@@ -14,8 +14,9 @@ from functools import partial
 from typing import Protocol, Self
 
 from turnkeep.events import Event
-from turnkeep.hub import Hub, Subscriber
+from turnkeep.hub import Hub
 from turnkeep.messages import Address
+from turnkeep.subscription import Subscriber
 from turnkeep.telemetry import get_log
 
 log = get_log(__name__)

@@ -4,7 +4,7 @@ over it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from operator import attrgetter
 from typing import Any, Literal
@@ -48,6 +48,10 @@ BESIDE_TEXT: frozenset[EventKind] = frozenset({"reasoning", "tool_call", "tool_r
 """What a turn shows beside its text. `place` says where in the text: a log may roll deltas into one
 snapshot, and whoever joins late puts the two together by it.
 """
+
+OF_A_RUN: frozenset[EventKind] = BESIDE_TEXT | {"started", "delta", "snapshot", "processing", "responding"}
+ENDS_A_RUN: frozenset[EventKind] = frozenset({"completed", "dead", "held", "retrying", "waiting"})
+"""What a run says while it goes on, and after what it says nothing more before it has begun again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,3 +311,13 @@ class Answer:
         other._pieces = list(self._pieces)
         other.run_id, other.attempt, other.message_ids = self.run_id, self.attempt, self.message_ids
         return other
+
+
+def newest_of_run(before: Event | None, events: Sequence[Event]) -> Event | None:
+    """What was heard last of a run in progress, after these events; None between runs."""
+    for event in events:
+        if event.kind in OF_A_RUN:
+            before = event
+        elif event.kind in ENDS_A_RUN:
+            before = None
+    return before

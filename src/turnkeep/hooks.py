@@ -10,8 +10,9 @@ from typing import get_args
 
 from turnkeep.errors import ConfigurationError
 from turnkeep.events import Event, EventKind
-from turnkeep.hub import Hub, SubscriptionStart
+from turnkeep.hub import Hub
 from turnkeep.messages import Address
+from turnkeep.subscription import SubscriptionStart
 from turnkeep.telemetry import get_log
 
 log = get_log(__name__)

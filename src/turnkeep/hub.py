@@ -1,36 +1,35 @@
 """The hub: one follower of the store for all subscribers of a process, each without holes and
 without repeats.
 
-A subscriber is anything with `deliver`. It gets the events of a channel in order of their offsets:
-first what the log holds after its position, then what happens. Gaps are found by the offset and
-filled from the log; there are no reorder buffers and no timeouts.
+A subscriber gets the events of a channel in order of their offsets: first what the log holds after its
+position (`subscription`), then what happens. Gaps are found by the offset and filled from the log;
+there are no reorder buffers and no timeouts.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
-from turnkeep.backoff import Backoff
 from turnkeep.clock import Clock, SystemClock
-from turnkeep.errors import StoreError
-from turnkeep.events import BESIDE_TEXT, Answer, Event, TurnFault
+from turnkeep.events import Event, TurnFault, newest_of_run
 from turnkeep.messages import Address
-from turnkeep.resumption import go_on, is_of_log, start_offset
+from turnkeep.resumption import StartingPoint, go_on
 from turnkeep.store.contract import Follower, Store
-from turnkeep.store.values import Page
+from turnkeep.subscription import (
+    CatchUp,
+    ChannelSubscription,
+    Receiver,
+    Subscriber,
+    SubscriptionStart,
+    read_in_time,
+)
 from turnkeep.telemetry import SILENT, Meter, get_log
 
 log = get_log(__name__)
 
-PATIENCE = Backoff(delay=0.05, cap=2.0)
-PIECE = 64_000
-"""Characters of text of the past that are delivered at once."""
-LAST_ANSWER = 64
-"""Events at the end of a log among which the last answer is looked for."""
 LOOK_AGAIN = 20.0
 """Seconds after which a silent channel is compared with its log at the latest, in case a hint was lost.
 Each channel has its own between half of it and all: a thousand that came together, or fell silent
@@ -47,85 +46,17 @@ SILENT_RUN = TurnFault(
 )
 
 
-_OF_A_RUN = BESIDE_TEXT | {"started", "delta", "snapshot", "processing", "responding"}
-_ENDS_A_RUN = frozenset(("completed", "dead", "held", "retrying", "waiting"))
-
-
-@dataclass(frozen=True, slots=True)
-class SubscriptionStart:
-    """Where a subscription begins: events after `start` are delivered.
-
-    `is_recovered`: the position asked for was still in the log, so nothing is missed. `top` is the
-    newest offset, `answer` what a run in progress has shown up to `start`.
-    """
-
-    epoch: str
-    start: int
-    top: int
-    is_recovered: bool
-    answer: Answer
-
-
-class Receiver(Protocol):
-    """The end of a stream; what is delivered is in order and without holes."""
-
-    def deliver(self, address: Address, events: Sequence[Event]) -> None:
-        """May not wait."""
-        ...
-
-
-class Subscriber(Receiver, Protocol):
-    """Whoever asks for a stream."""
-
-    def on_subscription(self, address: Address, start: SubscriptionStart) -> None:
-        """Called once, before the first event."""
-        ...
-
-    async def wait_for_room(self, address: Address) -> None:
-        """Wait until more of the past can be delivered: called after each piece of it, never while
-        others wait.
-        """
-        ...
-
-
-@dataclass(slots=True, eq=False)
-class _Subscription:
-    receiver: Receiver
-    epoch: str
-    last: int
-    live: bool = False
-    size: int = 1
-    """How many subscribers the receiver stands for."""
-    look_again: bool = False
-    """Something happened while it was catching up, which it reads for itself."""
-
-    def take(self, address: Address, events: Sequence[Event]) -> None:
-        """Pass on what is new to this subscriber."""
-        if not self.live:
-            self.look_again = True
-            return
-        # offsets of another epoch are other numbers: what comes first of it is
-        # new, whatever its offset
-        if events[0].epoch != self.epoch:
-            self.epoch, self.last = events[0].epoch, events[0].offset - 1
-        # who has read the log later than the others has a part of them
-        if events[0].offset <= self.last:
-            events = [event for event in events if event.offset > self.last]
-            if not events:
-                return
-        self.last = events[-1].offset
-        self.receiver.deliver(address, events)
-
-
 @dataclass(slots=True, eq=False)
 class _Fanout:
-    """What is delivered of one channel: `last` is the offset that all its live subscribers have."""
+    """What is delivered of one channel: `last` is the offset up to which it was passed on. Who has read
+    the log later than the others is further.
+    """
 
     address: Address
     epoch: str = ""
     last: int = 0
     # a tuple, made anew at each change: subscribers may leave while a delivery walks over it
-    subscriptions: tuple[_Subscription, ...] = ()
+    subscriptions: tuple[ChannelSubscription, ...] = ()
     reading: bool = False
     look_again: bool = False
     # it has read the log when it came: nothing can have been missed yet
@@ -133,16 +64,18 @@ class _Fanout:
     patience: float = field(default_factory=lambda: random.uniform(LOOK_AGAIN / 2, LOOK_AGAIN))  # noqa: S311 - no secret
     """Seconds of silence after which it is compared with its log."""
     run: Event | None = None
-    """What was heard last of a run in progress; None between runs, and once its silence was told.
-    """
+    """What was heard last of a run in progress; None between runs."""
+    run_heard_at: float = 0.0
 
     def hear(self, events: Sequence[Event]) -> None:
-        """Keep in mind whether a run is in progress."""
-        for event in events:
-            if event.kind in _OF_A_RUN:
-                self.run = event
-            elif event.kind in _ENDS_A_RUN:
-                self.run = None
+        """Keep in mind whether a run is in progress, and when it has said something."""
+        run = newest_of_run(self.run, events)
+        if run is not self.run:
+            self.run, self.run_heard_at = run, self.heard_at
+
+    def knows(self, subscription: ChannelSubscription) -> bool:
+        """Whether it was told that nothing is heard of the run; nobody is told of none."""
+        return self.run is None or subscription.silence is self.run
 
     @property
     def is_live(self) -> bool:
@@ -221,17 +154,20 @@ class Hub:
         """
         await self._following.wait()
         channel = self._channels.setdefault(address, _Fanout(address))
-        subscription = _Subscription(subscriber, "", 0)
+        subscription = ChannelSubscription(subscriber)
         channel.subscriptions = (*channel.subscriptions, subscription)
         try:
             if self._follower is not None:
                 await self._follower.add(address)
-            return await self._catch_up(channel, subscription, subscriber, after, epoch, history)
+            catch_up = CatchUp(self._store, address, subscription, subscriber)
+            start = await catch_up.read(StartingPoint(after, epoch, history))
         # also when cancelled: what is left behind would be delivered to nobody for ever, and keep
         # its channel followed
         except BaseException:
             await self._leave(channel, subscription)
             raise
+        self._go_live(channel, subscription, catch_up.run)
+        return start
 
     async def unsubscribe(self, address: Address, subscriber: Subscriber) -> bool:
         channel = self._channels.get(address)
@@ -251,7 +187,7 @@ class Hub:
             return False
         if group is None:
             own.receiver = into
-        elif (group.epoch, group.last) == (own.epoch, own.last):
+        elif (group.epoch, group.last) == (own.epoch, own.last) and channel.knows(group) is channel.knows(own):
             group.size += 1
             channel.subscriptions = tuple(one for one in channel.subscriptions if one is not own)
         else:
@@ -270,10 +206,10 @@ class Hub:
             group.receiver = subscriber
         else:
             group.size -= 1
-            own = _Subscription(subscriber, group.epoch, group.last, live=True)
+            own = replace(group, receiver=subscriber, size=1)
             channel.subscriptions = (*channel.subscriptions, own)
 
-    async def _leave(self, channel: _Fanout, subscription: _Subscription) -> None:
+    async def _leave(self, channel: _Fanout, subscription: ChannelSubscription) -> None:
         channel.subscriptions = tuple(s for s in channel.subscriptions if s is not subscription)
         # the very object: a newcomer may have made the channel anew while the last one left, and
         # would hear nothing ever
@@ -282,7 +218,7 @@ class Hub:
             if self._follower is not None:
                 await self._follower.discard(channel.address)
 
-    def _drop(self, channel: _Fanout, subscription: _Subscription) -> None:
+    def _drop(self, channel: _Fanout, subscription: ChannelSubscription) -> None:
         """Leave on behalf of a subscriber that broke, while its error is handled: the others go on."""
         log.exception(
             "subscriber_broke", subscriber=type(subscription.receiver).__name__, subscribers=subscription.size
@@ -291,76 +227,15 @@ class Hub:
         if self._group is not None:
             self._group.create_task(self._leave(channel, subscription))
 
-    async def _catch_up(  # noqa: PLR0917 - the subscription that is asked for, whole
-        self,
-        channel: _Fanout,
-        subscription: _Subscription,
-        subscriber: Subscriber,
-        after: int | None,
-        epoch: str | None,
-        history: int,
-    ) -> SubscriptionStart:
-        # for its numbers alone: top, floor, and where a run in progress begins
-        page = await self._store.read(channel.address, after=0, limit=1)
-        start = start_offset(page, after, epoch, history)
-        # a server that was promoted may have lost the end of the log that this subscriber has seen
-        if after is not None and start == page.top < after:
-            start = await self._before_last_answer(channel.address, page)
-        is_recovered = after is not None and start == after and is_of_log(page, after, epoch) and page.floor <= after
-        subscription.epoch, subscription.last = page.epoch, start
-        answer = await self._answer_until(channel.address, page.live_from, start)
-        subscription_start = SubscriptionStart(page.epoch, start, page.top, is_recovered, answer)
-        subscriber.on_subscription(channel.address, subscription_start)
-        in_a_turn = not is_recovered and answer.run_id is None  # whose beginning nobody has told
-        # `take` notes what happens meanwhile instead of keeping it: no buffer here can overflow
-        while subscription.last < page.top or subscription.look_again:
-            subscription.look_again = False
-            page = await self._page(channel.address, subscription.last)
-            if page.epoch != subscription.epoch:
-                subscription.last = go_on(subscription.epoch, subscription.last, page)
-                subscription.epoch = page.epoch
-                continue
-            subscription.last = page.top
-            if page.events:
-                subscription.last = page.events[-1].offset
-                begin = _beginning(page.events) if in_a_turn else 0
-                in_a_turn = in_a_turn and begin == len(page.events)
-                # pieces of an answer whose beginning was not delivered would be shown as if they
-                # were the answer
-                events = [*(e for e in page.events[:begin] if e.kind != "delta"), *page.events[begin:]]
-                for piece in _pieces(events):
-                    subscriber.deliver(channel.address, piece)
-                    # the past may be megabytes: it comes as fast as it is read, not as fast as the
-                    # log gives it
-                    await subscriber.wait_for_room(channel.address)
-        self._go_live(channel, subscription)
-        return subscription_start
-
-    async def _before_last_answer(self, address: Address, page: Page) -> int:
-        """Of a log that has lost its end: where the last answer begins that it still
-        holds, in one event.
+    def _go_live(self, channel: _Fanout, subscription: ChannelSubscription, run: Event | None) -> None:
+        """From here on it is told with the others. The first one says where the channel is, and whether
+        a run is in progress.
         """
-        last = await self._store.read(address, after=max(0, page.top - LAST_ANSWER), limit=LAST_ANSWER)
-        return next((event.offset - 1 for event in reversed(last.events) if event.is_final), page.top)
-
-    async def _answer_until(self, address: Address, live_from: int | None, start: int) -> Answer:
-        """The answer of the run in progress, folded up to this offset."""
-        answer, after = Answer(), (live_from or 0) - 1
-        while live_from is not None and after < start:
-            page = await self._store.read(address, after=after)
-            for event in page.events:
-                if event.offset <= start:
-                    answer.take(event)
-            if not page.events:
-                break
-            after = page.events[-1].offset
-        return answer
-
-    def _go_live(self, channel: _Fanout, subscription: _Subscription) -> None:
-        """From here on it is told with the others. The first one says where the channel is."""
+        is_first = not channel.is_live
         subscription.live = True
-        if not any(other.live for other in channel.subscriptions if other is not subscription):
+        if is_first:
             channel.epoch, channel.last = subscription.epoch, subscription.last
+            channel.run, channel.run_heard_at = run, asyncio.get_running_loop().time()
         # the two have read the log at different moments: one more look brings them together
         elif (channel.epoch, channel.last) != (subscription.epoch, subscription.last):
             self._read_on(channel)
@@ -415,9 +290,11 @@ class Hub:
         try:
             while channel.subscriptions:
                 channel.look_again = False
-                page = await self._page(channel.address, channel.last)
+                page = await read_in_time(self._store, channel.address, channel.last)
                 if page.epoch != channel.epoch and page.epoch:
                     channel.epoch, channel.last = page.epoch, go_on(channel.epoch, channel.last, page)
+                    # what was lost may be how it ended
+                    channel.run = channel.run if page.live_from is not None else None
                     continue
                 if page.events:
                     self._pass_on(channel, page.events)
@@ -429,22 +306,6 @@ class Hub:
             log.exception("channel_unreadable", watched=len(self._channels))
         finally:
             channel.reading = False
-
-    async def _page(self, address: Address, after: int) -> Page:
-        """What the log holds after an offset.
-
-        A subscriber was promised to be told: read until the store answers.
-        """
-        failures = 0
-        while True:
-            try:
-                return await self._store.read(address, after=after)
-            except StoreError as error:
-                if not error.retryable:
-                    raise
-                failures += 1
-                log.warning("log_read_failed", error=str(error), failures=failures)
-            await asyncio.sleep(PATIENCE.after(failures))
 
     async def _look_at_silent_channels(self) -> None:
         loop = asyncio.get_running_loop()
@@ -458,51 +319,31 @@ class Hub:
                 continue
             # a copy: a subscriber that breaks leaves while it is told
             for channel in list(self._channels.values()):
-                if channel.run is not None and channel.heard_at < now - SILENCE:
+                if channel.run is not None and channel.run_heard_at < now - SILENCE:
                     self._tell_silence(channel, channel.run)
                 if channel.heard_at < now - channel.patience:
                     channel.heard_at = now
                     self._read_on(channel)
 
     def _tell_silence(self, channel: _Fanout, run: Event) -> None:
-        """Tell those who watch, once: nobody may be left who could.
+        """Tell those who watch and were not told yet: nobody may be left who could.
 
         It is not in the log, so it has the position of what was delivered last.
         """
-        channel.run = None
         event = Event("processing", run.message_ids, run_id=run.run_id, attempt=run.attempt, error=SILENT_RUN)
         notice = event.at_position(channel.last, channel.epoch, self._clock.now())
         for subscription in channel.subscriptions:
             # it stands in no log: whoever is behind would get it at a place where
             # it does not belong
-            if subscription.live and (subscription.epoch, subscription.last) == (channel.epoch, channel.last):
+            is_there = subscription.live and (subscription.epoch, subscription.last) == (channel.epoch, channel.last)
+            if is_there and not channel.knows(subscription):
+                subscription.silence = run
                 try:
                     subscription.receiver.deliver(channel.address, (notice,))
                 except Exception:
                     self._drop(channel, subscription)
 
 
-def _find(channel: _Fanout | None, receiver: Receiver) -> _Subscription | None:
+def _find(channel: _Fanout | None, receiver: Receiver) -> ChannelSubscription | None:
     subscriptions = channel.subscriptions if channel is not None else ()
     return next((one for one in subscriptions if one.receiver is receiver), None)
-
-
-def _pieces(events: Sequence[Event]) -> Iterator[list[Event]]:
-    """Events in pieces of at most `PIECE` characters of text; one that is longer stands alone."""
-    piece: list[Event] = []
-    size = 0
-    for event in events:
-        if piece and size + len(event.text) > PIECE:
-            yield piece
-            piece, size = [], 0
-        piece.append(event)
-        size += len(event.text)
-    if piece:
-        yield piece
-
-
-def _beginning(events: Sequence[Event]) -> int:
-    """The place of the first event that a text begins with: pieces before it are the rest of an
-    answer whose beginning the log has no more, or the position leaves out.
-    """
-    return next((place for place, event in enumerate(events) if event.kind in ("started", "snapshot")), len(events))

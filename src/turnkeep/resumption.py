@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from turnkeep.store.values import Page
 
 
@@ -31,12 +33,27 @@ def is_of_log(page: Page, after: int, epoch: str | None) -> bool:
     return epoch is not None and (_log_of(epoch) == _log_of(page.epoch) or (epoch == "" and after == 0))
 
 
-def start_offset(page: Page, after: int | None, epoch: str | None, history: int) -> int:
-    """The offset after which a subscription begins."""
-    if after is not None and epoch is not None and (epoch or after == 0):
-        return after if is_of_log(page, after, epoch) and after <= page.top else go_on(epoch, after, page)
-    if history:
-        return max(0, page.top - history)
-    if page.live_from is not None:
-        return page.live_from - 1
-    return page.top
+@dataclass(frozen=True, slots=True)
+class StartingPoint:
+    """Where a subscription is to begin: after (epoch, offset), or with the last `history` events, or with
+    the run in progress, or with what comes now.
+    """
+
+    after: int | None = None
+    epoch: str | None = None
+    history: int = 0
+
+    def offset_in(self, page: Page) -> int:
+        """The offset after which it begins."""
+        after, epoch = self.after, self.epoch
+        if after is not None and epoch is not None and (epoch or after == 0):
+            return after if is_of_log(page, after, epoch) and after <= page.top else go_on(epoch, after, page)
+        if self.history:
+            return max(0, page.top - self.history)
+        if page.live_from is not None:
+            return page.live_from - 1
+        return page.top
+
+    def is_kept_by(self, page: Page, start: int) -> bool:
+        """Whether the log has everything since: it begins where it was asked to."""
+        return start == self.after and is_of_log(page, start, self.epoch) and page.floor <= start

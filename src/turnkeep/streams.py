@@ -8,9 +8,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
 
 from turnkeep.events import Event
-from turnkeep.hub import Hub, SubscriptionStart
+from turnkeep.hub import Hub
 from turnkeep.messages import Address
 from turnkeep.store.contract import Store
+from turnkeep.subscription import SubscriptionStart
 
 
 class EventStream:

@@ -17,9 +17,9 @@ from typing import Any, Self
 import orjson
 
 from turnkeep.events import BESIDE_TEXT, Answer, Event, TextDelta
-from turnkeep.hub import SubscriptionStart
 from turnkeep.messages import Address
 from turnkeep.remedies import remedy_of
+from turnkeep.subscription import SubscriptionStart
 
 Frame = dict[str, Any]
 

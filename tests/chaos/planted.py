@@ -14,11 +14,12 @@ from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
 
-from turnkeep import clock, failpoints, hub, resumption
+from turnkeep import clock, failpoints, hub
 from turnkeep.errors import AnswerMalformed
 from turnkeep.events import Event
 from turnkeep.messages import AssistantItem, CallItem, Item, OutputItem
 from turnkeep.queue import AssistantMessageQueue
+from turnkeep.resumption import StartingPoint
 from turnkeep.runs import announcer, answer, journal, lease, outcomes, run, tool_calls
 from turnkeep.store import rules_accept, rules_change, rules_claim, rules_settle
 from turnkeep.store.memory import MemoryStore, once
@@ -402,9 +403,5 @@ def blind_to_gaps(replaces: Replace) -> None:
 @bug
 def resumes_too_early(replaces: Replace) -> None:
     """A subscriber that comes back is told some events again."""
-    start = resumption.start_offset
-
-    def started(*known: Any) -> int:
-        return max(0, start(*known) - 2)
-
-    replaces(hub, "start_offset", started)
+    offset_in = StartingPoint.offset_in
+    replaces(StartingPoint, "offset_in", lambda self, page: max(0, offset_in(self, page) - 2))

@@ -23,11 +23,11 @@ from turnkeep.doors.socket.session import CLOSE_ABOVE, PeerWriter, Socket
 from turnkeep.doors.socket.sockets import shown_in
 from turnkeep.errors import ConfigurationError, NotAuthenticated, StoreUnavailable, TurnkeepError
 from turnkeep.events import Event
-from turnkeep.hub import SubscriptionStart
 from turnkeep.inputs import read_channel, read_json, read_message
 from turnkeep.messages import Address, Message, text_content
 from turnkeep.setting_checks import parse_rate
 from turnkeep.settings import Settings
+from turnkeep.subscription import SubscriptionStart
 from turnkeep.wire import Encoder, Frame
 
 

@@ -9,11 +9,12 @@ from contextlib import asynccontextmanager
 from tests.patience import until
 from tests.scenario.house import opened
 from turnkeep.events import Event
-from turnkeep.hub import Hub, SubscriptionStart
+from turnkeep.hub import Hub
 from turnkeep.messages import Address
 from turnkeep.store.contract import Follower, Store
 from turnkeep.store.values import Notice
 from turnkeep.streams import EventStream
+from turnkeep.subscription import SubscriptionStart
 
 
 class _Slow:

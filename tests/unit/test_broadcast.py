@@ -15,18 +15,19 @@ import orjson
 import pytest
 from starlette.websockets import WebSocket
 
-from tests.patience import PATIENCE
+from tests.patience import PATIENCE, until
 from turnkeep import hub as hub_module
 from turnkeep.broadcast import Broadcasts, Payload, websocket_frame
 from turnkeep.doors.socket import session
 from turnkeep.doors.socket.session import BROKEN, CLOSE_ABOVE, PeerWriter, SocketChannel
 from turnkeep.events import Event, delta
-from turnkeep.hub import Hub, SubscriptionStart
+from turnkeep.hub import Hub
 from turnkeep.messages import Address
 from turnkeep.store import Policies, Policy
 from turnkeep.store.contract import Follower
 from turnkeep.store.memory import MemoryStore
 from turnkeep.store.values import Notice, Page
+from turnkeep.subscription import SubscriptionStart
 from turnkeep.wire import Dialect, WireEncoder, subscription_frame
 
 HERE = Address("default", "assistant", "c")
@@ -444,3 +445,29 @@ def test_a_prepared_frame_is_one_whole_text_frame(size_of: int) -> None:
     assert data.endswith(message)
     assert len(data) - len(message) == (2 if len(message) < 126 else 4 if len(message) < 65_536 else 10)
     assert Payload((message, message)).frames == data + data
+
+
+async def test_who_comes_when_the_others_were_told_of_silence_is_told_too_and_goes_on_with_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(hub_module, "SILENCE", 0.05)
+    log = ChannelLog()
+
+    def silences(peer: Peer) -> int:
+        return sum(frame.get("reason") == "silent" for frame in peer.frames)
+
+    async with following(log) as (hub, broadcasts):
+        dialect = DIALECTS["delta"]
+        peers = await gathered(hub, broadcasts, dialect, dialect)
+        await log.deliver(log.make(Event("started", ("m1",), run_id="run_1", attempt=1)))
+        assert all(peer.is_sharing for peer in peers)
+        await until(lambda: all(silences(peer) == 1 for peer in peers))
+        peers += await gathered(hub, broadcasts, dialect)
+        await until(lambda: silences(peers[-1]) == 1)
+        await until(lambda: peers[-1].is_sharing)
+        monkeypatch.setattr(hub_module, "SILENCE", PATIENCE)
+        await log.deliver(log.make(Event("completed", ("m1",), text="so", run_id="run_1", outcome="completed")))
+        await log.deliver(log.make(Event("started", ("m2",), run_id="run_2", attempt=1)))
+        peers += await gathered(hub, broadcasts, dialect)
+        assert peers[-1].is_sharing, "what was told of an earlier silence keeps nobody apart"
+        assert [peer.frames[-1]["status"] for peer in peers] == ["started"] * 4

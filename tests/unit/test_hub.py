@@ -14,7 +14,7 @@ import pytest
 from tests.patience import PATIENCE
 from turnkeep.errors import StoreUnavailable
 from turnkeep.events import Event, delta
-from turnkeep.hub import Hub, SubscriptionStart
+from turnkeep.hub import Hub
 from turnkeep.messages import Address, Message, UserItem, text_content
 from turnkeep.resumption import is_of_log
 from turnkeep.store import Policies, Policy
@@ -22,6 +22,7 @@ from turnkeep.store.contract import Follower
 from turnkeep.store.memory import MemoryStore
 from turnkeep.store.values import Commit, Notice, Page, TranscriptEntry
 from turnkeep.streams import EventStream
+from turnkeep.subscription import SubscriptionStart
 from turnkeep.testing import FakeClock, counting_ids
 
 HERE = Address("default", "assistant", "c")

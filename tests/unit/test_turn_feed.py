@@ -9,8 +9,8 @@ import pytest
 
 from turnkeep.doors.http.turn_feed import TurnFeed
 from turnkeep.events import Answer, CallDetail, Event, ResultDetail, StepDetail
-from turnkeep.hub import SubscriptionStart
 from turnkeep.messages import Address
+from turnkeep.subscription import SubscriptionStart
 
 HERE = Address("t", "q", "c")
 

@@ -11,8 +11,8 @@ import pytest
 
 from tests.rows import each_row
 from turnkeep.events import Answer, CallDetail, Event, StepDetail, TurnFault, delta
-from turnkeep.hub import SubscriptionStart
 from turnkeep.messages import Address, Citation
+from turnkeep.subscription import SubscriptionStart
 from turnkeep.usage import Usage
 from turnkeep.wire import Dialect, Encoder, Frame, WireEncoder, call_form, dumps, envelope, subscription_frame
 

@@ -18,8 +18,8 @@ from turnkeep.doors.http.endpoint import HttpCall
 from turnkeep.doors.http.sent_events import COMMENT
 from turnkeep.doors.http.turn_encoder import TurnEncoder, is_result_of
 from turnkeep.events import Event, StepDetail, TurnFault
-from turnkeep.hub import SubscriptionStart
 from turnkeep.messages import Address
+from turnkeep.subscription import SubscriptionStart
 from turnkeep.turn_growth import TurnGrowth
 from turnkeep.wire import call_form
 

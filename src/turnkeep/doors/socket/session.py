@@ -34,9 +34,9 @@ from turnkeep.doors.socket.socket_watch import SocketWatch
 from turnkeep.doors.socket_transport import SocketTransport, transport_of
 from turnkeep.errors import InvalidMessage, TooManyRequests, TurnkeepError
 from turnkeep.events import Event
-from turnkeep.hub import SubscriptionStart
 from turnkeep.inputs import read_json
 from turnkeep.messages import Address
+from turnkeep.subscription import SubscriptionStart
 from turnkeep.telemetry import get_log
 from turnkeep.wire import Dialect, Frame, WireEncoder, frame_bytes
 

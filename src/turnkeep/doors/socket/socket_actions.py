@@ -19,9 +19,9 @@ from turnkeep.auth.principals import LONGEST_CREDENTIAL, Access, Credentials, Pr
 from turnkeep.doors.error_answers import error_body
 from turnkeep.doors.socket.changes import ASKING, CHANGES, Caller, key_of
 from turnkeep.errors import InvalidMessage, NotAllowed, NotAuthenticated, TurnkeepError
-from turnkeep.hub import SubscriptionStart
 from turnkeep.inputs import OURS, drops_inbox, optional_text, read_channel
 from turnkeep.messages import Address
+from turnkeep.subscription import SubscriptionStart
 from turnkeep.wire import Dialect, Frame, subscription_frame
 
 NOT_AUTHENTICATED, NOT_ALLOWED = 4401, 4403
