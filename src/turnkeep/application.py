@@ -16,7 +16,6 @@ from typing import Self
 
 from turnkeep.adaptive_window import AdaptiveWindow
 from turnkeep.assistants import Assistant, Assistants
-from turnkeep.broadcast import Broadcasts
 from turnkeep.clock import SystemClock
 from turnkeep.composition import Lifespan, RunParts, open_endpoint, open_run_context, policies, watch_process
 from turnkeep.core_settings import Role
@@ -92,7 +91,6 @@ class Application:
         self.catalog = Catalog.load(settings.price_file)
         self.store = measure_store(store or store_of(settings, policies(settings, runs_kept=runs_kept)), meter)
         self.hub = Hub(self.store, meter=meter)
-        self.broadcasts = Broadcasts(self.hub)
         self.model_name = settings.model or self.catalog.default
         self.assistants = Assistants(self.store, model=self.model_name, instructions=settings.instructions)
         self._has_simulator = False

@@ -162,7 +162,7 @@ class Encoder:
         self._answer.take(event)
         return True
 
-    def flush_frame(self, event: Event) -> Frame:
+    def delta_frame(self, event: Event) -> Frame:
         """The frame of a delta, without its text."""
         return self._frame(event, "in_progress", "response", "")
 
@@ -307,67 +307,73 @@ class Encoder:
 
 
 class WireEncoder:
-    """The frames of one channel as messages (`broadcast.DialectEncoder`), from the start of a subscription on."""
+    """The frames of one channel as messages, each of them bytes: events in, messages out.
 
-    __slots__ = ("_address", "_dialect", "_encoder", "_position", "_template")
+    A message is one text frame of a socket, or one event of an SSE stream with its blank line. It begins
+    with the answer that was shown before its first event (`SubscriptionStart`), is given every event of
+    the channel in the order of the log, and knows nothing of who reads it. It may keep text back (`owes`)
+    until `flush`, so that several deltas become one message.
+    """
+
+    __slots__ = ("_address", "_delta_frame", "_dialect", "_encoder", "_position")
 
     def __init__(self, address: Address, thread_id: str | None, dialect: Dialect, start: SubscriptionStart) -> None:
         self._address = address
         self._dialect = dialect
         self._encoder = Encoder(address, thread_id, dialect, answer=start.answer, replaces=not start.is_recovered)
         self._position = (start.epoch, start.start)
-        self._template: _DeltaTemplate | None = None
+        self._delta_frame: _DeltaFrame | None = None
 
     @property
     def owes(self) -> bool:
+        """There is text that `flush` would tell."""
         return self._encoder.owes
 
     @property
     def state(self) -> Hashable:
+        """Where it is in the log, and what it knows: equal in encoders that owe nothing and would say
+        the same of every event to come.
+        """
         return (self._position, self._encoder.state)
 
     def encode(self, event: Event) -> list[bytes]:
+        """The messages of an event; text that was kept back comes first."""
         self._position = (event.epoch, event.offset)
         if event.__class__ is TextDelta:
             self._encoder.encode(event)
             return []
         # Who answers, and which messages, may be others from here on.
-        self._template = None
-        return [self._message(frame) for frame in self._encoder.encode(event)]
+        self._delta_frame = None
+        return [self.encode_frame(frame) for frame in self._encoder.encode(event)]
 
     def tell(self, event: Event) -> list[bytes]:
-        template = self._template
+        """The messages of an event, and of what was kept back with it: `encode` and `flush`."""
+        frame = self._delta_frame
         # One delta after the other of the same run: all but a few events of a stream.
-        if (
-            template is not None
-            and event.__class__ is TextDelta
-            and template.fits(event)
-            and self._encoder.pass_delta(event)
-        ):
+        if frame is not None and event.__class__ is TextDelta and frame.fits(event) and self._encoder.pass_delta(event):
             self._position = (event.epoch, event.offset)
-            return [self._wrap(template.fill(event, event.text), event.epoch, event.offset)]
+            return [self._wrap(frame.fill(event, event.text), event.epoch, event.offset)]
         messages = self.encode(event)
         return messages + self.flush() if self._encoder.owes else messages
 
     def flush(self) -> list[bytes]:
+        """All text that was kept back."""
         if (piece := self._encoder.take_piece()) is None:
-            return [self._message(frame) for frame in self._encoder.flush()]
+            return [self.encode_frame(frame) for frame in self._encoder.flush()]
         event, text = piece
-        if self._template is None or not self._template.fits(event):
-            self._template = _DeltaTemplate(event, self._encoder.flush_frame(event))
-        data = self._template.fill(event, text)
+        if self._delta_frame is None or not self._delta_frame.fits(event):
+            self._delta_frame = _DeltaFrame(event, self._encoder.delta_frame(event))
+        data = self._delta_frame.fill(event, text)
         return [self._wrap(data, event.epoch, event.offset)]
 
     def copy(self) -> Self:
+        """One that goes on from here by itself."""
         other = copy(self)
         other._encoder = self._encoder.copy()
         return other
 
-    def first_message(self, frame: Frame) -> bytes:
-        """The frame that says where a subscription begins."""
-        return self._message(frame)
-
-    def _message(self, frame: Frame) -> bytes:
+    def encode_frame(self, frame: Frame) -> bytes:
+        """A frame as one message."""
         has_position = self._dialect.as_stream and not frame.get("more")
         return self._wrap(frame_bytes(frame), frame["epoch"] if has_position else None, frame.get("offset", 0))
 
@@ -383,8 +389,10 @@ class WireEncoder:
         return data
 
 
-class _DeltaTemplate:
-    """The frame of a delta, but for its moment, offset and text: the rest is the same for a whole run."""
+class _DeltaFrame:
+    """The frame of a delta as bytes, but for its moment, offset and text: the rest is the same for a
+    whole run.
+    """
 
     __slots__ = ("_attempt", "_epoch", "_middle", "_run_id", "_tail")
 

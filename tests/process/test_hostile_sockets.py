@@ -16,9 +16,9 @@ from websockets.exceptions import ConnectionClosed
 from tests.patience import PATIENCE
 from tests.process.served import ask, frames_until_final, served
 from turnkeep.auth.tokens import tokens_of
-from turnkeep.broadcast import Payload
 from turnkeep.doors.error_answers import status_of
 from turnkeep.doors.socket import session, socket_watch
+from turnkeep.doors.socket.broadcast import Payload
 from turnkeep.doors.socket.session import CLOSE_ABOVE, PeerWriter, Socket
 from turnkeep.doors.socket.sockets import shown_in
 from turnkeep.errors import ConfigurationError, NotAuthenticated, StoreUnavailable, TurnkeepError

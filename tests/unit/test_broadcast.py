@@ -17,8 +17,8 @@ from starlette.websockets import WebSocket
 
 from tests.patience import PATIENCE, until
 from turnkeep import hub as hub_module
-from turnkeep.broadcast import Broadcasts, Payload, websocket_frame
 from turnkeep.doors.socket import session
+from turnkeep.doors.socket.broadcast import Broadcasts, Payload, websocket_frame
 from turnkeep.doors.socket.session import BROKEN, CLOSE_ABOVE, PeerWriter, SocketChannel
 from turnkeep.events import Event, delta
 from turnkeep.hub import Hub

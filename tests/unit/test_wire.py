@@ -553,7 +553,7 @@ def test_the_first_frame_of_a_subscription_is_wrapped_as_all_others_are(dialect:
     start = SubscriptionStart("e", 7, 9, True, Answer())
     frame = subscription_frame(ADDRESS, "thread_1", start, at=3.5)
 
-    first = WireEncoder(ADDRESS, "thread_1", dialect, start).first_message(frame)
+    first = WireEncoder(ADDRESS, "thread_1", dialect, start).encode_frame(frame)
 
     assert first.decode() == written.format(frame=dumps(frame))
 

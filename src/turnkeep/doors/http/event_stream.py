@@ -68,7 +68,7 @@ async def _frames(
         encoder = WireEncoder(address, thread_id, dialect, stream.subscription_start)
         start = subscription_frame(address, thread_id, stream.subscription_start, at=call.application.clock.now())
         # How long EventSource waits before it comes back is otherwise the browser's own matter.
-        yield b"retry: 1000\n\n" + encoder.first_message(start)
+        yield b"retry: 1000\n\n" + encoder.encode_frame(start)
         quiet, heard_at = 0.0, loop.time()
         # those that began together would look together, for ever: some hundred at one turn of the loop
         looked_at = loop.time() - random.uniform(0, LOOK_AGAIN)  # noqa: S311 - no secret

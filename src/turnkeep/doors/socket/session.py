@@ -28,7 +28,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketDiscon
 from turnkeep.application import Application
 from turnkeep.auth.limits import Holder, Limits, holder
 from turnkeep.auth.principals import Access, Principal
-from turnkeep.broadcast import Broadcast, Broadcasts, DialectEncoder, Payload, WriteFrames
+from turnkeep.doors.socket.broadcast import Broadcast, Broadcasts, Payload, WriteFrames
 from turnkeep.doors.socket.socket_actions import NOT_AUTHENTICATED, Subscription, error_frame, perform
 from turnkeep.doors.socket.socket_watch import SocketWatch
 from turnkeep.doors.socket_transport import SocketTransport, transport_of
@@ -71,20 +71,23 @@ class Socket:
     """One open connection, and what it is subscribed to."""
 
     __slots__ = (
-        "_channels", "_loop", "_watch", "_websocket", "_writer", "application", "limits", "principal",
+        "_broadcasts", "_channels", "_loop", "_watch", "_websocket", "_writer", "application", "limits", "principal",
     )  # fmt: skip
 
     def __init__(
         self,
         websocket: WebSocket,
-        application: Application,
         principal: Principal,
+        *,
+        application: Application,
+        broadcasts: Broadcasts,
         limits: Limits,
         watch: SocketWatch,
     ) -> None:
         self._websocket = websocket
-        self.application = application
         self.principal = principal
+        self.application = application
+        self._broadcasts = broadcasts
         self.limits = limits
         self._watch = watch
         self._channels: dict[str, SocketChannel] = {}
@@ -218,7 +221,7 @@ class Socket:
             subscription.dialect,
             subscription.first_frame,
             writer=self._writer,
-            broadcasts=self.application.broadcasts,
+            broadcasts=self._broadcasts,
         )
         self._channels[address.channel] = channel
         try:
@@ -265,7 +268,7 @@ class SocketChannel:
         self._writer = writer
         self._broadcasts = broadcasts
         self._broadcast: Broadcast | None = None
-        self._encoder: DialectEncoder | None = None
+        self._encoder: WireEncoder | None = None
         self._backlog_top = 0
         self._flushed_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
@@ -279,7 +282,7 @@ class SocketChannel:
         # which it was written.
         self._backlog_top = start.top
         self._encoder = encoder = WireEncoder(address, frame["thread_id"], self.dialect, start)
-        self._write([encoder.first_message(frame)])
+        self._write([encoder.encode_frame(frame)])
 
     def deliver(self, address: Address, events: Sequence[Event]) -> None:
         """Frames for what happened, while he is alone. One that cannot be made ends this socket, so
@@ -330,7 +333,7 @@ class SocketChannel:
         self._encoder = self._part()
         self._look_later()
 
-    def _part(self) -> DialectEncoder | None:
+    def _part(self) -> WireEncoder | None:
         """Not be told with the others any more: an encoder that is as far as theirs."""
         if self._broadcast is None:
             return self._encoder
@@ -338,7 +341,7 @@ class SocketChannel:
         self._writer.direct_channels = tuple(one for one in self._writer.direct_channels if one is not self)
         return broadcast.leave(self)
 
-    def _encode(self, encoder: DialectEncoder, events: Sequence[Event]) -> None:
+    def _encode(self, encoder: WireEncoder, events: Sequence[Event]) -> None:
         """Text at once if there was none for a while, else merged. Of an answer of the past only
         the whole, if no deltas are wanted.
         """

@@ -19,6 +19,7 @@ from turnkeep.auth.principals import (
     credentials_of_request,
 )
 from turnkeep.doors.error_answers import error_response
+from turnkeep.doors.socket.broadcast import Broadcasts
 from turnkeep.doors.socket.session import BROKEN, RESTART, Socket
 from turnkeep.doors.socket.socket_actions import NOT_AUTHENTICATED, credentials_in
 from turnkeep.doors.socket.socket_watch import SocketWatch
@@ -51,6 +52,7 @@ class Sockets:
         self._takes_first_frames = application.settings.first_frame_auth
         self._open: set[Socket] = set()
         self._watch = SocketWatch(access)
+        self._broadcasts = Broadcasts(application.hub)
         self._waiting = 0
         self._nobodies = Slots("sockets that have shown no credential", WAITING_OF_ONE)
 
@@ -161,7 +163,14 @@ class Sockets:
         whose = holder(principal, _peer(websocket))
         try:
             with self._limits.streaming(whose):
-                socket = Socket(websocket, self._application, principal, self._limits, self._watch)
+                socket = Socket(
+                    websocket,
+                    principal,
+                    application=self._application,
+                    broadcasts=self._broadcasts,
+                    limits=self._limits,
+                    watch=self._watch,
+                )
                 self._open.add(socket)
                 self._watch.add(socket)
                 try:

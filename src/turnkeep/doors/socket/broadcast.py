@@ -1,23 +1,25 @@
-"""What happens on a channel in the words of a dialect, put into bytes once for everybody who keeps up.
+"""What happens on a channel in bytes, made once for all sockets that keep up.
 
-A dialect is a `DialectEncoder`. Subscribers of one channel and dialect that have come equally far share
-one (`Broadcast`): an event is encoded once, and the same bytes are written to each of them. Whoever
-falls behind goes on with a copy of his own, because what he gets is merged, and joins the others
-again when he has caught up.
+Sockets that follow one channel in one dialect and have come equally far share one encoder (`Broadcast`):
+an event is encoded once, and the same bytes are written to each of them. Whoever falls behind goes
+on with a copy of his own, because what he gets is merged, and joins the others again when he has
+caught up. Streams of server-sent events have an encoder each (`event_stream`): what is written to
+them goes through ASGI, which costs more than the encoding.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Protocol, Self
+from typing import Protocol
 
 from turnkeep.events import Event
 from turnkeep.hub import Hub
 from turnkeep.messages import Address
 from turnkeep.subscription import Subscriber
 from turnkeep.telemetry import get_log
+from turnkeep.wire import Dialect, WireEncoder
 
 log = get_log(__name__)
 
@@ -25,44 +27,6 @@ WriteFrames = Callable[[bytes], object]
 """Takes whole frames of a member. It is called for each of a thousand and asked nothing, so whoever cannot
 be written to leaves (`Broadcast.leave`) in the moment in which that begins.
 """
-
-
-class DialectEncoder(Protocol):
-    """One channel in one dialect: events in, messages out, each of them bytes.
-
-    A message is one text frame of a socket, or one event of an SSE stream with its blank line. An
-    encoder begins with the answer that was shown before its first event (`SubscriptionStart`), is
-    given every event of the channel in the order of the log, and knows nothing of who reads it. It
-    may keep text back (`owes`) until `flush`, so that several deltas become one message.
-    """
-
-    @property
-    def owes(self) -> bool:
-        """There is text that `flush` would tell."""
-        ...
-
-    @property
-    def state(self) -> Hashable:
-        """Where it is in the log, and what it knows: equal in encoders that owe nothing and would say
-        the same of every event to come.
-        """
-        ...
-
-    def encode(self, event: Event) -> list[bytes]:
-        """The messages of an event; text that was kept back comes first."""
-        ...
-
-    def tell(self, event: Event) -> list[bytes]:
-        """The messages of an event, and of what was kept back with it: `encode` and `flush`."""
-        ...
-
-    def flush(self) -> list[bytes]:
-        """All text that was kept back."""
-        ...
-
-    def copy(self) -> Self:
-        """One that goes on from here by itself."""
-        ...
 
 
 def websocket_frame(message: bytes) -> bytes:
@@ -115,7 +79,7 @@ class Broadcast:
     )
 
     def __init__(
-        self, hub: Hub, address: Address, encoder: DialectEncoder, *, every: float, on_empty: Callable[[], object]
+        self, hub: Hub, address: Address, encoder: WireEncoder, *, every: float, on_empty: Callable[[], object]
     ) -> None:
         self._hub = hub
         self._address = address
@@ -204,7 +168,7 @@ class Broadcast:
             self._timer = None
         return self._encoder.flush()
 
-    def join(self, member: Member, encoder: DialectEncoder, write: WriteFrames) -> bool:
+    def join(self, member: Member, encoder: WireEncoder, write: WriteFrames) -> bool:
         """Share the encoder from here on, if it would say the same as this one, which owes nothing.
 
         Never in the middle of a delivery, which has not come to all members yet.
@@ -219,7 +183,7 @@ class Broadcast:
         self._members[member], self._writes = write, None
         return True
 
-    def leave(self, member: Member) -> DialectEncoder:
+    def leave(self, member: Member) -> WireEncoder:
         """An encoder of the member's own, as far as he is: from here on he is told for himself."""
         if self._members.pop(member, None) is None:
             return self._encoder.copy()
@@ -239,7 +203,7 @@ class Broadcasts:
 
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
-        self._open: dict[tuple[Address, Hashable], Broadcast] = {}
+        self._open: dict[tuple[Address, Dialect], Broadcast] = {}
 
     def __len__(self) -> int:
         return len(self._open)
@@ -247,9 +211,9 @@ class Broadcasts:
     def join(
         self,
         address: Address,
-        dialect: Hashable,
+        dialect: Dialect,
         member: Member,
-        encoder: DialectEncoder,
+        encoder: WireEncoder,
         *,
         write: WriteFrames,
         every: float,
