@@ -179,7 +179,7 @@ async def test_what_no_hint_told_is_found_by_the_next_claim_that_nothing_led_to(
         await accepted(other, said(channel("c"), "m1"))
         # The two know the time of the server to some milliseconds: for this one it may not have come yet.
         claims: list[Claim] = []
-        async with asyncio.timeout(10.0):
+        async with asyncio.timeout(PATIENCE):
             while not claims:
                 claims = await deaf.claim(owner="o", limit=8, lease=LEASE)
 

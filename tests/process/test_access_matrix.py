@@ -157,7 +157,7 @@ async def beginning(content: Any) -> str:
     text = b""
     while True:
         try:
-            async with asyncio.timeout(0.2 if text else 10.0):
+            async with asyncio.timeout(0.2 if text else PATIENCE):
                 text += await content.readany()
         except TimeoutError:
             return text.decode()

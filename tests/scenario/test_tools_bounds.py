@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.patience import LONG_PATIENCE
 from tests.scenario.tools_escape_ground import sleepers
 from tests.services.open_clone import environment, open_clone
 from turnkeep.clock import SystemClock
@@ -62,7 +63,7 @@ async def test_the_memory_of_all_processes_together_is_held_or_said_not_to_be(tm
         return
     assert "2 GB in all" in report.description
 
-    alive = (await use(bash_tool(Workspaces(tmp_path), inside), TOUCHED)).output
+    alive = (await use(bash_tool(Workspaces(tmp_path), inside, timeout=LONG_PATIENCE), TOUCHED)).output
 
     assert int(alive) * 400 * 2**20 <= MEMORY, alive
 

@@ -45,6 +45,13 @@ def _toml(value: Any) -> str:
     return json.dumps(value)
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server is a Python that starts: a busy machine needs longer for that than anybody who calls it would wait."""
+    for name in ("CONNECT_TIMEOUT", "WAIT_FOR_CONNECTION"):
+        monkeypatch.setattr(mcp, name, PATIENCE)
+
+
 @asynccontextmanager
 async def connected(
     path: Path, box: Toolbox, clock: Clock | None = None, pins: Pins | None = None, **environment: str

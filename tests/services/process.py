@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Protocol, Self
 
-from tests.patience import PATIENCE
+from tests.patience import LONG_PATIENCE, PATIENCE
 
 PORTS = range(20_000, 30_000)  # below the ephemeral range, so that no outgoing connection takes one of ours
 HOST = "127.0.0.1"
@@ -140,8 +140,6 @@ def folder_in_memory() -> Iterator[Path]:
 class Server:
     """One child process with a directory; stopping it keeps the data, closing it deletes them."""
 
-    patience = PATIENCE  # seconds until a start or stop that has not happened is an error
-
     def __init__(self, name: str) -> None:
         self.name = name
         self.port = free_port()
@@ -165,7 +163,7 @@ class Server:
         self.kill9()  # what is left of one that ended by itself
         self._process = spawn(self._command(), self._environment(), self.directory)
         try:
-            eventually(self._ready, self.patience, f"{self.name} on port {self.port} to answer", self._died)
+            eventually(self._ready, LONG_PATIENCE, f"{self.name} on port {self.port} to answer", self._died)
         except BaseException:
             self.kill9()
             raise
@@ -175,7 +173,7 @@ class Server:
         """Ask it to end and wait; ask again each second (a Redis that writes refuses); kill it if it does not."""
         if self._process is not None and self.alive:
             self.thaw()
-            _ask_to_end(self._process, self.patience)
+            _ask_to_end(self._process, PATIENCE)
         self.kill9()
 
     def kill9(self) -> None:

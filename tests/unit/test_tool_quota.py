@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.patience import PATIENCE
+from tests.patience import LONG_PATIENCE, PATIENCE
 from turnkeep.clock import SystemClock
 from turnkeep.tools import Tool, ToolContext
 from turnkeep.tools.execution import Result, ToolRequest, call
@@ -37,7 +37,7 @@ async def use(made: Tool, **arguments: Any) -> Result:
 def bash(tmp_path: Path, quota: int) -> Tool:
     inside = sandbox()
     assert inside is not None
-    return bash_tool(Workspaces(tmp_path, quota=quota), inside)
+    return bash_tool(Workspaces(tmp_path, quota=quota), inside, timeout=LONG_PATIENCE)
 
 
 async def test_a_file_beyond_the_quota_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
