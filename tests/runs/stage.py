@@ -267,8 +267,10 @@ class StumblingStore(MemoryStore):
             "nudged", timeout, lambda: super(StumblingStore, self).wait_nudge(owner, timeout=timeout)
         )
 
-    async def ready(self, *, queues: Sequence[str] | None, timeout: float) -> None:
-        await self._meet("ready", timeout, lambda: super(StumblingStore, self).ready(queues=queues, timeout=timeout))
+    async def ready(self, *, queues: Sequence[str] | None, timeout: float) -> bool:
+        return await self._meet(
+            "ready", timeout, lambda: super(StumblingStore, self).ready(queues=queues, timeout=timeout)
+        )
 
     async def expire(self, *, limit: int = 100) -> int:
         gone = await self._meet("expire", None, lambda: super(StumblingStore, self).expire(limit=limit))

@@ -130,7 +130,8 @@ class Worker:
 
     async def _rest(self) -> None:
         try:
-            await self.context.store.ready(queues=self.rules.queues, timeout=self.rules.rest)
+            while not await self.context.store.ready(queues=self.rules.queues, timeout=self.rules.rest):
+                pass
         # not told here: the next claim fails too, and tells it with growing pauses
         except StoreError:
             await asyncio.sleep(self.rules.rest)

@@ -113,9 +113,9 @@ class WorkerInbox(Protocol):
         """
         ...
 
-    async def ready(self, *, queues: Sequence[str] | None, timeout: float) -> None:
-        """Return when a claim may succeed, or after `timeout`. A hint: may return early, never
-        relied upon.
+    async def ready(self, *, queues: Sequence[str] | None, timeout: float) -> bool:
+        """Return when a claim may succeed, or after `timeout`; False where a look has just told that
+        none would. A hint: may return early, never relied upon.
         """
         ...
 

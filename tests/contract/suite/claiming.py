@@ -484,7 +484,7 @@ class ClaimPromises:
             waits = group.create_task(desk.store.ready(queues=None, timeout=3600.0))
             await desk.wait(1)
             await desk.say("m1", flush=True)
-            await waits
+            assert await waits
 
         assert await desk.is_claimable()
 
@@ -493,7 +493,7 @@ class ClaimPromises:
         await desk.say("m1", flush=True)
 
         async with asyncio.timeout(PATIENCE):
-            await desk.store.ready(queues=["q"], timeout=3600.0)
+            assert await desk.store.ready(queues=["q"], timeout=3600.0)
 
     async def test_ready_returns_when_a_window_has_passed(self, start: Start) -> None:
         desk = await start()
@@ -501,7 +501,7 @@ class ClaimPromises:
         async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as group:
             waits = group.create_task(desk.store.ready(queues=None, timeout=3600.0))
             await desk.wait(0.5)
-            await waits
+            assert await waits
 
     async def test_ready_returns_when_the_lease_of_a_dead_owner_ends(self, start: Start) -> None:
         """Whoever rests finds it then, by himself: nobody tells of an owner that has died."""
@@ -512,7 +512,7 @@ class ClaimPromises:
             await desk.wait(LEASE - 0.1)
             assert not waits.done()
             await desk.wait(0.1)
-            await waits
+            assert await waits
 
         assert await desk.is_claimable()
 
@@ -521,4 +521,6 @@ class ClaimPromises:
         async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as group:
             waits = group.create_task(desk.store.ready(queues=None, timeout=0.5))
             await desk.wait(0.5)
-            await waits
+            # True where only a claim looks
+            if not await waits:
+                assert await desk.is_claimable() is False

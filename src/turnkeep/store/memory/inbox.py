@@ -244,7 +244,7 @@ class MemoryInbox(MemoryState):
         accepted_id = slot.known_id(message_id, now) if slot else None
         return message_record(slot.thread, message_id, accepted_id) if slot and accepted_id else None
 
-    async def ready(self, *, queues: Sequence[str] | None, timeout: float) -> None:
+    async def ready(self, *, queues: Sequence[str] | None, timeout: float) -> bool:
         start = self.moment()
         until = start + timeout
         # `start <=` ends the waiting when a clock is set
@@ -253,8 +253,9 @@ class MemoryInbox(MemoryState):
             wakes = [wake for address, wake in self.wakes.items() if queues is None or address.queue in queues]
             wake = min(wakes, default=until)
             if wake <= now:
-                return
+                return True
             await self.bell.wait(self.clock, min(wake, until) - now)
+        return now < start
 
     async def wait_nudge(self, owner: str, *, timeout: float) -> set[Address]:
         start = self.moment()

@@ -320,7 +320,8 @@ class RedisClaims(RedisRenewals):
             await self._quarantine(keys, damage)
             return None
 
-    async def ready(self, *, queues: Sequence[str] | None, timeout: float) -> None:
+    async def ready(self, *, queues: Sequence[str] | None, timeout: float) -> bool:
+        # True also when nothing was heard: a claim is what looks at the partitions then.
         # The time is taken once and goes on with the seconds that pass here: what is heard of it
         # meanwhile may come from a look that took long.
         start, now = self._clock.now(), self._moment()
@@ -333,9 +334,10 @@ class RedisClaims(RedisRenewals):
                 break
             # A clock that runs backwards ends the wait as well.
             if not 0 <= seconds < timeout or not await hints.wait(min(due_in, timeout - seconds)):
-                return
+                return True
             self._require_open()
         outlook.trust(self._clock.elapsed())
+        return True
 
     async def _verify(self, outlook: Outlook, queues: Sequence[str] | None) -> None:
         """Ask the partitions whose moment has come and where no hint says of what."""

@@ -260,12 +260,13 @@ class SqliteInbox(Engine):
     async def counts(self, *, tenant: str | None = None, queue: str | None = None) -> Counts:
         return await self.read_from(lambda view: counting.counts(view, tenant, queue))
 
-    async def ready(self, *, queues: Sequence[str] | None, timeout: float) -> None:
+    async def ready(self, *, queues: Sequence[str] | None, timeout: float) -> bool:
         # the look comes after the waiter is in place, so a change between the two is not missed
-        await self.use().wakeups.ready(
+        is_due = await self.use().wakeups.ready(
             queues, timeout, lambda: self.read_from(lambda view: earliest(view.connection, queues))
         )
         self.use()
+        return is_due
 
     async def wait_nudge(self, owner: str, *, timeout: float) -> set[Address]:
         addresses = await self.use().wakeups.wait_nudge(owner, timeout)

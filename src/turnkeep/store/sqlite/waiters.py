@@ -82,18 +82,20 @@ class Wakeups:
 
     async def ready(
         self, queues: Sequence[str] | None, timeout: float, look: Callable[[], Awaitable[float | None]]
-    ) -> None:
+    ) -> bool:
         """Return when a thread of these queues wakes: `look` says when, and what is told later may
-        come earlier.
+        come earlier. False after `timeout`.
         """
         start = self._clock.now()
-        with self._waiting(queues, start + timeout) as waiter:
+        end = start + timeout
+        with self._waiting(queues, end) as waiter:
             if (wake := await look()) is not None:
                 waiter.wake = min(waiter.wake, wake)
             # a clock that was set back ends the waiting: whoever asked looks again, instead of
             # waiting as long as it was set
             while start <= (now := self._clock.now()) < waiter.wake and not self._is_closed:
                 await waiter.bell.wait(self._clock, waiter.wake - now)
+        return waiter.wake < end or now < start
 
     @contextmanager
     def _waiting(self, queues: Sequence[str] | None, end: float) -> Iterator[_Waiter]:
