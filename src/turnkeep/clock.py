@@ -125,6 +125,14 @@ class _CountedClock:
         return self._total
 
 
+def until_tick(every: float) -> float:
+    """Seconds until the next whole multiple of these: who looks around by it wakes an idle process
+    together with all others who do. Never none at all: who is woken a moment too early has the next one.
+    """
+    wait = every - asyncio.get_running_loop().time() % every
+    return wait if wait > every / 10 else wait + every
+
+
 def boot(path: Path = BOOT_ID) -> str:
     """Which run of the machine this is; empty where that cannot be known."""
     with contextlib.suppress(OSError):

@@ -13,7 +13,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from turnkeep.clock import Clock, SystemClock
+from turnkeep.clock import Clock, SystemClock, until_tick
 from turnkeep.events import Event, TurnFault, newest_of_run
 from turnkeep.messages import Address
 from turnkeep.resumption import StartingPoint, go_on
@@ -311,8 +311,8 @@ class Hub:
         loop = asyncio.get_running_loop()
         while True:
             # a fifth of it: silence is told at most a second late
-            due = loop.time() + SILENCE / 5
-            await asyncio.sleep(SILENCE / 5)
+            due = loop.time() + (wait := until_tick(SILENCE / 5))
+            await asyncio.sleep(wait)
             now = loop.time()
             # it was we who stood still: what was said meanwhile waits to be heard
             if now - due > SILENCE / 2:

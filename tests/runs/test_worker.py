@@ -155,7 +155,7 @@ async def test_an_idle_worker_looks_again_after_each_rest_and_not_more_often() -
     async with working(stage, rest=2.0):
         await asyncio.sleep(19.0)
 
-    assert stage.store.about("ready") == [2.0] * 10
+    assert stage.store.about("ready") == pytest.approx([2.0] * 10)
     assert len(stage.store.about("claim")) == 1, "a look that found nothing due needs no claim"
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.contract.suite.desk import HERE, Desk, at
-from tests.patience import until
+from tests.patience import PATIENCE, until
 from tests.unit.sqlite_files import engine, opened
 from turnkeep.errors import StoreMisconfigured, StoreUnavailable
 from turnkeep.store.sqlite import owners, restore
@@ -144,6 +144,62 @@ def test_others_are_named_with_their_process_and_layout(directory: Path) -> None
 
     assert here.others() == [f"process {os.getpid()}, worker-2, layout 7"]
     assert there.others() == [f"process {os.getpid()}, worker-1, layout {LAYOUT}"]
+
+
+def somebody_comes(directory: Path, here: Owners) -> None:
+    Owners(directory).hold("another")
+
+
+def our_file_is_removed(directory: Path, here: Owners) -> None:
+    next(directory.glob("*.lock")).unlink()
+
+
+def the_folder_is_removed(directory: Path, here: Owners) -> None:
+    shutil.rmtree(directory)
+
+
+def we_have_one_more(directory: Path, here: Owners) -> None:
+    here.hold("a second one")
+
+
+@pytest.mark.parametrize("event", [somebody_comes, our_file_is_removed, the_folder_is_removed, we_have_one_more])
+def test_while_nobody_comes_or_goes_the_folder_says_so(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, event: Callable[[Path, Owners], None]
+) -> None:
+    monkeypatch.setattr(owners, "GRAIN", 0.05)
+    here = Owners(directory)
+    here.hold("worker")
+    deadline = time.monotonic() + PATIENCE
+    while here.may_have_changed():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert not here.may_have_changed()
+    time.sleep(0.02)  # a tick of the file system
+
+    event(directory, here)
+
+    assert here.may_have_changed()
+
+
+def test_while_somebody_else_has_a_file_he_is_asked_each_time(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who dies leaves the folder as it is."""
+    monkeypatch.setattr(owners, "GRAIN", -1.0)
+    here, there = Owners(directory), Owners(directory)
+    here.hold("worker")
+    there.hold("another")
+    assert [here.may_have_changed() for _ in range(3)] == [True] * 3
+
+    there.let_go()
+    assert [here.may_have_changed() for _ in range(3)] == [True, False, False]
+
+
+def test_a_folder_that_has_just_changed_is_not_believed(directory: Path) -> None:
+    """Another may come within the same moment of the file system."""
+    here = Owners(directory)
+    here.hold("worker")
+    assert [here.may_have_changed() for _ in range(3)] == [True] * 3
 
 
 def test_a_directory_that_cannot_be_made_is_told(tmp_path: Path) -> None:

@@ -21,8 +21,9 @@ from turnkeep.errors import Rejection, StoreError, StoreFull, StoreUnavailable
 from turnkeep.store.sqlite import reader, writer
 from turnkeep.store.sqlite.transaction import Transaction
 from turnkeep.store.sqlite.view import View
-from turnkeep.store.sqlite.waiters import News
+from turnkeep.store.sqlite.waiters import News, Wakeups
 from turnkeep.store.values import Claim, Policies, Policy
+from turnkeep.testing import FakeClock
 
 
 def commits(statements: list[str]) -> int:
@@ -197,6 +198,38 @@ async def test_no_worker_is_told_of_a_message_with_which_nothing_is_due(tmp_path
 
         assert not waiting.done()
         waiting.cancel()
+
+
+async def test_who_rests_looks_at_the_file_again_after_news_alone() -> None:
+    clock, looks = FakeClock(), list[float]()
+    wakeups = Wakeups(clock)
+
+    async def look() -> float:
+        looks.append(clock.now())
+        return clock.now() + 60.0
+
+    async def rest(queues: list[str] | None) -> int:
+        assert not await wakeups.ready(queues, 0.0, look)
+        return len(looks)
+
+    assert [await rest(None) for _ in range(3)] == [1, 1, 1]
+    wakeups.tell(News())
+    assert [await rest(None) for _ in range(3)] == [2, 2, 2]
+    assert [await rest(["q"]), await rest(["q"]), await rest(None)] == [3, 3, 4]
+    clock.advance(60.0)
+    assert await wakeups.ready(None, 0.1, look), "what was seen then is due now"
+
+
+@pytest.mark.parametrize("by_others", [False, True])
+async def test_who_has_rested_hears_of_what_is_written(tmp_path: Path, by_others: bool) -> None:
+    path = tmp_path / "a.db"
+    async with opened(path) as desk, opened(path) as other:
+        for _ in range(3):
+            assert not await desk.store.ready(queues=["q"], timeout=0.0)
+
+        await (other if by_others else desk).say("m1", flush=True)
+
+        await until(lambda: desk.store.ready(queues=["q"], timeout=0.1))
 
 
 # ---------------------------------------------------------------- how durable

@@ -24,6 +24,7 @@ from starlette.applications import Starlette
 
 from turnkeep.application import Application
 from turnkeep.auth.guard import access_of
+from turnkeep.clock import until_tick
 from turnkeep.core_settings import Role
 from turnkeep.doors.app import app, status_app
 from turnkeep.doors.other_systems import outside
@@ -234,7 +235,8 @@ class _UvicornServer(uvicorn.Server):
             if await self.on_tick(tick):
                 return
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._ending.wait(), 1.0)
+                async with asyncio.timeout(until_tick(1.0)):
+                    await self._ending.wait()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=sockets)

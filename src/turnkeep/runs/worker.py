@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from turnkeep.backoff import Backoff
+from turnkeep.clock import until_tick
 from turnkeep.errors import StoreError
 from turnkeep.runs.lease import Interrupt, Keeper, Lease, LeaseRules
 from turnkeep.runs.run import Run
@@ -130,7 +131,7 @@ class Worker:
 
     async def _rest(self) -> None:
         try:
-            while not await self.context.store.ready(queues=self.rules.queues, timeout=self.rules.rest):
+            while not await self.context.store.ready(queues=self.rules.queues, timeout=until_tick(self.rules.rest)):
                 pass
         # not told here: the next claim fails too, and tells it with growing pauses
         except StoreError:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from turnkeep.clock import until_tick
 from turnkeep.telemetry import Meter
 from turnkeep.usage import NANO
 
@@ -239,6 +240,6 @@ async def watch_loop(meter: Meter, *, every: float = 0.5) -> None:
     loop = asyncio.get_running_loop()
     while True:
         # By the loop's own clock: a time of day that is set would look like a stall.
-        due = loop.time() + every
-        await asyncio.sleep(every)
+        due = loop.time() + (wait := until_tick(every))
+        await asyncio.sleep(wait)
         meter.observe("loop_lag_seconds", max(0.0, loop.time() - due))

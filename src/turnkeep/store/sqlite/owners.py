@@ -23,6 +23,8 @@ from turnkeep.store.values import LAYOUT
 
 LOOKS, LOOK = 50, 0.005
 """How often, and after how many seconds each, a lock is asked for again that a look may hold."""
+GRAIN = 3.0
+"""Seconds after which a change of the folder has another time than the one before, on any file system."""
 
 if sys.platform != "win32":
     import fcntl
@@ -52,6 +54,10 @@ class Owners:
         self._directory, self._directory_name = directory, str(directory)
         self._layout = layout
         self._handles: dict[str, int] = {}
+        self._folder_at = -1
+        self._folder_seen_at = 0.0
+        self._is_alone = False
+        """Nobody else had a file at a look after which one that comes changes the time of the folder."""
         _INSTANCES.add(self)
 
     def __contains__(self, owner: object) -> bool:
@@ -111,6 +117,19 @@ class Owners:
             return os.stat(self._directory_name).st_mtime_ns  # of a text: this is asked every few milliseconds
         except FileNotFoundError:
             return 0
+
+    def may_have_changed(self) -> bool:
+        """Whether anybody may have come, gone or died since this was asked last, or files of ours. Where
+        nobody else has a file here, the folder tells.
+        """
+        folder_at, now = self.changed_at, time.monotonic()
+        if folder_at != self._folder_at:
+            self._folder_at, self._folder_seen_at, self._is_alone = folder_at, now, False
+        if self._is_alone:
+            return False
+        # who dies leaves his file, and the folder as it is: where there are files they have to be asked
+        self._is_alone = now - self._folder_seen_at > GRAIN and not self._files_of_others(())
+        return True
 
     def others(self) -> list[str]:
         """Who else has the store open, each with process id, name and layout."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from turnkeep.clock import Clock
 from turnkeep.events import Event
@@ -30,6 +31,14 @@ class News:
         self.wakes[queue] = at if earliest is None else min(at, earliest)
 
 
+class _Look(NamedTuple):
+    """When a thread of these queues wakes first, as long as nothing else was told."""
+
+    queues: Sequence[str] | None
+    told_count: int
+    wake: float | None
+
+
 @dataclass(slots=True, eq=False)
 class _Waiter:
     queues: Sequence[str] | None
@@ -51,6 +60,8 @@ class Wakeups:
         self._waiters: set[_Waiter] = set()
         self._nudges: dict[str, set[Address]] = {}
         self._nudge_bell = Bell()
+        self._told_count = 0
+        self._last_look = _Look((), 0, None)
         self._is_closed = False
 
     # read by the writer's thread
@@ -69,6 +80,7 @@ class Wakeups:
         return bool(self._waiters)
 
     def tell(self, news: News) -> None:
+        self._told_count += 1
         for address, events in news.events:
             for feed in self._feeds:
                 feed.tell(address, events)
@@ -84,12 +96,16 @@ class Wakeups:
         self, queues: Sequence[str] | None, timeout: float, look: Callable[[], Awaitable[float | None]]
     ) -> bool:
         """Return when a thread of these queues wakes: `look` says when, and what is told later may
-        come earlier. False after `timeout`.
+        come earlier. False after `timeout`. `look` is not asked again while nothing was told: each
+        commit is, here and of others.
         """
         start = self._clock.now()
         end = start + timeout
         with self._waiting(queues, end) as waiter:
-            if (wake := await look()) is not None:
+            if self._last_look[:2] != (queues, self._told_count):
+                told_count = self._told_count  # before: what is told meanwhile is not in it
+                self._last_look = _Look(queues, told_count, await look())
+            if (wake := self._last_look.wake) is not None:
                 waiter.wake = min(waiter.wake, wake)
             # a clock that was set back ends the waiting: whoever asked looks again, instead of
             # waiting as long as it was set

@@ -373,10 +373,12 @@ class Writer:
             if self._owes_sync:
                 self._close_hole()
                 self._sync()
-            self._transaction.owners.renew()
-            self._others.count()
             self._look_at_room()
-            self.sweep()
+            # listing a folder and asking for locks is most of what a process costs that does nothing
+            if self._transaction.owners.may_have_changed():
+                self._transaction.owners.renew()
+                self._others.count()
+                self.sweep()
             # the log still has the old pages: what was forgotten could be read from it
             # until it is cut
             if self._transaction.has_erased:

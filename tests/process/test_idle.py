@@ -1,0 +1,36 @@
+"""A process that has nothing to do waits to be told."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import aiohttp
+
+from tests.process.programs import Server, running
+from turnkeep.store.sqlite.owners import GRAIN
+
+SECONDS = 5.0
+MOST_WAKES = 12.0
+"""A second. Five are looks whether another process has come to the file; what else looks around by itself
+does so with others, at whole seconds and halves.
+"""
+
+
+async def test_an_idle_service_wakes_some_times_a_second(tmp_path: Path) -> None:
+    server = Server(["serve"], tmp_path, {"TURNKEEP_STORE": str(tmp_path / "a.db")})
+    async with running(server):
+        async with aiohttp.ClientSession() as http:
+            await server.answers(http)
+        await asyncio.sleep(GRAIN + 2.0)
+        assert server.process is not None
+        before = count_wakes(server.process.pid)
+        await asyncio.sleep(SECONDS)
+
+        assert (count_wakes(server.process.pid) - before) / SECONDS < MOST_WAKES
+
+
+def count_wakes(pid: int) -> int:
+    """How often the threads of a process have gone to sleep."""
+    lines = [line for status in Path(f"/proc/{pid}/task").glob("*/status") for line in status.read_text().splitlines()]
+    return sum(int(line.split()[1]) for line in lines if line.startswith("voluntary_ctxt_switches"))
