@@ -181,9 +181,7 @@ def test_while_nobody_comes_or_goes_the_folder_says_so(
     assert here.may_have_changed()
 
 
-def test_while_somebody_else_has_a_file_he_is_asked_each_time(
-    directory: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_while_somebody_else_has_a_file_he_is_asked_each_time(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who dies leaves the folder as it is."""
     monkeypatch.setattr(owners, "GRAIN", -1.0)
     here, there = Owners(directory), Owners(directory)
