@@ -255,7 +255,7 @@ class Histories(RuleBasedStateMachine):
     @rule(pick=picks, take=st.integers(0, 3), twice=lost)
     def a_run_is_steered(self, pick: int, take: int, twice: bool) -> None:
         held = self.twins.pick(pick)
-        offered, _ = self.twins.fenced(held, lambda store, claim: store.list_offered(claim), twice=twice)
+        offered, _ = self.twins.fenced(held, lambda store, claim: store.offer_steering(claim), twice=twice)
         if isinstance(offered, list) and offered[:take]:
             taken = offered[:take]
             record = {"n": held.journalled, "steered_through": taken[-1].seq}

@@ -128,7 +128,7 @@ async def live(store: RedisStore, where: Address, step: Step[Any]) -> list[Any]:
     await do(store.journal(first, [{"n": 0, "kind": "note"}]))
     await do(store.publish(first, 0, [Event("delta", text="a", attempt=1), Event("delta", text="b", attempt=1)]))
     await do(store.accept([said(where, "m3", minted=True, on_busy="steer"), said(where, "m4", minted=True)]))
-    offered = await do(store.list_offered(first))
+    offered = await do(store.offer_steering(first))
     await do(store.journal(first, [{"n": 1, "steered_through": offered[-1].seq}]))
     await do(store.withdraw(where, "m4"))
     await do(store.hold(first, [call], expires_in=600.0))

@@ -42,7 +42,7 @@ SCRIPTS = {
     "open_sink": ("sink_open",),
     "close_sink": ("sink_close",),
     "lease_sink": ("sink_lease",),
-    "list_offered": ("offered",),
+    "offer_steering": ("offer_steering",),
 }
 """Scripts that are not called like their operation."""
 

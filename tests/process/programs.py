@@ -98,9 +98,11 @@ async def running(program: Program) -> AsyncIterator[Program]:
         program.kill9()
 
 
-async def until_answered(server: Server, http: aiohttp.ClientSession, count: int) -> None:
+async def until_answered(
+    server: Server, http: aiohttp.ClientSession, count: int, *, patience: float = LONG_PATIENCE
+) -> None:
     """Wait until so many messages are answered, or dead, though the server may be killed meanwhile."""
-    async with within(LONG_PATIENCE):
+    async with within(patience):
         while True:
             try:
                 async with http.get(f"{server.url}/api/queue") as told:

@@ -20,7 +20,7 @@ from tests.process.served import Served, ask, served
 from turnkeep.auth import limits
 from turnkeep.auth.limits import Limits
 from turnkeep.auth.principals import Principal
-from turnkeep.doors import socket_transport, transport
+from turnkeep.doors import http_transport, socket_transport
 from turnkeep.doors.http import endpoint as http
 from turnkeep.doors.http.routes import ENDPOINTS
 from turnkeep.doors.socket import sockets
@@ -478,11 +478,19 @@ async def test_whoever_finds_no_room_waits_and_is_answered_when_there_is() -> No
         writer.close()
 
 
-@pytest.mark.parametrize(("sent", "said"), [(HEALTH, b"HTTP/1.1 503"), (b"x" * 70_000, b"HTTP/1.1 503"), (b"", b"")])
+@pytest.mark.parametrize(
+    ("sent", "said"),
+    [
+        (HEALTH, b"HTTP/1.1 503"),
+        (HEALTH + b"x" * 70_000, b"HTTP/1.1 503"),
+        (b"x" * 70_000, b"HTTP/1.1 414"),
+        (b"", b""),
+    ],
+)
 async def test_whoever_waits_for_room_too_long_or_says_too_much_meanwhile_is_told(
     sent: bytes, said: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transport, "HEAD_TIMEOUT", 0.2)
+    monkeypatch.setattr(http_transport, "HEAD_TIMEOUT", 0.2)
     async with filled() as (server, _):
         reader, writer = await opened(server, sent)
         heard = b""
@@ -523,7 +531,7 @@ async def test_those_whom_a_trusted_proxy_names_make_room_each_for_himself() -> 
 async def test_a_request_arrives_in_time_or_is_given_up(
     name: str, sent: bytes, said: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transport, name, 0.1)
+    monkeypatch.setattr(http_transport, name, 0.1)
     async with served(**STILL) as server, asyncio.timeout(PATIENCE):
         reader, writer = await asyncio.open_connection("127.0.0.1", urlsplit(server.url).port)
         writer.write(sent)

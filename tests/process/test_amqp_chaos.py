@@ -19,7 +19,7 @@ from aio_pika.exceptions import CONNECTION_EXCEPTIONS
 
 from tests.contract.broker import Broker, broker
 from tests.patience import until
-from tests.process.programs import Server
+from tests.process.programs import Server, until_answered
 from tests.services import RabbitServer, RedisServer
 from tests.services.tcp_proxy import TcpProxy
 from turnkeep.messages import Address, UserItem, content_text
@@ -27,6 +27,8 @@ from turnkeep.simulator import Simulator, serve
 from turnkeep.store import open_store
 
 NAME = "chaos"
+CHAOS_PATIENCE = 400.0
+"""Seconds for all answers, while brokers and workers are killed."""
 QUICK = {"TURNKEEP_WINDOW": "0.2", "TURNKEEP_MAX_WAIT": "1", "TURNKEEP_MODEL_API": "responses"}
 LOST: Any = (*CONNECTION_EXCEPTIONS, TimeoutError)
 
@@ -111,7 +113,7 @@ async def test_what_rabbitmq_confirmed_is_answered_once_in_order_whatever_is_cut
                         group.create_task(publisher.send_all(f"c{number}", each, source, size(4, 90) / each))
                     group.create_task(_publish_garbage(publisher, bad, size(4, 90)))
                     await _break(server, http, proxy, rabbit, source, ["cut"] * cuts, ["kill"] * kills, broker_kills)
-                await _until_answered(server, http, channels * each)
+                await until_answered(server, http, channels * each, patience=CHAOS_PATIENCE)
                 await _until_taken(rabbit)
                 server.send(signal.SIGTERM)  # what is answered is acknowledged before it ends
                 await asyncio.to_thread(server.wait)
@@ -179,19 +181,6 @@ async def _break(
             await asyncio.to_thread(rabbit.start)
 
 
-async def _until_answered(server: Server, http: aiohttp.ClientSession, count: int, patience: float = 400) -> None:
-    async with asyncio.timeout(patience):
-        while True:
-            try:
-                async with http.get(f"{server.url}/api/queue") as told:
-                    counts = await told.json()
-                if counts["completedCount"] + counts["failedCount"] >= count:
-                    return
-            except aiohttp.ClientError:
-                pass
-            await asyncio.sleep(0.1)
-
-
 async def _until_taken(rabbit: RabbitServer) -> None:
     """Nothing waits at the broker: the last garbage may be behind the last answer, and an acknowledgement, too."""
     async with broker(rabbit.url(), NAME) as client:
@@ -252,7 +241,7 @@ async def test_messages_that_wait_in_rabbitmq_while_redis_is_down_are_all_answer
                     group.create_task(publisher.send_all(f"c{number}", each, random.Random(number), 0.01))
             await asyncio.sleep(seconds)
             await asyncio.to_thread(redis.start)
-            await _until_answered(server, http, channels * each)
+            await until_answered(server, http, channels * each, patience=CHAOS_PATIENCE)
             await _until_taken(rabbit_server)
         finally:
             server.kill9()

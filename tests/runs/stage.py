@@ -218,8 +218,8 @@ class StumblingStore(MemoryStore):
             "read", (after, limit), lambda: super(StumblingStore, self).read(address, after=after, limit=limit)
         )
 
-    async def list_offered(self, claim: Claim) -> list[Message]:
-        return await self._meet("offered", None, lambda: super(StumblingStore, self).list_offered(claim))
+    async def offer_steering(self, claim: Claim) -> list[Message]:
+        return await self._meet("offered", None, lambda: super(StumblingStore, self).offer_steering(claim))
 
     async def commit(self, claim: Claim, commit: Commit) -> Remainder:
         return await self._meet("commit", commit, lambda: super(StumblingStore, self).commit(claim, commit))

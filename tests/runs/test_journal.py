@@ -68,7 +68,7 @@ async def test_a_new_attempt_folds_what_the_one_before_has_written_to_the_same_s
     stage = Stage()
     _, journal = await fresh(stage)
     await stage.say("m2", on_busy="steer")
-    [steered] = await stage.store.list_offered(journal.claim)
+    [steered] = await stage.store.offer_steering(journal.claim)
     await write_everything(journal, steered)
 
     await asyncio.sleep(3601.0)
@@ -81,7 +81,7 @@ async def test_each_kind_of_record_changes_what_it_stands_for() -> None:
     stage = Stage()
     _, journal = await fresh(stage)
     await stage.say("m2", on_busy="steer")
-    [steered] = await stage.store.list_offered(journal.claim)
+    [steered] = await stage.store.offer_steering(journal.claim)
 
     await write_everything(journal, steered)
 

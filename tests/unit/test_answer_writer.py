@@ -16,8 +16,8 @@ from uvicorn.server import ServerState
 
 from tests.patience import PATIENCE
 from turnkeep.doors.backlog import Valve
+from turnkeep.doors.http_transport import AnswerWriter, transports
 from turnkeep.doors.peers import peers_of
-from turnkeep.doors.transport import AnswerWriter, transports
 from turnkeep.settings import Settings
 from turnkeep.telemetry import SILENT
 

@@ -11,21 +11,25 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from turnkeep.doors.http.endpoint_router import EndpointRouter, Responder, RouteTarget
+from turnkeep.doors.app import app
+from turnkeep.doors.http.endpoint_router import EndpointRouter
 from turnkeep.doors.http.routes import ENDPOINTS
+from turnkeep.queue import AssistantMessageQueue
 
 METHODS = ("GET", "POST", "PATCH", "DELETE", "HEAD", "OPTIONS", "get")
 FILLINGS = ("a", "messages", "thread_0a", "a%2Fb", "a%0A", "..", "", "{channel}", "ä")
 Told = list[dict[str, Any]]
 
 
-def telling(method: str, path: str) -> Responder:
-    """An endpoint that answers with what was found."""
+def telling(method: str, path: str) -> Route:
+    """A route that answers with what was found, and what is noted of it for programs that watch."""
 
     async def answer(request: Request) -> Response:
-        return JSONResponse([method, path, request.path_params])
+        scope = request.scope
+        is_noted = scope["endpoint"] is answer and scope["route"].endpoint is answer
+        return JSONResponse([method, path, request.path_params, is_noted])
 
-    return answer
+    return Route(path, answer, methods=[method])
 
 
 def paths() -> list[str]:
@@ -57,9 +61,8 @@ async def elsewhere(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 def routers() -> tuple[EndpointRouter, Router]:
-    targets = [RouteTarget(one.method, one.path, telling(one.method, one.path)) for one in ENDPOINTS]
-    routes = [Route(one.path, one.answer, methods=[one.method]) for one in targets]
-    return EndpointRouter(elsewhere, targets), Router(routes, redirect_slashes=False)
+    routes = [telling(one.method, one.path) for one in ENDPOINTS]
+    return EndpointRouter(elsewhere, routes), Router(routes, redirect_slashes=False)
 
 
 async def test_the_same_endpoint_is_found_as_by_starlette_with_the_same_names() -> None:
@@ -71,6 +74,7 @@ async def test_the_same_endpoint_is_found_as_by_starlette_with_the_same_names() 
             if mine[1]["body"] != b"elsewhere":
                 found += 1
                 assert mine == theirs, (method, path)
+                assert mine[1]["body"].endswith(b"true]"), "noted as by Starlette"
             else:  # of HEAD and of paths in vain Starlette says what it says of them
                 assert theirs[0]["status"] in (404, 405) or method == "HEAD", (method, path)
     assert found > len(ENDPOINTS) * (len(FILLINGS) - 1) // 2
@@ -83,8 +87,7 @@ async def test_what_is_no_request_of_its_own_goes_on(scope: dict[str, Any]) -> N
     async def inner(scope: Scope, receive: Receive, send: Send) -> None:
         reached.append(scope)
 
-    [target] = [RouteTarget("GET", "/api/queue", telling("GET", "/api/queue"))]
-    await told_by(EndpointRouter(inner, [target]), "GET", "/api/queue", **scope)
+    await told_by(EndpointRouter(inner, [telling("GET", "/api/queue")]), "GET", "/api/queue", **scope)
     assert len(reached) == 1
 
 
@@ -92,3 +95,8 @@ def test_every_endpoint_has_one_way() -> None:
     ways = [(one.method, one.path) for one in ENDPOINTS]
     assert len(set(ways)) == len(ways)
     assert not [path for path in chain.from_iterable([one.path.split("/") for one in ENDPOINTS]) if ":" in path]
+
+
+def test_programs_that_watch_see_each_endpoint_under_the_name_of_its_handler() -> None:
+    routes = app(AssistantMessageQueue(store="memory:")).routes[: len(ENDPOINTS)]
+    assert [route.endpoint.__qualname__ for route in routes] == [one.handler.__qualname__ for one in ENDPOINTS]  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""The readers of `inputs` take what the models of `bodies`, and so the OpenAPI document, say: at every limit."""
+"""The readers of `inputs` take what the models of `request_bodies`, and so OpenAPI, say: at every limit."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from turnkeep.doors.http import bodies
+from turnkeep.doors.http import request_bodies
 from turnkeep.errors import Rejection
 from turnkeep.inputs import assistant_fields, drops_inbox, read_content, read_message, read_metadata
 from turnkeep.messages import Address
@@ -31,12 +31,12 @@ def new_thread(body: dict[str, Any]) -> object:
 
 
 READERS: dict[str, tuple[type[BaseModel], Reader, dict[str, Any]]] = {
-    "NewMessage": (bodies.NewMessage, message, {"message": "hi"}),
-    "Edit": (bodies.Edit, edit, {"message": "hi"}),
-    "Cancel": (bodies.Cancel, drops_inbox, {}),
-    "NewThreadOptions": (bodies.NewThreadOptions, thread_options, {}),
-    "NewThread": (bodies.NewThread, new_thread, {}),
-    "AssistantFields": (bodies.AssistantFields, assistant_fields, {}),
+    "NewMessage": (request_bodies.NewMessage, message, {"message": "hi"}),
+    "Edit": (request_bodies.Edit, edit, {"message": "hi"}),
+    "Cancel": (request_bodies.Cancel, drops_inbox, {}),
+    "NewThreadOptions": (request_bodies.NewThreadOptions, thread_options, {}),
+    "NewThread": (request_bodies.NewThread, new_thread, {}),
+    "AssistantFields": (request_bodies.AssistantFields, assistant_fields, {}),
 }
 
 LOOSER: dict[tuple[str, str], str] = {
@@ -93,7 +93,7 @@ def takes(reader: Reader, body: dict[str, Any]) -> bool:
 def test_reader_and_model_say_the_same_at_every_limit(name: str) -> None:
     model, reader, base = READERS[name]
     differ: list[tuple[str, str, str]] = []
-    for field, schema in bodies.schema_of(model)["properties"].items():
+    for field, schema in request_bodies.schema_of(model)["properties"].items():
         for value in () if (name, field) in LOOSER else at_the_limits(schema):
             body = base | {field: value}
             if takes_model(model, body) is not takes(reader, body):

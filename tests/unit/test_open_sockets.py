@@ -18,10 +18,10 @@ from websockets.asyncio.client import ClientConnection, connect
 
 from tests.collector import nothing_left
 from tests.patience import PATIENCE
+from turnkeep.doors.http_transport import HttpTransport, transports
 from turnkeep.doors.peers import peers_of
 from turnkeep.doors.ping_wheel import PING_TICK, PingWheel
 from turnkeep.doors.socket_transport import Gate, ReaderQueue, SocketTransport, transport_of
-from turnkeep.doors.transport import HttpTransport, transports
 from turnkeep.settings import Settings
 
 

@@ -119,6 +119,21 @@ async def test_whoever_waits_in_the_lobby_comes_in_when_somebody_leaves_an_addre
     assert [end.admitted for end in (*many, other)] == [True, False, False, False, True]
 
 
+async def test_whoever_was_answered_in_the_lobby_is_counted_there_and_let_in_no_more() -> None:
+    peers = Peers(1, lobby=2, clock=FakeClock())
+    [inside] = entered(peers, "a")
+    peers.work(inside)
+    refused, other = await asked(peers, "refused", "other")
+    other.works_in = peers
+    peers.withdraw(refused)
+    peers.withdraw(inside)
+    assert peers.enter(End("late"), "10.0.0.2") == "lobby"
+    assert refused.dropped, "it has its place, and gives it to whoever comes next"
+    peers.leave(inside)
+    await until_looked(peers)
+    assert [end.admitted for end in (refused, other)] == [False, True]
+
+
 async def test_a_full_lobby_turns_out_the_one_of_the_busiest_address_that_has_been_there_longest() -> None:
     peers = Peers(1, lobby=3, clock=FakeClock())
     peers.work(entered(peers, "a")[0])

@@ -126,7 +126,7 @@ OPERATIONS: dict[str, Operation] = {
     "renew": lambda t, c: rules_claim.renew(t, c, LATER, LEASE),
     "orphan": lambda t, c: rules_claim.orphan(t, LATER),
     "bereave": lambda t, c: rules_claim.bereave(t, LATER),
-    "offered": rules_claim.list_offered,
+    "offered": rules_claim.offer_steering,
     "journal": lambda t, c: rules_claim.journal(t, c, [{"n": 0}], LATER),
     "publish": lambda t, c: rules_claim.publish(t, c, 0, [Event("delta", text="x")], LATER),
     "commit": lambda t, c: rules_settle.commit(t, c, done(), POLICY, LATER),
@@ -478,7 +478,7 @@ def test_a_renewal_finds_what_asks_for_the_run() -> None:
     accept(thread, "m2", on_busy="steer")
     accept(thread, "m3", on_busy="interrupt")
     assert rules_claim.renew(thread, taken, NOW + 2, LEASE) == Directive(True, NOW + 2 + LEASE, "interrupt", steer=True)
-    rules_claim.list_offered(thread, taken)
+    rules_claim.offer_steering(thread, taken)
     assert not rules_claim.renew(thread, taken, NOW + 3, LEASE).steer
     assert rules_claim.renew(thread, taken.__class__(**{**fields_of(taken), "token": "x"}), NOW, LEASE) == Directive(
         held=False
@@ -617,13 +617,13 @@ def test_only_messages_up_to_the_one_taken_are_steered_in() -> None:
     thread, taken = leased("m1")
     for message_id in ("m2", "m3", "m4"):
         accept(thread, message_id, on_busy="steer")
-    offered = rules_claim.list_offered(thread, taken)
+    offered = rules_claim.offer_steering(thread, taken)
     assert [m.message_id for m in offered] == ["m2", "m3", "m4"]
 
     rules_claim.journal(thread, taken, [{"n": 0, "steered_through": offered[1].seq}], NOW)
 
     assert thread.batch == 3
-    assert [m.message_id for m in rules_claim.list_offered(thread, taken)] == ["m4"]
+    assert [m.message_id for m in rules_claim.offer_steering(thread, taken)] == ["m4"]
     assert {i: k.steer for i, k in thread.out.accepted_ids.items() if k.steer == "applied"} == {
         "m2": "applied",
         "m3": "applied",
@@ -673,7 +673,7 @@ def test_cancelling_drops_what_waits_but_not_what_was_offered() -> None:
     accept(thread, "m2", on_busy="steer")
     accept(thread, "m3")
     accept(thread, "m4", not_before=NOW + 9)
-    rules_claim.list_offered(thread, taken)
+    rules_claim.offer_steering(thread, taken)
 
     assert rules_change.cancel(thread, POLICY, NOW, drop_inbox=True)
 
@@ -684,14 +684,14 @@ def test_cancelling_drops_what_waits_but_not_what_was_offered() -> None:
 def test_a_message_that_is_not_open_is_told_why() -> None:
     receipt = Receipt("c", "m1", "thread_1", "accepted", 1, None)
     with pytest.raises(NotFound):
-        rules_change.late(None, "m1", withdrawing=True)
-    rules_change.late(AcceptedId("d", receipt, "withdrawn"), "m1", withdrawing=True)
+        rules_change.raise_if_frozen(None, "m1", withdrawing=True)
+    rules_change.raise_if_frozen(AcceptedId("d", receipt, "withdrawn"), "m1", withdrawing=True)
     for known, withdrawing in (
         (AcceptedId("d", receipt, "withdrawn"), False),
         (AcceptedId("d", receipt, "answered"), True),
     ):
         with pytest.raises(MessageFrozen):
-            rules_change.late(known, "m1", withdrawing=withdrawing)
+            rules_change.raise_if_frozen(known, "m1", withdrawing=withdrawing)
 
 
 def test_where_an_open_message_is() -> None:

@@ -13,8 +13,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
 from turnkeep.doors.http.sent_events import SentEvents
+from turnkeep.doors.http_transport import HttpTransport, transports
 from turnkeep.doors.peers import peers_of
-from turnkeep.doors.transport import HttpTransport, transports
 from turnkeep.settings import Settings
 from turnkeep.telemetry import SILENT
 

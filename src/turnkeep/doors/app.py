@@ -73,6 +73,7 @@ def app(application: Application, *, access: Access | None = None, own_applicati
     limits = Limits(application.settings, store=application.store)
     door = HttpDoor(application, access, limits)
     sockets = Sockets(application, access, limits)
+    endpoints = [door.route(endpoint) for endpoint in ENDPOINTS]
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -89,11 +90,11 @@ def app(application: Application, *, access: Access | None = None, own_applicati
         lifespan=lifespan,
         middleware=[
             *_middleware(application.settings, access, Trail(application.store, application.meter, application.clock)),
-            Middleware(EndpointRouter, [door.target(endpoint) for endpoint in ENDPOINTS]),
+            Middleware(EndpointRouter, endpoints),
         ],
         exception_handlers={HTTPException: _no_such_route},
         routes=[
-            *(door.route(endpoint) for endpoint in ENDPOINTS),
+            *endpoints,
             WebSocketRoute("/ws", sockets.answer),
             # as some clients and proxies write it; a redirect is no answer here
             WebSocketRoute("/ws/", sockets.answer),

@@ -61,6 +61,14 @@ class Lobby:
         self._of_host[host] -= 1
         if not self._of_host[host]:
             del self._of_host[host]
+        self._stop_asking(connection, host)
+
+    def withdraw(self, connection: Connection) -> None:
+        """It asks for nothing any more, and stays here until it is gone."""
+        if (host := self._hosts.get(connection)) is not None:
+            self._stop_asking(connection, host)
+
+    def _stop_asking(self, connection: Connection, host: str) -> None:
         if (asking := self._asking.get(host)) is not None:
             asking.pop(connection, None)
             if not asking:

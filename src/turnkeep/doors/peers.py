@@ -128,6 +128,10 @@ class Peers:
         self._call()
         return False
 
+    def withdraw(self, connection: Connection) -> None:
+        """One in the lobby was answered, and asks for nothing any more."""
+        self._lobby.withdraw(connection)
+
     def name(self, connection: Connection, host: str) -> None:
         """What it asks for comes from this address, as a proxy that is trusted says."""
         before = self._hosts.get(connection)

@@ -27,12 +27,12 @@ from turnkeep.auth.guard import access_of
 from turnkeep.clock import until_tick
 from turnkeep.core_settings import Role
 from turnkeep.doors.app import app, status_app
+from turnkeep.doors.http_transport import is_no_fault_of_a_peer, transports
 from turnkeep.doors.other_systems import outside
 from turnkeep.doors.peers import peers_of
 from turnkeep.doors.port import bound, doormen, port_of
 from turnkeep.doors.separation import demand_separation
 from turnkeep.doors.socket.session import READ_LIMIT
-from turnkeep.doors.transport import is_no_fault_of_a_peer, transports
 from turnkeep.errors import ConfigurationError
 from turnkeep.settings import Settings
 from turnkeep.telemetry import get_log

@@ -28,6 +28,7 @@ from websockets.protocol import OPEN
 from turnkeep.doors.backlog import Backlog, Rota, Valve
 from turnkeep.doors.peers import Peers, sender_of
 from turnkeep.doors.ping_wheel import PING_TICK, PingWheel
+from turnkeep.doors.request_refusals import NO_REQUEST
 
 T = TypeVar("T")
 
@@ -43,8 +44,6 @@ POLICY_VIOLATION = 1008
 
 AFTER_FAULT = 1.0
 """Seconds after which a socket that breaks these rules is closed."""
-
-BAD_UPGRADE = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
 PING_HEAD, PONG_HEAD = b"\x89\x04", b"\x8a\x84"
 """Of a ping of four bytes, and of what a client answers: its mask and the four bytes come after it."""
@@ -313,7 +312,7 @@ class SocketTransport(WebSocketsSansIOProtocol):
         frames = len(self.conn.events)
         if self.conn.handshake_exc is not None and not frames:
             # no request came of it, and uvicorn would neither answer, nor close, nor be able to end with it
-            self.transport.write(BAD_UPGRADE)
+            self.transport.write(NO_REQUEST.message)
             self.transport.close()
             return 0
         if self.conn.parser_exc is None and self._has_too_many_fragments():

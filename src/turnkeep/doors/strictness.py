@@ -6,11 +6,13 @@ is refused, and the connection with it.
 
 from __future__ import annotations
 
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from turnkeep.doors.error_answers import JsonResponse
+from turnkeep.doors.request_refusals import AMBIGUOUS_LENGTH, VERSION_NOT_TAKEN, RequestRefusal
 
 VERSIONS = frozenset({"1.0", "1.1", "2", "2.0", "3"})
+"""What servers around us may speak; our own speaks the first two (`http_transport`)."""
 HEADERS = ((b"x-content-type-options", b"nosniff"),)
 API_HEADERS = (*HEADERS, (b"cache-control", b"no-store"))
 """What an answer gets that says nothing else itself."""
@@ -27,25 +29,20 @@ class Strictness:
             await self._inner(scope, receive, send)
             return
         strict_send = _strict_send(scope["path"], send)
-        if (wrong := _wrong_with(scope)) is not None:
-            code, sentence, status = wrong
-            answer = JsonResponse(
-                {"error": {"code": code, "message": sentence}}, status, headers={"Connection": "close"}
-            )
+        if (refusal := _refusal_of(scope)) is not None:
+            answer = Response(refusal.body, refusal.status, {"Connection": "close"}, "application/json")
             await answer(scope, receive, strict_send)
             return
         await self._inner(scope, receive, strict_send)
 
 
-def _wrong_with(scope: Scope) -> tuple[str, str, int] | None:
+def _refusal_of(scope: Scope) -> RequestRefusal | None:
     if scope["http_version"] not in VERSIONS:
-        return "http_version_not_taken", "this version of HTTP is not spoken here, use 1.1", 505
+        return VERSION_NOT_TAKEN
     names = [name for name, _ in scope["headers"]]
     # RFC 9112, 6.3: one of the two decides, and whoever takes the other sees a second request in
     # the body.
-    if b"transfer-encoding" in names and b"content-length" in names:
-        return "ambiguous_length", "say the length of the body by Content-Length or by Transfer-Encoding, not both", 400
-    return None
+    return AMBIGUOUS_LENGTH if b"transfer-encoding" in names and b"content-length" in names else None
 
 
 def _strict_send(path: str, send: Send) -> Send:

@@ -165,7 +165,7 @@ class Answering:
         Asked between steps whatever the hints say; before the end only on a hint,
         which may be late.
         """
-        if messages := await self.resources.store.list_offered(self.claim):
+        if messages := await self.resources.store.offer_steering(self.claim):
             await self.journal.write_steered(messages)
 
     async def _step(self) -> None:

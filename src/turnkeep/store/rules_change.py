@@ -127,7 +127,7 @@ def _find_changeable(thread: Thread, message_id: str, policy: Policy, now: float
     raise NotFound(f"no message {message_id!r} waits on this channel")
 
 
-def late(accepted_id: AcceptedId | None, message_id: str, *, withdrawing: bool) -> None:
+def raise_if_frozen(accepted_id: AcceptedId | None, message_id: str, *, withdrawing: bool) -> None:
     """Why a message that is not open cannot be changed; a withdrawal that is repeated has nothing
     left to do.
     """

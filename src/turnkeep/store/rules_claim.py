@@ -176,7 +176,7 @@ def bereave(thread: Thread, now: float) -> None:
         thread.due = no_later(thread, now)
 
 
-def list_offered(thread: Thread, claim: Claim) -> list[Message]:
+def offer_steering(thread: Thread, claim: Claim) -> list[Message]:
     check_lease(thread, claim)
     steering = [i for i, o in enumerate(thread.inbox) if o.steer and i >= thread.batch]
     if not steering:

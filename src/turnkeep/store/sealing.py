@@ -159,8 +159,8 @@ class SealedStore(_Before):
         claim = await self._engine.begin([self._of(one) for one in messages], owner=owner, lease=lease)
         return self._seal(claim.address).unseal(claim)
 
-    async def list_offered(self, claim: Claim) -> list[Message]:
-        return self._seal(claim.address).unseal(await self._engine.list_offered(claim))
+    async def offer_steering(self, claim: Claim) -> list[Message]:
+        return self._seal(claim.address).unseal(await self._engine.offer_steering(claim))
 
     async def journal(self, claim: Claim, records: Sequence[Record]) -> None:
         seal = self._seal(claim.address)

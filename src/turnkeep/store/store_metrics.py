@@ -22,7 +22,7 @@ MEASURED_OPERATIONS = frozenset(
             "claim",
             "begin",
             "renew",
-            "list_offered",
+            "offer_steering",
             "journal",
             "commit",
             "fail",

@@ -59,9 +59,9 @@ class WorkerInbox(Protocol):
         """
         ...
 
-    async def list_offered(self, claim: Claim) -> list[Message]:
-        """The steering messages, with all that wait before them, to be taken into the running batch
-        at a step boundary.
+    async def offer_steering(self, claim: Claim) -> list[Message]:
+        """Offer the run the steering messages, with all that wait before them, to be taken into its
+        batch at a step boundary; they are marked as offered.
 
         Again: the same, and what was sent since, until a journal record takes them
         (``steered_through``) or the run ends; once offered they cannot be edited or withdrawn.

@@ -192,7 +192,7 @@ ACTS: Mapping[str, Act] = {
     "interrupt": Act("accept", ("leased", "held"), lambda w, _: w.store.accept([w.said("x1", on_busy="interrupt")])),
     "steer": Act("accept", ("leased",), lambda w, _: w.store.accept([w.said("x1", on_busy="steer")])),
     "renew": Act("renew", ("leased",), _renew),
-    "offered": Act("list_offered", ("leased",), lambda w, _: w.store.list_offered(w.owned)),
+    "offered": Act("offer_steering", ("leased",), lambda w, _: w.store.offer_steering(w.owned)),
     "journal": Act("journal", ("leased",), lambda w, _: w.store.journal(w.owned, [{"n": 0, "kind": "note"}])),
     "publish": Act("publish", ("leased",), lambda w, _: w.store.publish(w.owned, 0, [Event("delta", text="a")])),
     "publish together": Act("publish_many", ("leased",), lambda w, _: _publish_together(w)),

@@ -34,8 +34,9 @@ takes a name for the call. same: what it does again is what it did, whatever hap
 """
 
 REPEATS: Mapping[str, Safety] = {
-    "accept": "named", "claim": "named", "begin": "named", "renew": "once", "list_offered": "same", "journal": "named",
-    "commit": "named", "fail": "named", "release": "named", "hold": "named", "decide": "once", "cancel": "once",
+    "accept": "named", "claim": "named", "begin": "named", "renew": "once", "offer_steering": "same",
+    "journal": "named", "commit": "named", "fail": "named", "release": "named", "hold": "named",
+    "decide": "once", "cancel": "once",
     "withdraw": "once", "edit": "once", "flush": "once", "typing": "once", "pause": "once", "resume": "once",
     "message": "reads", "counts": "reads", "dead": "reads", "dead_letter": "reads", "redrive": "named",
     "discard": "once", "ready": "reads", "wait_nudge": "reads", "publish": "named",
@@ -52,7 +53,7 @@ REPEATS: Mapping[str, Safety] = {
     "open": "same", "close": "same", "check": "reads", "now": "reads",
 }  # fmt: skip
 
-TOLD_AS_IT_IS = ("publish", "publish_many", "list_offered")
+TOLD_AS_IT_IS = ("publish", "publish_many", "offer_steering")
 """Operations whose answer is how things are now: the top of the log, and what there is to steer the run with."""
 
 WORDS = (MessageRecord, ThreadRecord, HeldCall)

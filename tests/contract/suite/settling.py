@@ -36,7 +36,7 @@ COST = Usage(requests=1, input_tokens=10, output_tokens=5, cost_nano=7)
 Write = Callable[[Desk, Claim], Awaitable[Any]]
 
 WRITES: dict[str, Write] = {
-    "offered": lambda desk, claim: desk.store.list_offered(claim),
+    "offered": lambda desk, claim: desk.store.offer_steering(claim),
     "journal": lambda desk, claim: desk.store.journal(claim, [{"n": 0}]),
     "publish": lambda desk, claim: desk.store.publish(claim, 0, [delta("x")]),
     "commit": lambda desk, claim: desk.commit(claim, "stale"),

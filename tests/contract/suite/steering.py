@@ -30,7 +30,7 @@ class SteerPromises:
         assert receipt.steer == "accepted"
         assert (await desk.record("m2")).steer == "accepted"
         assert await steered(desk, claim)
-        assert [m.message_id for m in await desk.store.list_offered(claim)] == ["m2"]
+        assert [m.message_id for m in await desk.store.offer_steering(claim)] == ["m2"]
         assert not await steered(desk, claim)
 
     async def test_all_that_wait_before_a_steering_message_are_offered_with_it(self, start: Start) -> None:
@@ -40,32 +40,32 @@ class SteerPromises:
         await desk.say("m3", on_busy="steer")
         await desk.say("m4")
 
-        assert [m.message_id for m in await desk.store.list_offered(claim)] == ["m2", "m3"]
+        assert [m.message_id for m in await desk.store.offer_steering(claim)] == ["m2", "m3"]
 
     async def test_nothing_is_offered_when_nobody_asked_to_steer(self, start: Start) -> None:
         desk = await start()
         claim = await desk.lease("m1")
         await desk.say("m2")
 
-        assert await desk.store.list_offered(claim) == []
+        assert await desk.store.offer_steering(claim) == []
 
     async def test_the_offer_stands_until_it_is_journalled(self, start: Start) -> None:
         desk = await start()
         claim = await desk.lease("m1")
         await desk.say("m2", on_busy="steer")
 
-        first = await desk.store.list_offered(claim)
-        second = await desk.store.list_offered(claim)
+        first = await desk.store.offer_steering(claim)
+        second = await desk.store.offer_steering(claim)
         assert first == second
         await desk.store.journal(claim, [{"n": 0, "steered_through": first[-1].seq}])
 
-        assert await desk.store.list_offered(claim) == []
+        assert await desk.store.offer_steering(claim) == []
 
     async def test_what_was_offered_cannot_be_taken_back_any_more(self, start: Start) -> None:
         desk = await start()
         claim = await desk.lease("m1")
         await desk.say("m2", on_busy="steer")
-        await desk.store.list_offered(claim)
+        await desk.store.offer_steering(claim)
 
         with pytest.raises(MessageFrozen):
             await desk.store.withdraw(HERE, "m2")
@@ -82,14 +82,14 @@ class SteerPromises:
 
         await desk.store.withdraw(HERE, "m2")
 
-        assert await desk.store.list_offered(claim) == []
+        assert await desk.store.offer_steering(claim) == []
 
     async def test_journalled_messages_belong_to_the_batch(self, start: Start) -> None:
         desk = await start()
         claim = await desk.lease("m1")
         await desk.say("m2")
         await desk.say("m3", on_busy="steer")
-        taken = await desk.store.list_offered(claim)
+        taken = await desk.store.offer_steering(claim)
 
         await desk.store.journal(claim, [{"n": 0, "steered_through": taken[-1].seq}])
 
@@ -106,7 +106,7 @@ class SteerPromises:
         desk = await start()
         claim = await desk.lease("m1")
         await desk.say("m2", on_busy="steer")
-        [taken] = await desk.store.list_offered(claim)
+        [taken] = await desk.store.offer_steering(claim)
         record = {"n": 0, "steered_through": taken.seq}
         await desk.store.journal(claim, [record])
         before = await desk.dump(ids=["m1", "m2"])
@@ -119,7 +119,7 @@ class SteerPromises:
         desk = await start()
         claim = await desk.lease("m1")
         await desk.say("m2", on_busy="steer")
-        [taken] = await desk.store.list_offered(claim)
+        [taken] = await desk.store.offer_steering(claim)
         await desk.store.journal(claim, [{"n": 0, "steered_through": taken.seq}])
         await desk.wait(LEASE)
 
@@ -130,20 +130,20 @@ class SteerPromises:
         claim = await desk.lease("m1")
         await desk.store.journal(claim, [{"n": 0}])
         await desk.say("m2", on_busy="steer")
-        await desk.store.list_offered(claim)
+        await desk.store.offer_steering(claim)
         await desk.wait(LEASE)
 
         claim = await desk.claim()
 
         assert claim.message_ids == ("m1",)
         assert await steered(desk, claim)
-        assert [m.message_id for m in await desk.store.list_offered(claim)] == ["m2"]
+        assert [m.message_id for m in await desk.store.offer_steering(claim)] == ["m2"]
 
     async def test_steering_that_came_too_late_is_deferred(self, start: Start) -> None:
         desk = await start()
         claim = await desk.lease("m1")
         await desk.say("m2", on_busy="steer")
-        await desk.store.list_offered(claim)
+        await desk.store.offer_steering(claim)
 
         left = await desk.commit(claim)
 
@@ -158,7 +158,7 @@ class SteerPromises:
         desk = await start()
         claim = await desk.lease("m1", "m2")
         await desk.say("m3", on_busy="steer")
-        await desk.store.list_offered(claim)
+        await desk.store.offer_steering(claim)
 
         await desk.store.fail(claim, give_up(effects=effects))
 
@@ -169,27 +169,27 @@ class SteerPromises:
         desk = await start()
         claim = await desk.lease("m1")
         await desk.say("m2", on_busy="steer")
-        await desk.store.list_offered(claim)
+        await desk.store.offer_steering(claim)
         await desk.store.fail(claim, retry(1.0))
         await desk.store.edit(HERE, "m2", text_content("changed"))
         await desk.wait(1)
 
         claim = await desk.claim()
 
-        assert [m.text for m in await desk.store.list_offered(claim)] == ["changed"]
+        assert [m.text for m in await desk.store.offer_steering(claim)] == ["changed"]
 
     async def test_steering_a_batch_that_dissolves_is_deferred_into_the_next_one(self, start: Start) -> None:
         desk = await start()
         claim = await desk.lease("m1")
         await desk.say("m2", on_busy="steer")
-        await desk.store.list_offered(claim)
+        await desk.store.offer_steering(claim)
 
         await desk.store.release(claim)
 
         assert (await desk.record("m2")).steer == "deferred"
         claim = await desk.claim()
         assert claim.message_ids == ("m1", "m2")
-        assert await desk.store.list_offered(claim) == []
+        assert await desk.store.offer_steering(claim) == []
 
     @pytest.mark.parametrize("state", ["retry", "dissolved", "held"])
     async def test_there_is_nothing_to_steer_without_a_run_in_progress(self, start: Start, state: str) -> None:

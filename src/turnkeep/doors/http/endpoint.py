@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import wraps
 from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
@@ -22,9 +23,8 @@ from turnkeep.auth.audit_trail import Act, report
 from turnkeep.auth.limits import Holder, Limits, holder
 from turnkeep.auth.principals import Access, Principal, Scope, credentials_of_request
 from turnkeep.doors.error_answers import error_response
-from turnkeep.doors.http.endpoint_router import RouteTarget
 from turnkeep.doors.http.paths import segment_name
-from turnkeep.doors.transport import has_whole_body, stand_aside
+from turnkeep.doors.http_transport import has_whole_body, stand_aside
 from turnkeep.errors import InvalidMessage, MessageTooLarge, NotAuthenticated, StoreError, TurnkeepError
 from turnkeep.inputs import checked_channel, read_json
 from turnkeep.messages import Address
@@ -116,6 +116,10 @@ class HttpCall:
         return read_json(bytes(data), limit=self.limits.frame_bytes)
 
     async def _arrive_soon(self, data: bytearray) -> None:
+        # Not after a body that would be read in vain: who asks leave to send it (`Expect`) need not.
+        length = self.request.headers.get("content-length", "")
+        if length.isdecimal() and int(length[:20]) > self.limits.frame_bytes:
+            raise self._too_large()
         try:
             async with asyncio.timeout(SOON):
                 await self._arrive(data)
@@ -133,9 +137,12 @@ class HttpCall:
             # Counted while it comes: a body in chunks says no length beforehand, and one that does
             # may lie.
             if len(data) > self.limits.frame_bytes:
-                raise MessageTooLarge(f"the body has more than the {self.limits.frame_bytes} bytes that are read")
+                raise self._too_large()
             if not event.get("more_body", False):
                 return
+
+    def _too_large(self) -> MessageTooLarge:
+        return MessageTooLarge(f"the body has more than the {self.limits.frame_bytes} bytes that are read")
 
     def word(self, name: str, *words: str) -> str | None:
         """Which of these words the query says under this name, if any."""
@@ -207,14 +214,12 @@ class HttpDoor:
     def route(self, endpoint: HttpEndpoint) -> Route:
         return Route(endpoint.path, self._answering(endpoint), methods=[endpoint.method])
 
-    def target(self, endpoint: HttpEndpoint) -> RouteTarget:
-        return RouteTarget(endpoint.method, endpoint.path, self._answering(endpoint))
-
     def _answering(self, endpoint: HttpEndpoint) -> Callable[[Request], Awaitable[Response]]:
         """Authenticate, allow, act, and tell what went wrong: the one place of this door that
         catches everything.
         """
 
+        @wraps(endpoint.handler)  # its name: programs that watch an application tell endpoints apart by it
         async def answer(request: Request) -> Response:
             try:
                 call = await self._call(endpoint, request)

@@ -7,24 +7,12 @@ that this one is mounted in) goes on to Starlette, which has the same routes and
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
-
-Responder = Callable[[Request], Awaitable[Response]]
-
-
-@dataclass(frozen=True, slots=True)
-class RouteTarget:
-    """What answers at one path. It raises nothing: its errors are answers."""
-
-    method: str
-    path: str
-    """Segments in braces are names."""
-    answer: Responder
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,32 +21,37 @@ class _Candidate:
     """Which segments have to be what."""
     names: Sequence[tuple[int, str]]
     """Which segments are names, and of what."""
-    answer: Responder
+    route: Route
 
 
 class EndpointRouter:
-    """An ASGI application around another."""
+    """An ASGI application around another, which has the same routes. Each has one method, names that are
+    whole segments of its path, and an endpoint that raises nothing: its errors are answers.
+    """
 
-    def __init__(self, inner: ASGIApp, targets: Iterable[RouteTarget]) -> None:
+    def __init__(self, inner: ASGIApp, routes: Iterable[Route]) -> None:
         self._inner = inner
         self._candidates: dict[tuple[str, int], list[_Candidate]] = {}
-        for target in targets:
-            segments = list(enumerate(target.path.split("/")))
+        for route in routes:
+            segments = list(enumerate(route.path.split("/")))
             names = [(place, one[1:-1]) for place, one in segments if one.startswith("{")]
             words = [(place, one) for place, one in segments if not one.startswith("{")]
             # The last ones tell most endpoints of one length apart.
-            candidate = _Candidate(words[::-1], names, target.answer)
-            self._candidates.setdefault((target.method, len(segments)), []).append(candidate)
+            candidate = _Candidate(words[::-1], names, route)
+            [method] = (route.methods or set()) - {"HEAD"}
+            self._candidates.setdefault((method, len(segments)), []).append(candidate)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        answer = self._answer_to(scope) if scope["type"] == "http" and not scope.get("root_path") else None
-        if answer is None:
+        route = self._route_of(scope) if scope["type"] == "http" and not scope.get("root_path") else None
+        if route is None:
             await self._inner(scope, receive, send)
             return
-        response = await answer(Request(scope, receive, send))
+        # What Starlette notes of a route that it finds: programs that watch an application read it.
+        scope["route"], scope["endpoint"] = route, route.endpoint
+        response = await route.endpoint(Request(scope, receive, send))
         await response(scope, receive, send)
 
-    def _answer_to(self, scope: Scope) -> Responder | None:
+    def _route_of(self, scope: Scope) -> Route | None:
         """Of those that fit the first of the table, as Starlette chooses."""
         segments = scope["path"].split("/")
         for candidate in self._candidates.get((scope["method"], len(segments)), ()):
@@ -66,5 +59,5 @@ class EndpointRouter:
                 names = {name: segments[place] for place, name in candidate.names}
                 if all(names.values()):
                     scope["path_params"] = names
-                    return candidate.answer
+                    return candidate.route
         return None

@@ -1,12 +1,12 @@
 """JSON schemas of what goes in and comes out over HTTP, by name: what goes in is made from the
-models of `bodies`.
+models of `request_bodies`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from turnkeep.doors.http.bodies import BODIES, AssistantFields, NewThreadOptions, schema_of
+from turnkeep.doors.http.request_bodies import BODIES, AssistantFields, NewThreadOptions, schema_of
 from turnkeep.tools.schema import Schema
 
 TEXT: Schema = {"type": "string"}

@@ -10,7 +10,7 @@ import orjson
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from turnkeep.doors.transport import PieceWriter, piece_writer
+from turnkeep.doors.http_transport import PieceWriter, piece_writer
 
 COMMENT = b": still here\n\n"
 """Proxies cut what is quiet, and a peer that is gone is only noticed by writing to it; clients skip it."""

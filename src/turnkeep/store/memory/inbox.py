@@ -141,9 +141,9 @@ class MemoryInbox(MemoryState):
                 self.apply(slot, lambda t: rules_claim.orphan(t, now), now)
         return directives
 
-    async def list_offered(self, claim: Claim) -> list[Message]:
+    async def offer_steering(self, claim: Claim) -> list[Message]:
         now = self.moment()
-        return self.apply(self.claimed_thread(claim), lambda t: rules_claim.list_offered(t, claim), now)
+        return self.apply(self.claimed_thread(claim), lambda t: rules_claim.offer_steering(t, claim), now)
 
     async def journal(self, claim: Claim, records: Sequence[Record]) -> None:
         now = self.moment()
@@ -198,7 +198,7 @@ class MemoryInbox(MemoryState):
         slot = self.get_thread(address, now)
         # Raises, or says by returning that the withdrawal is a repeat.
         if rules_change.status_of(slot.thread, message_id) is None:
-            rules_change.late(slot.known_id(message_id, now), message_id, withdrawing=True)
+            rules_change.raise_if_frozen(slot.known_id(message_id, now), message_id, withdrawing=True)
         else:
             self.apply(slot, lambda t: rules_change.withdraw(t, message_id, slot.policy, now), now)
         return message_record(slot.thread, message_id, slot.accepted_ids[message_id])
@@ -210,7 +210,7 @@ class MemoryInbox(MemoryState):
         now = self.moment()
         slot = self.get_thread(address, now)
         if rules_change.status_of(slot.thread, message_id) is None:
-            rules_change.late(slot.known_id(message_id, now), message_id, withdrawing=False)
+            rules_change.raise_if_frozen(slot.known_id(message_id, now), message_id, withdrawing=False)
         self.apply(slot, lambda t: rules_change.edit(t, message_id, content, slot.policy, now), now)
         return message_record(slot.thread, message_id, slot.accepted_ids[message_id])
 

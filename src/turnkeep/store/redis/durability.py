@@ -40,7 +40,7 @@ NOT_DURABLE_SCRIPTS: Mapping[str, str] = {
     **dict.fromkeys(_READS, "reads"),
     **dict.fromkeys(("publish", "publish_long"), "a delta: when it is lost the epoch changes"),
     **dict.fromkeys(
-        ("claim", "offered", "orphan", "release", "renew", "sink_lease", "typing"),
+        ("claim", "offer_steering", "orphan", "release", "renew", "sink_lease", "typing"),
         "when it is lost the lease or the window ends as before, and is taken again",
     ),
     **dict.fromkeys(

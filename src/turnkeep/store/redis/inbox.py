@@ -140,8 +140,8 @@ class RedisInbox(RedisClaims):
             raise ThreadBusy("the messages that wait already do not fit one batch with these, wait for their answer")
         raise ThreadBusy("a run is in progress or the thread is paused, wait or send a message instead")
 
-    async def list_offered(self, claim: Claim) -> list[Message]:
-        reply = _unless_lost(claim, await self._run_as_owner("offered", claim))
+    async def offer_steering(self, claim: Claim) -> list[Message]:
+        reply = _unless_lost(claim, await self._run_as_owner("offer_steering", claim))
         async with self._reading(self._keys.thread(claim.address)):
             return list(read_messages(claim.address, reply[1]))
 

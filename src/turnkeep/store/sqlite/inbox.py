@@ -147,9 +147,10 @@ class SqliteInbox(Engine):
 
         return act
 
-    async def list_offered(self, claim: Claim) -> list[Message]:
+    async def offer_steering(self, claim: Claim) -> list[Message]:
         return await self.write(
-            self._with_claim(claim, lambda tx, thread_row: rules_claim.list_offered(thread_row.thread, claim)), "ending"
+            self._with_claim(claim, lambda tx, thread_row: rules_claim.offer_steering(thread_row.thread, claim)),
+            "ending",
         )
 
     async def journal(self, claim: Claim, records: Sequence[Record]) -> None:
@@ -205,7 +206,7 @@ class SqliteInbox(Engine):
         def act(tx: Transaction) -> MessageRecord:
             thread_row = tx.get(address)
             if rules_change.status_of(thread_row.thread, message_id) is None:
-                rules_change.late(tx.find_accepted(thread_row, message_id), message_id, withdrawing=True)
+                rules_change.raise_if_frozen(tx.find_accepted(thread_row, message_id), message_id, withdrawing=True)
             else:
                 rules_change.withdraw(thread_row.thread, message_id, tx.policy(thread_row), tx.now)
                 tx.save(thread_row)
@@ -219,7 +220,7 @@ class SqliteInbox(Engine):
         def act(tx: Transaction) -> MessageRecord:
             thread_row = tx.get(address)
             if rules_change.status_of(thread_row.thread, message_id) is None:
-                rules_change.late(tx.find_accepted(thread_row, message_id), message_id, withdrawing=False)
+                rules_change.raise_if_frozen(tx.find_accepted(thread_row, message_id), message_id, withdrawing=False)
             rules_change.edit(thread_row.thread, message_id, content, tx.policy(thread_row), tx.now)
             tx.save(thread_row)
             return _record(tx, thread_row, message_id)

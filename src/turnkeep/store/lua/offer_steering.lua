@@ -1,4 +1,4 @@
--- offered: the steering messages, with all that wait before them.
+-- offer_steering: the steering messages, with all that wait before them.
 -- KEYS: @thread @partition
 -- ARGV: now policy thread_id token
 -- USES: live record sinks log trim save message_ids inbox calls turns claims

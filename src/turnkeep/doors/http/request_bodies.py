@@ -1,5 +1,5 @@
-"""What comes in over HTTP, one model for each body: OpenAPI is made from these, and `inputs` is
-held to them.
+"""The bodies of requests over HTTP, one model for each: the JSON schemas of OpenAPI are made from these
+(`schemas`, with those of answers), and `inputs` is held to them.
 
 The readers in `inputs` stay beside the models, because every door reads by them and their sentences
 are promised; those of pydantic name its own types. So that the two cannot drift, a test gives both

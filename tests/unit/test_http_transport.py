@@ -9,7 +9,8 @@ import pytest
 
 from tests.patience import PATIENCE
 from turnkeep.doors.backlog import AT_ONCE, PIECES_AT_ONCE, SLICE, Backlog, Rota, Valve
-from turnkeep.doors.transport import LARGEST_HEAD, is_head
+from turnkeep.doors.http_transport import refusal_of_head
+from turnkeep.doors.request_refusals import LARGEST_HEAD
 
 
 @pytest.mark.parametrize(
@@ -25,7 +26,7 @@ from turnkeep.doors.transport import LARGEST_HEAD, is_head
     ],
 )  # fmt: skip
 def test_a_head_has_proper_lines_and_a_size(data: bytes, *, fits: bool) -> None:
-    assert is_head(data) is fits
+    assert (refusal_of_head(data) is None) is fits
 
 
 class Pipe(asyncio.Transport):

@@ -1,8 +1,8 @@
-"""HTTP and WebSocket connections that cost little before they have asked for anything.
+"""HTTP connections that cost little before they have asked for anything.
 
-uvicorn speaks the protocols; here is what it leaves open: how long a request may take to arrive,
-and that nothing is read from a peer that does not read. How much is parsed at a turn of the
-loop: `backlog`.
+uvicorn speaks the protocol; here is what it leaves open: how long a request may take to arrive, what is
+answered to what is none (`request_refusals`), and that nothing is read from a peer that does not
+read. How much is parsed at a turn of the loop: `backlog`. What becomes a socket: `socket_transport`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import logging
 import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from functools import partial
-from typing import Any
+from http import HTTPStatus
+from typing import Any, NoReturn
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -20,6 +21,20 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from turnkeep.doors.backlog import Backlog, Rota, Valve
 from turnkeep.doors.peers import Peers, forwarded_in, sender_of
 from turnkeep.doors.ping_wheel import PingWheel
+from turnkeep.doors.request_refusals import (
+    ADDRESS_TOO_LONG,
+    CODING_NOT_TAKEN,
+    HEAD_TOO_LARGE,
+    LARGEST_HEAD,
+    LONGEST_UPGRADE_LINE,
+    MOST_HEADERS,
+    NO_REQUEST,
+    NO_ROOM,
+    OLD_UPGRADE,
+    REQUEST_TIMED_OUT,
+    VERSION_NOT_TAKEN,
+    RequestRefusal,
+)
 from turnkeep.doors.socket_transport import CONNECTION, SocketTransport
 
 # uvicorn waits for a head for ever: one byte now and then would keep a connection (slowloris).
@@ -29,13 +44,8 @@ BODY_TIMEOUT = 30.0
 """Seconds in which the rest of it has to arrive."""
 # Closed at once, the answer itself may be lost to a reset by the peer's system (RFC 9112, 9.6).
 LINGER = 2.0
-"""Seconds for the rest of a body that nobody waits for any more."""
-LARGEST_HEAD = 32_768
-"""Bytes of a request line and headers."""
-
-NO_ROOM = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
-TIMED_OUT = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
-
+"""Seconds for the rest of what nobody waits for any more."""
+VERSIONS = (b"1.1", b"1.0")
 CONTINUE = b"HTTP/1.1 100 "
 """What an answer to `Expect: 100-continue` begins with, before the answer itself."""
 LENGTH = b"\r\ncontent-length: "
@@ -47,16 +57,36 @@ FAULTS_OF_PEERS = ("Invalid HTTP request", "Invalid UTF-8 sequence", "Unsupporte
 PieceWriter = Callable[[bytes], Awaitable[None]]
 
 
-class CountingParser(h11.Connection):
-    """Counts the pieces of bodies, which may be one byte each."""
+class StrictParser(h11.Connection):
+    """Takes no head that two programs read differently, or that is larger than is read here, and counts the
+    pieces of bodies, which may be one byte each.
+    """
 
     pieces = 0
+    refusal = NO_REQUEST
+    """What is answered once it has raised."""
 
     def next_event(self) -> Any:
-        event = super().next_event()
+        # Here, where every head comes by: also that of a request behind a body that nobody waited for.
+        if self.their_state is h11.IDLE and (refusal := refusal_of_head(self.trailing_data[0])) is not None:
+            self._refuse(refusal)
+        try:
+            event = super().next_event()
+        except h11.RemoteProtocolError as error:
+            self.refusal = CODING_NOT_TAKEN if error.error_status_hint == HTTPStatus.NOT_IMPLEMENTED else NO_REQUEST
+            raise
         if type(event) is h11.Data:
             self.pieces += 1
+        elif type(event) is h11.Request:
+            if event.http_version not in VERSIONS:
+                self._refuse(VERSION_NOT_TAKEN)
+            if len(event.headers) > MOST_HEADERS:
+                self._refuse(HEAD_TOO_LARGE)
         return event
+
+    def _refuse(self, refusal: RequestRefusal) -> NoReturn:
+        self.refusal = refusal
+        raise h11.RemoteProtocolError(refusal.sentence, error_status_hint=refusal.status)
 
 
 class AnswerWriter:
@@ -102,12 +132,13 @@ class HttpTransport(H11Protocol):
 
     def __init__(self, *args: Any, peers: Peers, rota: Rota, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.conn: CountingParser = CountingParser(h11.SERVER, LARGEST_HEAD)
+        self.conn: StrictParser = StrictParser(h11.SERVER, LARGEST_HEAD)
         self._peers = peers
         self._rota = rota
         self._deadline: asyncio.TimerHandle | None = None
         self._stage: object = None
         self._is_over = False
+        self._is_refused = False
         self._disconnect: asyncio.Event | None = None
         self._early: bytes | None = None
         """What was read in the lobby, unparsed; None: it is inside."""
@@ -161,18 +192,22 @@ class HttpTransport(H11Protocol):
         self._peers.leave(self)
         if self.scope is not None:
             self.scope["state"].pop(CONNECTION, None)
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
+        self._stop_waiting()
 
     def handle_websocket_upgrade(self, event: h11.Request) -> None:
         if event.http_version != b"1.1":  # uvicorn would say that it was, and hide a proxy of the old kind
-            self.send_400_response("A socket is opened with HTTP/1.1.")
-            return
-        self._leave()
-        super().handle_websocket_upgrade(event)
+            self._refuse(OLD_UPGRADE)
+        elif len(event.target) > LONGEST_UPGRADE_LINE:
+            self._refuse(ADDRESS_TOO_LONG)
+        elif any(len(name) + len(value) > LONGEST_UPGRADE_LINE for name, value in event.headers):
+            self._refuse(HEAD_TOO_LARGE)
+        else:
+            self._leave()
+            super().handle_websocket_upgrade(event)
 
     def data_received(self, data: bytes) -> None:
+        if self._is_refused:
+            return
         if self._early is None:
             self._backlog.feed(data)
         else:
@@ -189,7 +224,48 @@ class HttpTransport(H11Protocol):
         # A lobby that buffered more than a head would be a way to fill the memory
         # without being let in.
         elif len(data) > LARGEST_HEAD:
-            self._late()
+            self._refuse(refusal_of_size(data) or NO_ROOM)
+
+    def send_400_response(self, msg: str) -> None:
+        """uvicorn has seen that something is no request: a head, or a piece of a body."""
+        self._refuse(self.conn.refusal)
+
+    def _refuse(self, refusal: RequestRefusal) -> None:
+        """Answer so, if no answer has begun, and hang up. What still comes is dropped for a while: a reset
+        would take the answer away from a peer who is still sending.
+        """
+        if self._is_refused or self.transport.is_closing():
+            return
+        cycle: Any = self.cycle
+        is_in_hand = cycle is not None and not cycle.response_complete
+        if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
+            (cycle.transport if is_in_hand else self.transport).close()
+            return
+        if is_in_hand:  # whoever answers it has nobody to answer any more
+            cycle.disconnected = True
+            cycle.message_event.set()
+        self._is_refused = True
+        self.transport.write(refusal.message)
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self._drop_the_rest()
+
+    def _drop_the_rest(self) -> None:
+        self._backlog.end()
+        if self._early is not None:
+            self._early = b""
+            self._peers.withdraw(self)
+        self._peers.wait(self)
+        self.transport.release("lobby")
+        self.transport.release("application")
+        self._stop_waiting()
+        self._expect(LINGER)
+
+    def shutdown(self) -> None:
+        if self._is_refused:  # h11 was not told, and would take the end for a mistake
+            self.transport.close()
+        else:
+            super().shutdown()
 
     def _parse(self, data: bytes) -> int:
         self.conn.pieces = 0
@@ -198,9 +274,6 @@ class HttpTransport(H11Protocol):
         return max(0, self.conn.pieces - 1)
 
     def handle_events(self) -> None:
-        if self.conn.their_state is h11.IDLE and not is_head(self.conn.trailing_data[0]):
-            self.send_400_response("Invalid HTTP request received.")
-            return
         super().handle_events()
         # Not of one that has just become a socket's: its scope would hold it for as long as it is open.
         if self.scope is not None and not self._is_over:
@@ -246,12 +319,10 @@ class HttpTransport(H11Protocol):
         stage = (self.conn.their_state, is_answered)
         # The deadline of a stage runs from its beginning: were it set anew by each byte, it would
         # never come.
-        if stage == self._stage or self._is_over:
+        if stage == self._stage or self._is_over or self._is_refused:
             return
         self._stage = stage
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
+        self._stop_waiting()
         if self.conn.their_state is h11.IDLE:
             self._expect(HEAD_TIMEOUT)
             self._peers.wait(self)
@@ -264,23 +335,36 @@ class HttpTransport(H11Protocol):
     def _expect(self, seconds: float) -> None:
         self._deadline = self.loop.call_later(seconds, self._late)
 
+    def _stop_waiting(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
     def _late(self) -> None:
         """Tell somebody who has said anything, and hang up."""
         if self._early:
-            self.transport.write(NO_ROOM)
-        has_begun = self.conn.trailing_data[0] or self.conn.their_state is h11.SEND_BODY
-        if has_begun and self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE) and not self.transport.is_closing():
-            self.transport.write(TIMED_OUT)
-        self.transport.close()
+            self._refuse(NO_ROOM)
+        elif not self._is_refused and (self.conn.trailing_data[0] or self.conn.their_state is h11.SEND_BODY):
+            self._refuse(REQUEST_TIMED_OUT)
+        else:
+            self.transport.close()
 
 
-def is_head(data: bytes) -> bool:
-    """Whether this may be the beginning of a request: its lines end as they have to, none goes on
-    in the next, and it is not too long. Who is lenient here reads other requests than the proxy
-    before him.
+def refusal_of_head(data: bytes) -> RequestRefusal | None:
+    """Why this is not the beginning of a request, which has proper lines, none of which goes on in the next,
+    and a size. Who is lenient here reads other requests than the proxy before him.
     """
+    if (refusal := refusal_of_size(data)) is not None:
+        return refusal
+    return NO_REQUEST if _LENIENT.search(data.partition(b"\r\n\r\n")[0]) else None
+
+
+def refusal_of_size(data: bytes) -> RequestRefusal | None:
+    """Why a head is too large, whether it is whole or not: its first line alone, or what follows it."""
     head = data.partition(b"\r\n\r\n")[0]
-    return len(head) <= LARGEST_HEAD and _LENIENT.search(head) is None
+    if len(head) <= LARGEST_HEAD:
+        return None
+    return ADDRESS_TOO_LONG if len(head.lstrip(b"\r\n").partition(b"\n")[0]) > LARGEST_HEAD else HEAD_TOO_LARGE
 
 
 def is_no_fault_of_a_peer(record: logging.LogRecord) -> bool:
