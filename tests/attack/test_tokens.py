@@ -282,7 +282,7 @@ def at_socket(name: str, headers: Mapping[str, str], query: str = "") -> Attempt
                 return repr(await heard(socket))
         except InvalidStatus as refusal:
             status = refusal.response.status_code
-            return None if status in (400, 401, 403) else f"the upgrade is answered with {status}"
+            return None if status in (400, 401, 403, 431) else f"the upgrade is answered with {status}"
         except TimeoutError:
             return "the upgrade is not answered"
         except ConnectionClosed as closed:
