@@ -10,10 +10,9 @@ from typing import Any
 import pytest
 
 from tests.patience import PATIENCE
-from turnkeep.errors import Conflict, StoreUnavailable
 from turnkeep.fleet import Heartbeat, list_processes
 from turnkeep.messages import Address, Message, text_content
-from turnkeep.runs.activity import BOUNDS, HOUR_KEPT, MOST_NAMES, Activity, RunFigures, add_up, quantile
+from turnkeep.runs.activity import BOUNDS, HOUR_KEPT, Activity, RunFigures
 from turnkeep.runs.activity import read_days as days_of
 from turnkeep.runs.activity import read_series as series_of
 from turnkeep.runs.backlog_series import BacklogSeries, read_backlog
@@ -21,7 +20,7 @@ from turnkeep.store.contract import Store
 from turnkeep.store.memory import MemoryStore
 from turnkeep.store.redis import RedisStore
 from turnkeep.store.sqlite import SqliteStore
-from turnkeep.store.values import Commit, Document, Policies, Policy, RegistryKind
+from turnkeep.store.values import Commit, Policies
 from turnkeep.testing.fake_clock import FakeClock
 from turnkeep.usage import Usage
 
@@ -90,78 +89,6 @@ async def test_a_series_has_its_minutes_in_order_and_forgets_them_in_time(store:
     assert len(await days_of(store, "t", days=30, now=clock.now())) == 1
 
 
-class AwayStore(MemoryStore):
-    """Refuses to write while it is told so, for some or for all tenants."""
-
-    is_away = False
-    busy_for: frozenset[str] = frozenset()
-    """Tenants whose records somebody else always has written just before."""
-
-    def __init__(self, policies: Policies, *, clock: FakeClock) -> None:
-        super().__init__(policies, clock=clock)
-        self.refusal = asyncio.Event()
-        """Set when it has refused."""
-
-    async def put(self, kind: RegistryKind, tenant: str, *args: Any, **fields: Any) -> Document:
-        if self.is_away:
-            self.refusal.set()
-            raise StoreUnavailable("away")
-        if tenant in self.busy_for:
-            raise Conflict("it was written meanwhile")
-        return await super().put(kind, tenant, *args, **fields)
-
-
-async def test_what_cannot_be_written_now_is_written_later(clock: FakeClock) -> None:
-    store = AwayStore(Policies(), clock=clock)
-    await store.open()
-    activity = Activity(store, clock)
-    store.is_away = True
-    for _ in range(3):
-        activity.note(answered())
-        await activity.save()
-    store.is_away = False
-    await activity.save()
-
-    [minute] = await series_of(store, "t", span="hour", now=clock.now())
-    assert minute.cell["runs"] == 3
-
-
-async def test_records_that_others_write_all_the_time_hold_up_no_others_and_are_written_later(clock: FakeClock) -> None:
-    store = AwayStore(Policies(), clock=clock)
-    activity = Activity(store, clock)
-    store.busy_for = frozenset({"busy"})
-    for tenant in ("busy", "quiet"):
-        activity.note(answered(tenant))
-    await activity.save()
-    series = [await series_of(store, tenant, span="hour", now=clock.now()) for tenant in ("busy", "quiet")]
-    store.busy_for = frozenset()
-    await activity.save()
-
-    assert [len(one) for one in series] == [0, 1]
-    assert [len(await series_of(store, tenant, span="hour", now=clock.now())) for tenant in ("busy", "quiet")] == [1, 1]
-
-
-async def test_a_store_that_stays_away_fills_no_memory(clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is known already goes on being counted; only new records have to wait for a place."""
-    monkeypatch.setattr("turnkeep.runs.activity.MOST_TENANTS", 3)
-    monkeypatch.setattr("turnkeep.runs.activity.MOST_RUNS", 2)
-    store = AwayStore(Policies(), clock=clock)
-    activity = Activity(store, clock)
-    store.is_away = True
-    for tenant in range(10):
-        activity.note(answered(f"t{tenant}"))
-    await activity.save()
-    activity.note(answered("t0"))
-    store.is_away = False
-    await activity.save()
-
-    counts = [
-        [one.cell["runs"] for one in await series_of(store, f"t{tenant}", span="hour", now=clock.now())]
-        for tenant in range(10)
-    ]
-    assert counts == [[2], [1], [1], *[[]] * 7]
-
-
 async def test_buckets_of_another_version_are_no_reason_to_stop(store: Store, clock: FakeClock) -> None:
     """They do not add up with ours: ours count from now on, beside all else of the record."""
     cell = {"runs": 5, "waits": {"whole": [1, 2, 3]}}
@@ -174,117 +101,6 @@ async def test_buckets_of_another_version_are_no_reason_to_stop(store: Store, cl
     [minute] = await series_of(store, "t", span="hour", now=clock.now())
     assert minute.cell["runs"] == 6
     assert (len(minute.cell["waits"]["whole"]), sum(minute.cell["waits"]["whole"])) == (len(BOUNDS) + 1, 1)
-
-
-@pytest.mark.parametrize(
-    "cell",
-    [
-        {"runs": {"all": 5}},
-        {"runs": "5"},
-        {"waits": [5]},
-        {"waits": {"whole": 5}},
-        {"ends": 5, "usage": [5]},
-        [5],
-        5,
-        None,
-    ],
-    ids=str,
-)
-async def test_figures_of_another_form_are_no_reason_to_stop(clock: FakeClock, cell: Any) -> None:
-    store = MemoryStore(Policies(), clock=clock)
-    for body in (
-        {"figures": {"minutes": {"0": cell}}},
-        {"figures": {"minutes": cell}},
-        {"figures": cell},
-        {"other": cell},
-    ):
-        document = await store.get("activity", "t", "2026-11-29T12")
-        await store.put("activity", "t", "2026-11-29T12", body, version=document.version if document else 0)
-        activity = Activity(store, clock)
-        activity.note(answered())
-        activity.stop()
-        await activity.run()
-        await activity.save()
-
-        [minute] = await series_of(store, "t", span="hour", now=clock.now())
-        assert (minute.cell["runs"], minute.cell["ends"]) == (1, {"completed": 1})
-        assert sum(minute.cell["waits"]["whole"]) == 1
-
-
-@pytest.mark.parametrize(
-    "body",
-    [{}, {"backlog": 5}, {"backlog": {"0": 5, "other": {}}}, {"backlog": {"0": {"open_messages": "5"}}}],
-    ids=str,
-)
-async def test_a_backlog_of_another_form_is_no_reason_to_stop(clock: FakeClock, body: dict[str, Any]) -> None:
-    store = MemoryStore(Policies(Policy(window=60.0)), clock=clock)
-    await store.accept([Message(Address("t", "q", "c"), "m", text_content("hello"))])
-    await store.put("activity", "t", "backlog-2026-11-29T12", body)
-
-    await BacklogSeries(store, "q", {"t": None}).look()
-
-    series = await read_backlog(store, "t", span="hour", now=clock.now())
-    assert series[NOON]["open_messages"] == 1
-
-
-async def test_a_store_that_is_away_ends_no_look_at_the_backlog(
-    clock: FakeClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The next one comes soon."""
-    monkeypatch.setattr("turnkeep.runs.backlog_series.EVERY", 0.001)
-    store = AwayStore(Policies(Policy(window=60.0)), clock=clock)
-    await store.accept([Message(Address("t", "q", "c"), "m", text_content("hello"))])
-    store.is_away = True
-    looking = asyncio.create_task(BacklogSeries(store, "q", {"t": None}).run())
-    async with asyncio.timeout(10.0):
-        await store.refusal.wait()
-        store.is_away = False
-        while not (series := await read_backlog(store, "t", span="hour", now=clock.now())):
-            await asyncio.sleep(0.001)
-    looking.cancel()
-
-    assert series[NOON]["open_messages"] == 1
-
-
-async def test_a_service_that_works_all_the_time_has_every_minute_of_its_hour(clock: FakeClock) -> None:
-    store = MemoryStore(Policies(), clock=clock)
-    process = Activity(store, clock)
-    for _ in range(60):
-        process.note(answered())
-        clock.advance(60.0)
-    await process.save()
-
-    minutes = await series_of(store, "t", span="hour", now=clock.now() - 1.0)
-    assert [(minute.at, minute.cell["runs"]) for minute in minutes] == [(NOON + 60.0 * n, 1) for n in range(60)]
-
-    # as a program of before left it, which bounded the minutes as it did the names of models
-    document = await store.get("activity", "t", "2026-11-29T12")
-    assert document is not None
-    minutes_of_before = {**document.body["figures"]["minutes"], "other": {"runs": 9}}
-    await store.put(
-        "activity", "t", document.name, {"figures": {"minutes": minutes_of_before}}, version=document.version
-    )
-    assert await series_of(store, "t", span="hour", now=clock.now() - 1.0) == minutes
-
-
-def test_figures_add_up_and_names_are_bounded() -> None:
-    total: dict[str, Any] = {}
-    for number in range(3 * MOST_NAMES):
-        total = add_up(total, {"errors": {f"code-{number}": 1}, "waits": {"queue": [1, 0]}})
-
-    assert sum(total["errors"].values()) == 3 * MOST_NAMES
-    assert len(total["errors"]) == MOST_NAMES + 1
-    assert total["errors"]["other"] == 2 * MOST_NAMES
-    assert total["waits"] == {"queue": [3 * MOST_NAMES, 0]}
-
-
-def test_a_quantile_is_the_end_of_the_bucket_that_holds_it() -> None:
-    counts = [0] * (len(BOUNDS) + 1)
-    assert quantile(counts, 0.5) is None
-    counts[2], counts[5] = 9, 1
-    assert (quantile(counts, 0.5), quantile(counts, 0.95)) == (BOUNDS[2], BOUNDS[5])
-    counts[-1] = 100
-    assert quantile(counts, 0.99) == BOUNDS[-1]
 
 
 async def test_a_process_is_listed_while_it_says_so_and_is_silent_when_it_does_not(

@@ -60,10 +60,12 @@ class BacklogSeries:
         document = await self._store.get("activity", tenant, name)
         samples = _samples(document)
         before = samples.get(place, {})
-        sample = {name: max(before.get(name, 0), getattr(counts, name)) for name in NAMES}
-        if sample == before or not any(sample.values()):
+        largest = {name: max(before.get(name, 0), getattr(counts, name)) for name in NAMES}
+        # compared as it is written: with the zeros it would differ from what it was, and be written at each look
+        sample = {name: count for name, count in largest.items() if count}
+        if sample == before:
             return
-        samples[place] = {name: count for name, count in sample.items() if count}
+        samples[place] = sample
         version = document.version if document else 0
         await self._store.put("activity", tenant, name, {"backlog": samples}, version=version, ttl=ttl)
 

@@ -15,7 +15,7 @@ from turnkeep.errors import BudgetReserved, BudgetSpent, PaceReached, PriceUnkno
 from turnkeep.messages import Address, AssistantItem, Message, text_content
 from turnkeep.models.model import ModelRequest
 from turnkeep.pricing.prices import PriceBook
-from turnkeep.runs.budget import OUTPUT_GUESS, Budget, Budgets, Pace, read_balances
+from turnkeep.runs.budget import ASK_AN_OPERATOR, OUTPUT_GUESS, Budget, Budgets, Pace, read_balances
 from turnkeep.settings import Settings
 from turnkeep.store import Policies, Policy
 from turnkeep.store.memory import MemoryStore
@@ -88,6 +88,36 @@ async def test_a_run_that_sets_no_limit_is_expected_to_stay_below_a_guess(
     assert await spend(store) == (0, OUTPUT_GUESS * 10_000)
 
 
+@pytest.mark.parametrize(
+    ("limit", "expected"), [(OUTPUT_GUESS - 1, OUTPUT_GUESS - 1), (50 * OUTPUT_GUESS, OUTPUT_GUESS)]
+)
+async def test_a_limit_of_the_request_counts_where_it_is_lower_than_the_guess(
+    store: MemoryStore, prices: PriceBook, limit: int, expected: int
+) -> None:
+    tab = purse(store, prices, Budget("tenant", 1.0)).run_budget(await claim(store))
+    await tab.before_request(ModelRequest("gpt-4o", [], parameters={"max_tokens": limit}), 0, ENDPOINT)
+    assert await spend(store) == (0, expected * 10_000)
+
+
+@pytest.mark.parametrize(
+    ("budgets", "pace", "before", "after"),
+    [
+        ((), Pace(), False, False),
+        ((), Pace(requests=9), False, False),
+        ((), Pace(tokens=9_000), True, True),
+        ((Budget("tenant", 1.0),), Pace(), True, False),
+    ],
+)
+async def test_tokens_are_counted_only_where_they_decide_something(
+    store: MemoryStore, prices: PriceBook, budgets: tuple[Budget, ...], pace: Pace, before: bool, after: bool
+) -> None:
+    """To count them takes longer than all else that a budget does."""
+    tab = purse(store, prices, *budgets, pace=pace).run_budget(await claim(store))
+    assert tab.counts_tokens is before
+    await tab.before_request(REQUEST, 10, ENDPOINT)
+    assert tab.counts_tokens is after
+
+
 async def test_what_was_spent_replaces_what_was_reserved_once(store: MemoryStore, prices: PriceBook) -> None:
     tab = purse(store, prices, Budget("tenant", 1.0)).run_budget(await claim(store))
     await tab.before_request(REQUEST, 10, ENDPOINT)
@@ -141,10 +171,33 @@ async def test_a_budget_begins_anew_with_its_period(store: MemoryStore, prices: 
     assert await spend(store, "tenant:default:2026-11-21") == (0, RESERVED)
 
 
-@pytest.mark.parametrize(("period", "start"), [("hour", f"{DAY}T12"), ("day", DAY), ("month", "2026-11")])
-async def test_periods_are_those_of_the_calendar(store: MemoryStore, period: Any, start: str) -> None:
+async def test_the_last_of_several_users_pays_under_a_name_that_is_not_his(
+    store: MemoryStore, prices: PriceBook
+) -> None:
+    """Users are named by anything, keys of a store are not."""
+    messages = [
+        Message(Address("default", "q", "c"), f"m{number}", text_content("hi"), metadata={"user": user})
+        for number, user in enumerate(("Ann", "B\ud800b"))
+    ]
+    run = await store.begin(messages, owner="w", lease=30.0)
+    alone = await claim(store, "d", metadata={"user": "B\ud800b"})
+
+    limits = [Budget("user", 1.0).limit(one) for one in (run, alone)]
+    assert limits[0] == limits[1]
+    account = limits[0].account if limits[0] else ""
+    assert (account.isascii(), len(account), "B" in account) == (True, len(f"user:{'0' * 16}:{DAY}"), False)
+
+
+@pytest.mark.parametrize(
+    ("period", "start", "longest"),
+    [("hour", f"{DAY}T12", 3_600.0), ("day", DAY, 86_400.0), ("month", "2026-11", 31 * 86_400.0)],
+)
+async def test_periods_are_those_of_the_calendar_and_outlived_by_their_accounts(
+    store: MemoryStore, period: Any, start: str, longest: float
+) -> None:
     limit = Budget("tenant", 0.25, period).limit(await claim(store))
     assert limit == Limit(f"tenant:default:{start}", NANO // 4, limit.keep if limit else 0.0)
+    assert limit.keep > longest
 
 
 async def test_a_budget_of_nothing_is_none(store: MemoryStore, prices: PriceBook) -> None:
@@ -156,8 +209,10 @@ async def test_a_budget_of_nothing_is_none(store: MemoryStore, prices: PriceBook
 
 async def test_a_model_without_a_price_waits_for_one(store: MemoryStore, prices: PriceBook) -> None:
     tab = purse(store, prices, Budget("tenant", 1.0)).run_budget(await claim(store))
-    with pytest.raises(PriceUnknown, match="no price is known for own-model"):
+    with pytest.raises(PriceUnknown, match="no price is known for own-model") as waits:
         await tab.before_request(ModelRequest("own-model", []), 10, ENDPOINT)
+    assert waits.value.retry_after == ASK_AN_OPERATOR
+    assert await spend(store) == (0, 0)
 
 
 async def test_a_store_that_does_not_answer_leaves_the_cost_to_the_sweep(prices: PriceBook) -> None:
@@ -233,6 +288,24 @@ async def test_the_sweep_of_a_process_that_saw_no_run_settles_all_tenants(
     clock.advance(601.0)
 
     assert await purse(store, prices, Budget("tenant", 1.0)).sweep() == 1
+
+
+async def test_the_sweep_of_some_tenants_leaves_those_of_others(
+    store: MemoryStore, prices: PriceBook, clock: FakeClock
+) -> None:
+    one = purse(store, prices, Budget("tenant", 1.0))
+    for tenant in ("a", "b"):
+        message = Message(Address(tenant, "q", "c"), "m", text_content("hi"))
+        run = await store.begin([message], owner="w", lease=30.0)
+        await one.run_budget(run).before_request(REQUEST, 10, ENDPOINT)
+        await commit(store, run, 7)
+    clock.advance(601.0)
+
+    assert await one.sweep(tenants=["b"]) == 1
+    found = [await store.spend(f"tenant:{tenant}:{DAY}", tenant=tenant) for tenant in ("a", "b")]
+    assert [(one.settled_amount, one.reserved_amount) for one in found] == [(0, RESERVED), (7, 0)]
+    assert await one.sweep(older_than=602.0) == 0
+    assert await one.sweep(older_than=601.0) == 1
 
 
 # ---------------------------------------------------------------- pace
@@ -326,10 +399,14 @@ async def test_a_patient_purse_waits_in_place(store: MemoryStore, prices: PriceB
     await asyncio.wait_for(asking, PATIENCE)
 
 
-def test_the_settings_name_the_period(store: MemoryStore, prices: PriceBook) -> None:
-    settings = Settings.load(store="memory:", tenant_budget=1.0, thread_budget=0.1, budget_period="month")
-    told = Budgets.from_settings(settings, store, prices).budgets
-    assert set(told) == {Budget("tenant", 1.0, "month"), Budget("thread", 0.1, "month")}
+def test_the_settings_name_period_and_pace(store: MemoryStore, prices: PriceBook) -> None:
+    settings = Settings.load(
+        store="memory:", tenant_budget=1.0, thread_budget=0.1, budget_period="month",
+        requests_per_minute=7, tokens_per_minute=9,
+    )  # fmt: skip
+    budgets = Budgets.from_settings(settings, store, prices)
+    assert set(budgets.budgets) == {Budget("tenant", 1.0, "month"), Budget("thread", 0.1, "month")}
+    assert budgets.pace == Pace(requests=7, tokens=9)
 
 
 @pytest.mark.parametrize("attempt", [1, 2, 9])
