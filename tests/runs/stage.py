@@ -23,8 +23,9 @@ from turnkeep.pricing.prices import PriceBook
 from turnkeep.runs.activity import Activity, Cell, read_series
 from turnkeep.runs.announcer import Announcer, Disclosure
 from turnkeep.runs.budget import Budgets
+from turnkeep.runs.interrupt import Interrupt
 from turnkeep.runs.journal import Journal
-from turnkeep.runs.lease import Interrupt, Keeper, Lease, LeaseRules
+from turnkeep.runs.lease import Keeper, Lease, LeaseRules
 from turnkeep.runs.outcomes import Verdict
 from turnkeep.runs.run import Run
 from turnkeep.runs.run_context import RunContext, RunRules
@@ -409,7 +410,7 @@ class Stage:
 
     async def perform(self, lease: Lease) -> Verdict:
         self.observations = []
-        self.run = Run(self.house, lease.claim, lease, self.observations.append)
+        self.run = Run(self.house, lease, self.observations.append)
         try:
             async with publishing(self):
                 return await self.run.perform()

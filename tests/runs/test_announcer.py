@@ -13,7 +13,7 @@ from tests.runs.stage import HERE, LostReply, Stage, announcer_of, publishing, r
 from turnkeep.errors import LeaseLost, OutcomeUnknown, StoreUnavailable
 from turnkeep.events import Event, delta
 from turnkeep.runs.announcer import MERGE_ABOVE, Announcer, merge_deltas
-from turnkeep.runs.lease import Interrupt
+from turnkeep.runs.interrupt import Interrupt
 from turnkeep.store.contract import EventGap
 
 

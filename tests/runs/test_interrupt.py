@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from turnkeep.errors import LeaseLost, RunTimedOut, StoreUnavailable
-from turnkeep.runs.lease import DrainRequest, Interrupt, StopRequest
+from turnkeep.runs.interrupt import DrainRequest, Interrupt, StopRequest
 
 LOST, STOP, DRAIN, AWAY = LeaseLost("lost"), StopRequest("cancel"), DrainRequest(), StoreUnavailable("away")
 

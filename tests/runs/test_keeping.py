@@ -13,7 +13,8 @@ from tests.runs.moved_time import BEGIN, passed
 from tests.runs.stage import HERE, LostReply, Stage, Stumble, reason_of
 from turnkeep.errors import LeaseLost, OutcomeUnknown, StoreUnavailable, ThreadBusy
 from turnkeep.messages import Address, Message, text_content
-from turnkeep.runs.lease import DrainRequest, Keeper, Lease, LeaseRules, StopRequest
+from turnkeep.runs.interrupt import DrainRequest, StopRequest
+from turnkeep.runs.lease import Keeper, Lease, LeaseRules
 from turnkeep.store.memory import MemoryStore
 from turnkeep.store.values import Directive
 

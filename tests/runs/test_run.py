@@ -54,7 +54,8 @@ from turnkeep.models.model import Began
 from turnkeep.pricing.prices import PriceBook
 from turnkeep.runs.activity import quantile, read_days
 from turnkeep.runs.budget import Budget, Budgets, Pace
-from turnkeep.runs.lease import DrainRequest, Lease, LeaseRules, StopRequest, weightiest
+from turnkeep.runs.interrupt import DrainRequest, StopRequest, weightiest
+from turnkeep.runs.lease import Lease, LeaseRules
 from turnkeep.runs.outcomes import VERDICT_LABELS, Dropping, HoldVerdict, Releasing
 from turnkeep.runs.run_context import DETAILS
 from turnkeep.store.values import Claim, Commit, Failure, HeldCall, Page, Remainder, Stop

@@ -25,10 +25,6 @@ class SlowPrices(PriceBook):
         self.may_end = threading.Event()
         self.reads = 0
 
-    @property
-    def is_loaded(self) -> bool:
-        return bool(self.reads)
-
     def read_tables(self) -> None:
         assert self.may_end.wait(10.0)
         self.reads += 1

@@ -38,8 +38,9 @@ from turnkeep.runs.answer import Answering, ModelPrompt
 from turnkeep.runs.answer_contract import FinalAnswer, NeedsDecision
 from turnkeep.runs.endpoint_circuits import Circuits
 from turnkeep.runs.halt import close_call, stop_response, without_text
+from turnkeep.runs.interrupt import DrainRequest, Interrupt, StopRequest, weightiest
 from turnkeep.runs.journal import Journal, retry_until_answered
-from turnkeep.runs.lease import DrainRequest, Interrupt, Lease, StopRequest, weightiest
+from turnkeep.runs.lease import Lease
 from turnkeep.runs.outcomes import VERDICT_LABELS, Dropping, HoldVerdict, Releasing, Verdict
 from turnkeep.runs.run_context import RunContext
 from turnkeep.runs.tool_calls import EFFECT_UNKNOWN
@@ -47,7 +48,6 @@ from turnkeep.runs.trace_attributes import run_attributes
 from turnkeep.store.contract import EventGap
 from turnkeep.store.shared_ledger import Circuit
 from turnkeep.store.values import (
-    Claim,
     Commit,
     FailOutcome,
     Failure,
@@ -73,10 +73,10 @@ It may not wait.
 class Run:
     """One claim's work."""
 
-    def __init__(self, context: RunContext, claim: Claim, lease: Lease, observer: RunObserver | None = None) -> None:
+    def __init__(self, context: RunContext, lease: Lease, observer: RunObserver | None = None) -> None:
         self.context = context
-        self.claim = claim
         self.lease = lease
+        self.claim = claim = lease.claim
         self.journal = Journal(context.store, claim, tell=observer)
         self.announcer = Announcer(context.publisher, claim, tell=observer)
         self.budget = context.budgets.run_budget(claim) if context.budgets else None

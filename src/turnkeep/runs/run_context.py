@@ -17,7 +17,7 @@ from turnkeep.models.capabilities import ContextSizes
 from turnkeep.models.model import Model
 from turnkeep.pricing.catalog import Catalog
 from turnkeep.pricing.prices import PriceBook
-from turnkeep.pricing.tokenizer import Tokenizer, tokenizer_for
+from turnkeep.pricing.tokenizer import tokenizer_for
 from turnkeep.runs.activity import Activity
 from turnkeep.runs.announcer import Publisher
 from turnkeep.runs.answer_contract import AnswerRules
@@ -79,6 +79,8 @@ class RunContext:
     sentences: Callable[[TurnkeepError], str] = lambda error: error.public
     """What people are told of an error."""
     publisher: Publisher = field(init=False)
+    is_prepared: bool = field(init=False, default=False)
+    """Whether a run waits for nothing that has to be loaded."""
 
     def __post_init__(self) -> None:
         # Not given: of one store there is one each, or runs would not share them.
@@ -93,19 +95,16 @@ class RunContext:
         """Load what runs need and no start should wait for: vocabulary, prices, and the clients of
         models. At once afterwards.
         """
-        if not (self._tokenizer.is_loaded and self.prices.is_loaded):
+        if not self.is_prepared:
             # In a thread: it would stop the event loop for half a second.
             await asyncio.to_thread(self.load)
 
     def load(self) -> None:
         """The same, where it may stop everything else."""
-        self._tokenizer.build()
+        tokenizer_for(self.assistants.blank.model, self.catalog).build()
         self.prices.read_tables()
         load_clients()
-
-    @property
-    def _tokenizer(self) -> Tokenizer:
-        return tokenizer_for(self.assistants.blank.model, self.catalog)
+        object.__setattr__(self, "is_prepared", True)
 
     def fault(self, error: TurnkeepError) -> TurnFault:
         """An error as subscribers see it."""

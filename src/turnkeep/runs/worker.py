@@ -11,7 +11,8 @@ from functools import partial
 from turnkeep.backoff import Backoff
 from turnkeep.clock import until_tick
 from turnkeep.errors import StoreError
-from turnkeep.runs.lease import Interrupt, Keeper, Lease, LeaseRules
+from turnkeep.runs.interrupt import Interrupt
+from turnkeep.runs.lease import Keeper, Lease, LeaseRules
 from turnkeep.runs.run import Run
 from turnkeep.runs.run_context import RunContext
 from turnkeep.telemetry import get_log
@@ -20,6 +21,9 @@ log = get_log(__name__)
 
 AT_ONCE = 64
 """Claims of one call to the store."""
+
+EXPIRED_AT_ONCE = 100
+"""Threads that are forgotten by one call to the store, which serves others between two of them."""
 
 PATIENCE = Backoff(delay=0.1, cap=5.0)
 
@@ -62,7 +66,6 @@ class Worker:
         self._pause: Interrupt | None = None
         """What it waits in while there is nothing to do."""
         self._slot_freed = asyncio.Event()
-        self._is_prepared = False
 
     @property
     def active(self) -> int:
@@ -150,10 +153,9 @@ class Worker:
 
     async def _work(self, lease: Lease) -> None:
         try:
-            if not self._is_prepared:
+            if not self.context.is_prepared:
                 await self.context.prepare()
-                self._is_prepared = True
-            await Run(self.context, lease.claim, lease).perform()
+            await Run(self.context, lease).perform()
         finally:
             self.keeper.let_go(lease)
             self._slot_freed.set()
@@ -175,7 +177,7 @@ class Worker:
         while True:
             await asyncio.sleep(self.rules.sweep_every)
             try:
-                while await self.context.store.expire() >= 100:
+                while await self.context.store.expire(limit=EXPIRED_AT_ONCE) >= EXPIRED_AT_ONCE:
                     pass
                 if self.context.budgets is not None:
                     await self.context.budgets.sweep()

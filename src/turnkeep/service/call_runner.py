@@ -59,7 +59,6 @@ class ForgetfulStore(MemoryStore):
 class DirectCall:
     """A direct call that has begun."""
 
-    claim: Claim
     lease: Lease
     own: tuple[str, ...]
 
@@ -91,12 +90,13 @@ class CallRunner:
         messages[-1] = messages[-1].but(instructions=request.instructions)
         lease = await self._begin(messages, wait)
         records = await self._catch_up(request.since, lease.claim)
-        claim = replace(lease.claim, journal=tuple(records)) if records else lease.claim
-        return DirectCall(claim, lease, tuple(message.message_id for message in messages))
+        if records:
+            lease.claim = replace(lease.claim, journal=tuple(records))
+        return DirectCall(lease, tuple(message.message_id for message in messages))
 
     async def tidy(self, call: DirectCall, verdict: Verdict) -> None:
         """Leave nothing behind that somebody else would take for a message to be answered."""
-        address = call.claim.address
+        address = call.lease.claim.address
         try:
             if not self.remembers:
                 await self.context.store.forget(address, force=True)
@@ -105,7 +105,7 @@ class CallRunner:
                     with suppress(NotFound, MessageFrozen):
                         await self.context.store.withdraw(address, message_id)
         except StoreError as error:
-            log.warning("direct_call_not_tidied", run_id=call.claim.run_id, error=str(error))
+            log.warning("direct_call_not_tidied", run_id=call.lease.claim.run_id, error=str(error))
 
     async def _begin(self, messages: Sequence[Message], wait: float) -> Lease:
         # without a follower at first: mostly nothing is in progress there

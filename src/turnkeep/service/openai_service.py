@@ -210,7 +210,7 @@ class OpenAIService:
     async def _work(self, runner: CallRunner, call: DirectCall, outlet: Outlet, session_id: str | None) -> None:
         last: Chunk = ErrorChunk(RunBroke())
         try:
-            run = Run(runner.context, call.claim, call.lease, outlet.observe)
+            run = Run(runner.context, call.lease, outlet.observe)
             verdict = await run.perform()
             last = self._last_chunk(run, verdict, outlet, session_id)
         finally:
