@@ -45,6 +45,21 @@ def test_the_model_is_told_of_enabled_tools_only() -> None:
     assert box.specs(["third"]) == [Spec("third", "The third.", {"type": "object", "properties": {}}, False)]
 
 
+def test_a_box_is_empty_for_as_long_as_nobody_can_find_a_tool_in_it() -> None:
+    box = Toolbox()
+    assert box.is_empty
+
+    box.register(first)
+    assert not box.is_empty
+    box.remove("first")
+    assert box.is_empty
+    box.own("shop").register(second)
+    assert not box.is_empty
+    assert box.of("shop").names == ("second",)
+    box.remove("first")
+    assert not box.is_empty
+
+
 def test_a_name_is_taken_once_unless_it_is_replaced() -> None:
     box = Toolbox([first])
 

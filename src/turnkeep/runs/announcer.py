@@ -397,8 +397,9 @@ class Disclosure:
         return step if items == step.items else replace(step, items=items)
 
     def _public(self, item: Any) -> Any:
-        if isinstance(item, CallItem) and (tool := self.toolbox.get(item.name)) is not None:
-            return replace(item, show=tool.show)
+        if isinstance(item, CallItem):
+            tool = self.toolbox.of(self.claim.address.tenant).get(item.name)
+            return item if tool is None else replace(item, show=tool.show)
         if isinstance(item, ReasoningItem):
             return replace(item, is_public=self.assistant.show_reasoning)
         return item

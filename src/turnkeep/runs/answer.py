@@ -363,8 +363,6 @@ class ModelPrompt:
     resources: AnswerResources
     claim: Claim
     assistant: Assistant
-    toolbox: Toolbox
-    """What the tenant may use, as it changes."""
     model: Model
     model_name: str
     journal: Journal
@@ -493,10 +491,15 @@ class ModelPrompt:
         """None at the last permitted step: then the model has to answer with what it has."""
         if self.journal.steps + 1 >= self.rules.max_steps:
             return []
-        specs = self.toolbox.specs(self.assistant.tool_names)
+        specs = () if self.resources.toolbox.is_empty else self.toolbox.specs(self.assistant.tool_names)
         tools = {s.name: ToolSpec(s.name, s.description, s.parameters, s.strict) for s in specs}
         # The caller's own goes before one of the house that has its name: he says that he runs it.
         return list((tools | {spec.name: spec for spec in self._client_specs()}).values())
+
+    @property
+    def toolbox(self) -> Toolbox:
+        """What the tenant may use, as it changes."""
+        return self.resources.toolbox.of(self.claim.address.tenant)
 
     @property
     def client_names(self) -> set[str]:

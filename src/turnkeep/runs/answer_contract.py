@@ -17,6 +17,7 @@ from turnkeep.runs.journal import Ending
 from turnkeep.store.contract import Store
 from turnkeep.store.values import HeldCall
 from turnkeep.telemetry import Meter
+from turnkeep.tools.toolbox import Toolbox
 
 
 def never(error: ModelError, failures: int) -> float | None:
@@ -59,6 +60,8 @@ class AnswerResources(Protocol):
 
     @property
     def store(self) -> Store: ...
+    @property
+    def toolbox(self) -> Toolbox: ...
     @property
     def catalog(self) -> Catalog: ...
     @property

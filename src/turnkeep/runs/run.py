@@ -251,13 +251,11 @@ class Run:
 
     def _answering(self) -> Answering:
         claim, context = self.claim, self.context
-        toolbox = context.toolbox.of(claim.address.tenant)
-        disclosure = Disclosure(self.announcer, claim, toolbox, self.assistant)
+        disclosure = Disclosure(self.announcer, claim, context.toolbox, self.assistant)
         prompt = ModelPrompt(
             resources=context,
             claim=claim,
             assistant=self.assistant,
-            toolbox=toolbox,
             model=context.model(self.model_name),
             model_name=self.model_name,
             journal=self.journal,

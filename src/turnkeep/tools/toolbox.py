@@ -39,6 +39,8 @@ class Toolbox:
         self._tools: dict[str, Tool] = {}
         self._tenants = dict(tenants or {})
         self._own: dict[str, Toolbox] = {}
+        self.is_empty = True
+        """Nothing is registered, nor was anything of a tenant's own asked for: runs look here first."""
         self.catch_all(handle_requires_action)
         if isinstance(tools, str | Mapping) or not isinstance(tools, Iterable):
             raise ConfigurationError(f"tools is of type {type(tools).__name__}, it must be a list of tools")
@@ -51,11 +53,14 @@ class Toolbox:
         if entry.name in self._tools and not replace:
             raise ConfigurationError(f"a tool named {entry.name!r} is registered already; remove it, or replace=True")
         self._tools[entry.name] = entry
+        self.is_empty = False
         return entry
 
     def remove(self, name: str) -> bool:
         """Whether there was one."""
-        return self._tools.pop(name, None) is not None
+        entry = self._tools.pop(name, None)
+        self.is_empty = not (self._tools or self._own)
+        return entry is not None
 
     def of(self, tenant: str) -> Toolbox:
         """What a tenant's runs may use, as it changes."""
@@ -63,7 +68,10 @@ class Toolbox:
 
     def own(self, tenant: str) -> Toolbox:
         """The tools that one tenant alone has, to register them in."""
-        return self if tenant == DEFAULT_TENANT else self._own.setdefault(tenant, Toolbox())
+        if tenant == DEFAULT_TENANT:
+            return self
+        self.is_empty = False
+        return self._own.setdefault(tenant, Toolbox())
 
     def allowed_names(self, tenant: str) -> Collection[str]:
         """The names that a tenant other than the default one may use of the shared tools."""
