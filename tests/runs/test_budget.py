@@ -201,10 +201,9 @@ async def test_periods_are_those_of_the_calendar_and_outlived_by_their_accounts(
 
 
 async def test_a_budget_of_nothing_is_none(store: MemoryStore, prices: PriceBook) -> None:
-    await (
-        purse(store, prices, Budget("tenant", 0.0)).run_budget(await claim(store)).before_request(REQUEST, 10, ENDPOINT)
-    )
-    assert await spend(store) == (0, 0)
+    one = purse(store, prices, Budget("tenant", 0.0))
+    assert not one.budgets
+    assert not one.is_limited
 
 
 async def test_a_model_without_a_price_waits_for_one(store: MemoryStore, prices: PriceBook) -> None:
@@ -353,45 +352,53 @@ async def test_a_reservation_does_not_outlive_the_accounts_it_is_in(
 
 async def test_all_runs_share_a_pace(store: MemoryStore, prices: PriceBook, clock: FakeClock) -> None:
     one, other = (purse(store, prices, pace=Pace(requests=2)) for _ in range(2))
-    await one.run_budget(await claim(store, "a")).before_request(REQUEST, 10, ENDPOINT)
-    await other.run_budget(await claim(store, "b")).before_request(REQUEST, 10, ENDPOINT)
-    tab = one.run_budget(await claim(store, "c"))
+    await one.before_request(REQUEST, 10, ENDPOINT)
+    await other.before_request(REQUEST, 10, ENDPOINT)
     with pytest.raises(PaceReached) as waits:
-        await tab.before_request(REQUEST, 10, ENDPOINT)
+        await one.before_request(REQUEST, 10, ENDPOINT)
     assert waits.value.retry_after == pytest.approx(30.0)
-    await tab.before_request(REQUEST, 10, "elsewhere")
+    await one.before_request(REQUEST, 10, "elsewhere")
     clock.advance(30.0)
-    await tab.before_request(REQUEST, 10, ENDPOINT)
+    await one.before_request(REQUEST, 10, ENDPOINT)
 
 
 async def test_tokens_count_with_what_the_answer_may_have(store: MemoryStore, prices: PriceBook) -> None:
     one = purse(store, prices, pace=Pace(tokens=220))
-    tab = one.run_budget(await claim(store))
-    await tab.before_request(REQUEST, 10, ENDPOINT)
-    await tab.before_request(REQUEST, 10, ENDPOINT)
+    await one.before_request(REQUEST, 10, ENDPOINT)
+    await one.before_request(REQUEST, 10, ENDPOINT)
     with pytest.raises(PaceReached):
-        await tab.before_request(REQUEST, 10, ENDPOINT)
+        await one.before_request(REQUEST, 10, ENDPOINT)
+
+
+@pytest.mark.parametrize("budgets", [(), (Budget("tenant", 1.0),)])
+async def test_a_pace_is_kept_with_a_budget_and_without(
+    store: MemoryStore, prices: PriceBook, budgets: tuple[Budget, ...]
+) -> None:
+    one = purse(store, prices, *budgets, pace=Pace(requests=1))
+    spending = one.run_budget(await claim(store)) if budgets else one
+    assert spending.is_limited
+    await spending.before_request(REQUEST, 10, ENDPOINT)
+    with pytest.raises(PaceReached):
+        await spending.before_request(REQUEST, 10, ENDPOINT)
 
 
 async def test_where_nothing_remains_all_wait_for_the_reset(
     store: MemoryStore, prices: PriceBook, clock: FakeClock
 ) -> None:
     one = purse(store, prices)
-    tab = one.run_budget(await claim(store))
-    await tab.before_request(REQUEST, 10, ENDPOINT)
-    await tab.slow_down(45.0, ENDPOINT)
+    await one.before_request(REQUEST, 10, ENDPOINT)
+    await one.slow_down(45.0, ENDPOINT)
     with pytest.raises(PaceReached) as waits:
-        await tab.before_request(REQUEST, 10, ENDPOINT)
+        await one.before_request(REQUEST, 10, ENDPOINT)
     assert waits.value.retry_after == 45.0
     clock.advance(45.0)
-    await tab.before_request(REQUEST, 10, ENDPOINT)
+    await one.before_request(REQUEST, 10, ENDPOINT)
 
 
 async def test_a_patient_purse_waits_in_place(store: MemoryStore, prices: PriceBook, clock: FakeClock) -> None:
     one = purse(store, prices, patient=True)
-    tab = one.run_budget(await claim(store))
     await store.slow_down(ENDPOINT, 0.01)
-    asking = asyncio.ensure_future(tab.before_request(REQUEST, 10, ENDPOINT))
+    asking = asyncio.ensure_future(one.before_request(REQUEST, 10, ENDPOINT))
     for _ in range(10):
         await asyncio.sleep(0.005)
         assert not asking.done(), "the store's clock stands still"

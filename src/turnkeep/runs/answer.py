@@ -121,7 +121,7 @@ class Answering:
     rules: AnswerRules
     call_rules: CallRules
     lease: Steerable
-    budget: Spending | None = None
+    spending: Spending | None = None
     first_shown_at: float | None = None
     """When the first text of this run was shown, by the time of the loop."""
 
@@ -225,9 +225,11 @@ class Answering:
     async def _ask_once(self, request: ModelRequest, before: str) -> Step:
         if (running := self.journal.open_response) is not None:
             request = replace(request, response_id=running.response_id)
-        elif self.budget is not None:
-            tokens = self.prompt.input_tokens(request) if self.budget.counts_tokens else 0
-            await self.budget.before_request(request, tokens, self.prompt.model.endpoint)
+        elif (spending := self.spending) is not None:
+            endpoint = self.prompt.model.endpoint
+            if spending.is_limited or await spending.slow_downs.get(endpoint):
+                tokens = self.prompt.input_tokens(request) if spending.counts_tokens else 0
+                await spending.before_request(request, tokens, endpoint)
         partial = PartialStep(before, repeats=len(self.announcer.text_so_far) - len(before) if running else 0)
         begun_at = asyncio.get_running_loop().time()
         if traces.tracer is None:
@@ -275,8 +277,8 @@ class Answering:
         """
         if request.background and request.response_id is None and began.response_id:
             await self.journal.write_response(OpenResponse(began.response_id, request.model))
-        if began.wait is not None and self.budget is not None:
-            await self.budget.slow_down(began.wait, self.prompt.model.endpoint)
+        if began.wait is not None and self.spending is not None:
+            await self.spending.slow_down(began.wait, self.prompt.model.endpoint)
         partial.began = began
         if crash_chances:
             reach("asked")

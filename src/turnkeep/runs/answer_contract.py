@@ -15,6 +15,7 @@ from turnkeep.pricing.catalog import Catalog
 from turnkeep.pricing.prices import PriceBook
 from turnkeep.runs.journal import Ending
 from turnkeep.store.contract import Store
+from turnkeep.store.record_cache import RecordCache
 from turnkeep.store.values import HeldCall
 from turnkeep.telemetry import Meter
 from turnkeep.tools.toolbox import Toolbox
@@ -85,6 +86,16 @@ class Steerable(Protocol):
 
 class Spending(Protocol):
     """What one run may spend of money and pace."""
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether there is a budget or a pace; else only `slow_downs` may let a request wait."""
+        ...
+
+    @property
+    def slow_downs(self) -> RecordCache[float, str]:
+        """For how many seconds the provider at an endpoint lets everybody wait."""
+        ...
 
     @property
     def counts_tokens(self) -> bool:

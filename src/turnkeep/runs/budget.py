@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal, Self
@@ -150,6 +150,8 @@ class Budgets:
         self.pace = pace
         self.meter = meter
         self.patient = patient
+        self.is_limited = bool(self.budgets or pace.requests or pace.tokens)
+        self.counts_tokens = bool(self.budgets or pace.tokens)
         self.slow_downs = RecordCache(store, self._slow_down_of)
         """Seconds to wait for each endpoint, where no pace is set and providers alone say so."""
 
@@ -164,8 +166,41 @@ class Budgets:
         return await self.store.pace(endpoint, requests=0, tokens=0, tokens_wanted=0)
 
     def run_budget(self, claim: Claim) -> RunBudget:
-        """What one claim may spend."""
+        """What one claim may spend of `budgets`; where there is none, all runs ask here alone."""
         return RunBudget(self, claim)
+
+    async def before_request(self, request: ModelRequest, tokens: int, endpoint: str) -> None:
+        """Returns when this request may be made now, as far as pace says. Raises `Waiting`."""
+        await self.patiently(lambda: self.keep_pace(request, tokens, endpoint))
+
+    async def patiently(self, ask: Callable[[], Awaitable[None]]) -> None:
+        """Ask until there is nothing to wait for, or once where the run is to wait elsewhere."""
+        while True:
+            try:
+                return await ask()
+            except Waiting as waiting:
+                if not self.patient:
+                    raise
+                delay = waiting.retry_after or 1.0
+            await asyncio.sleep(delay)
+
+    async def keep_pace(self, request: ModelRequest, tokens: int, endpoint: str) -> None:
+        """Raises `PaceReached`."""
+        pace = self.pace
+        if pace.requests or pace.tokens:
+            wait = await self.store.pace(
+                endpoint, requests=pace.requests, tokens=pace.tokens, tokens_wanted=tokens + _output_guess(request)
+            )
+        # Without a limit nothing is taken by this question, so the answer that there is none holds until another
+        # one is heard of.
+        elif (wait := await self.slow_downs.get(endpoint)) > 0.0:
+            self.slow_downs.drop(endpoint)
+        if wait > 0.0:
+            raise PaceReached(f"the pace of {endpoint} is reached, {wait:.1f} s to wait", retry_after=wait)
+
+    async def slow_down(self, wait: float, endpoint: str) -> None:
+        """Let all workers wait for what a provider has nothing left of."""
+        await self.store.slow_down(endpoint, wait)
 
     async def sweep(self, *, older_than: float = 600.0, tenants: Collection[str] | None = None) -> int:
         """Settle what crashes have left open, for these tenants or all; how many reservations.
@@ -213,10 +248,13 @@ class Budgets:
 class RunBudget:
     """One claim's reservation and requests."""
 
+    is_limited = True
+
     def __init__(self, budgets: Budgets, claim: Claim) -> None:
         self._budgets = budgets
         self._claim = claim
-        self._has_reservation = not budgets.budgets
+        self._has_reservation = False
+        self.slow_downs = budgets.slow_downs
 
     @property
     def counts_tokens(self) -> bool:
@@ -227,54 +265,23 @@ class RunBudget:
 
         Raises `Waiting`, or `BudgetSpent` when the money is spent.
         """
-        while True:
-            try:
-                return await self._ask_leave(request, tokens, endpoint)
-            except Waiting as waiting:
-                if not self._budgets.patient:
-                    raise
-                delay = waiting.retry_after or 1.0
-            await asyncio.sleep(delay)
+        await self._budgets.patiently(lambda: self._ask_leave(request, tokens, endpoint))
 
     async def _ask_leave(self, request: ModelRequest, tokens: int, endpoint: str) -> None:
-        if self._has_reservation and not (self._budgets.pace.requests or self._budgets.pace.tokens):
-            self._pass_on(await self._slow_down_of(endpoint), endpoint)
-            return
-        output = min(output_limit(request.parameters) or OUTPUT_GUESS, OUTPUT_GUESS)
         if not self._has_reservation:
-            await self._reserve(request.model, Usage(requests=1, input_tokens=tokens, output_tokens=output))
+            usage = Usage(requests=1, input_tokens=tokens, output_tokens=_output_guess(request))
+            await self._reserve(request.model, usage)
             self._has_reservation = True
-        pace = self._budgets.pace
-        wait = await self._budgets.store.pace(
-            endpoint, requests=pace.requests, tokens=pace.tokens, tokens_wanted=tokens + output
-        )
-        self._pass_on(wait, endpoint)
-
-    async def _slow_down_of(self, endpoint: str) -> float:
-        """Seconds for which a provider has asked to wait. Without a limit nothing is taken by this
-        question, so the answer that there is none holds until another one is heard of.
-        """
-        wait = await self._budgets.slow_downs.get(endpoint)
-        if wait > 0.0:
-            self._budgets.slow_downs.drop(endpoint)
-        return wait
-
-    @staticmethod
-    def _pass_on(wait: float, endpoint: str) -> None:
-        if wait > 0.0:
-            raise PaceReached(f"the pace of {endpoint} is reached, {wait:.1f} s to wait", retry_after=wait)
+        await self._budgets.keep_pace(request, tokens, endpoint)
 
     async def slow_down(self, wait: float, endpoint: str) -> None:
-        """Let all workers wait for what a provider has nothing left of."""
-        await self._budgets.store.slow_down(endpoint, wait)
+        await self._budgets.slow_down(wait, endpoint)
 
     async def settle(self, usage: Usage) -> None:
         """The run is over: replace its reservation by what it cost.
 
         A failure leaves that to the sweep.
         """
-        if not self._budgets.budgets:
-            return
         try:
             await self._budgets.store.settle(self._name, usage.cost_nano, tenant=self._claim.address.tenant)
         except StoreError as error:
@@ -301,6 +308,10 @@ class RunBudget:
             raise BudgetReserved(f"other runs have reserved the rest of the {of}'s budget", retry_after=_later(claim))
         budgets.meter.count("budget_refusals", of=of)
         raise BudgetSpent(f"the {of}'s budget has no room for this run any more; it begins anew with the next period")
+
+
+def _output_guess(request: ModelRequest) -> int:
+    return min(output_limit(request.parameters) or OUTPUT_GUESS, OUTPUT_GUESS)
 
 
 def _later(claim: Claim) -> float:

@@ -79,7 +79,8 @@ class Run:
         self.claim = claim = lease.claim
         self.journal = Journal(context.store, claim, tell=observer)
         self.announcer = Announcer(context.publisher, claim, tell=observer)
-        self.budget = context.budgets.run_budget(claim) if context.budgets else None
+        budgets = context.budgets
+        self.budget = budgets.run_budget(claim) if budgets is not None and budgets.budgets else None
         self._circuits: Circuits | None = None
         self.answering: Answering | None = None
         self.error: Exception | None = None
@@ -271,7 +272,7 @@ class Run:
             rules=context.rules.answer,
             call_rules=context.rules.calls,
             lease=self.lease,
-            budget=self.budget,
+            spending=self.budget or context.budgets,
         )
 
     def _candidates(self) -> list[str]:
