@@ -12,9 +12,9 @@ import asyncio
 import functools
 import importlib.util
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from decimal import ROUND_HALF_UP, Decimal
+from decimal import Decimal
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -25,85 +25,28 @@ from turnkeep.clock import Clock, SystemClock
 from turnkeep.errors import ConfigurationError
 from turnkeep.pricing import price_file
 from turnkeep.pricing.catalog import without_date
-from turnkeep.usage import NANO, Usage
+from turnkeep.usage import Price, Rates, Usage
 
 if TYPE_CHECKING:
     from genai_prices.data_snapshot import DataSnapshot
     from genai_prices.types import ModelPrice, PriceCalculation, PriceVariant, TieredPrices
-
-_MILLION = 1_000_000
 
 ARE_INSTALLED = importlib.util.find_spec("genai_prices") is not None
 """Without the extra ``prices`` no price is published here: costs are unknown, never 0."""
 
 _OPENAI = "openai"
 _ANTHROPIC = "anthropic"
-_MINUTE = 60  # prices change at a date or a time of day, never within a minute
+MINUTE = 60
+"""Seconds. Prices change at a date or a time of day, never within one."""
 _RECENT = 256
+"""Prices that are remembered: answers may name any model and tier."""
 
 Dollars = Annotated[Decimal, Field(ge=0)]
 
 SIMULATOR = "simulator"
 """The model that a simulator says it is. It costs nothing."""
 
-_OWN_PRICES = 256
-"""Models and tiers whose prices are remembered: answers may name any."""
-
 _STANDARD = {None, "", "auto", "default", "standard"}
-
-
-@dataclass(frozen=True, slots=True)
-class Rates:
-    """US dollars per million tokens of each kind."""
-
-    input: Decimal
-    cached: Decimal
-    cache_write: Decimal
-    output: Decimal
-    reasoning: Decimal
-
-    def times(self, factor: Decimal) -> Rates:
-        return Rates(*(getattr(self, field.name) * factor for field in fields(Rates)))
-
-
-@dataclass(frozen=True, slots=True)
-class Price:
-    """What one model costs in one service tier.
-
-    A request with more input tokens than a threshold of `above` (ascending) is charged wholly at
-    the rates that stand there. `request` is in US dollars per request. `source` says who knows it.
-    """
-
-    rates: Rates
-    above: tuple[tuple[int, Rates], ...] = ()
-    request: Decimal = Decimal(0)
-    source: str = ""
-
-    def rates_for(self, input_tokens: int) -> Rates:
-        """The rates of a request of this length."""
-        return next((rates for start, rates in reversed(self.above) if input_tokens > start), self.rates)
-
-    def nano(self, usage: Usage) -> int:
-        """Billionths of a dollar for one request.
-
-        Cached and cache-write tokens are part of the input, reasoning tokens of the output, as in
-        the provider's own reports.
-        """
-        rates = self.rates_for(usage.input_tokens)
-        cache_read = min(usage.cached_tokens, usage.input_tokens)
-        cache_write = min(usage.cache_write_tokens, usage.input_tokens - cache_read)
-        # Bounded by the whole: counts are a server's, and a part above it would
-        # make the rest negative.
-        reasoning = min(usage.reasoning_tokens, usage.output_tokens)
-        per_million = (
-            (usage.input_tokens - cache_read - cache_write) * rates.input
-            + cache_read * rates.cached
-            + cache_write * rates.cache_write
-            + (usage.output_tokens - reasoning) * rates.output
-            + reasoning * rates.reasoning
-        )
-        dollars = per_million / _MILLION + self.request * max(usage.requests, 1)
-        return int((dollars * NANO).to_integral_value(ROUND_HALF_UP))
 
 
 class PublishedPrices:
@@ -117,8 +60,6 @@ class PublishedPrices:
     def __init__(self, base_url: str | None = None) -> None:
         self._base_url = base_url
         self._provider: str | None = None
-        # Of the instance: a cache on the method would keep every book of prices alive.
-        self._recent = functools.lru_cache(maxsize=_RECENT)(self._look_up)
 
     @property
     def are_loaded(self) -> bool:
@@ -129,15 +70,12 @@ class PublishedPrices:
         if ARE_INSTALLED:
             _tables()
 
-    def price(self, model: str, tier: str | None, at: float) -> Price | None:
-        """The price at this moment, or None where the model or the tier has none.
+    def price(self, model: str, tier: str | None, minute: int) -> Price | None:
+        """The price in this minute, or None where the model or the tier has none.
 
         `tier` None: standard.
         """
-        return self._recent(model, tier, int(at // _MINUTE)) if ARE_INSTALLED else None
-
-    def _look_up(self, model: str, tier: str | None, minute: int) -> Price | None:
-        calculation = self._find(model, tier, datetime.fromtimestamp(minute * _MINUTE, UTC))
+        calculation = self._find(model, tier, datetime.fromtimestamp(minute * MINUTE, UTC)) if ARE_INSTALLED else None
         if (
             calculation is None
             or calculation.model_price.input_mtok is None
@@ -313,8 +251,10 @@ class PriceBook:
     def __init__(self, override: Path | None = None, *, base_url: str | None = None, clock: Clock | None = None):
         self._source = override.name if override else ""
         self._own = _entries(override) if override else {}
-        self._own_price = functools.lru_cache(_OWN_PRICES)(self._find_own_price)
         self._published_prices = PublishedPrices(base_url)
+        # Of the instance: a cache on the method would keep every book of prices alive.
+        self.price_in = functools.lru_cache(_RECENT)(self._find_price)
+        """`price_in(minute, model, tier)`: the price in a minute since 1970, found once in it."""
         self._clock = clock or SystemClock()
 
     @property
@@ -333,10 +273,7 @@ class PriceBook:
 
     def price(self, model: str, tier: str | None = None, at: float | None = None) -> Price | None:
         """The price in a service tier at a moment (Unix seconds; now), or None: unknown."""
-        tier = None if tier in _STANDARD else tier
-        if (own := self._own_price(model, tier)) is not None:
-            return own.price
-        return self._published_prices.price(model, tier, self._clock.now() if at is None else at)
+        return self.price_in(int((self._clock.now() if at is None else at) // MINUTE), model, tier)
 
     def cost(self, usage: Usage, model: str, tier: str | None = None, at: float | None = None) -> Usage:
         """The usage of one request with its cost, or counted as unpriced.
@@ -344,15 +281,15 @@ class PriceBook:
         `tier` is the one that the provider's answer names. Thresholds are per request: price each
         request, then add.
         """
-        if not (usage.requests or usage.total_tokens):
-            return usage
-        price = self.price(model, tier, at)
-        if price is None:
-            # Unknown is said and counted. Taken for nothing it would pass every budget.
-            return replace(usage, cost_nano=0, unpriced=max(usage.requests, 1))
-        return replace(usage, cost_nano=price.nano(usage), unpriced=0)
+        return usage.priced(self.price(model, tier, at))
 
-    def _find_own_price(self, model: str, tier: str | None) -> _OwnPrice | None:
+    def _find_price(self, minute: int, model: str, tier: str | None) -> Price | None:
+        tier = None if tier in _STANDARD else tier
+        if (own := self._own_price(model, tier)) is not None:
+            return own.price
+        return self._published_prices.price(model, tier, minute)
+
+    def _own_price(self, model: str, tier: str | None) -> _OwnPrice | None:
         entry = self._entry(model.lower())
         if entry is not None:
             return _OwnPrice(entry.price(tier, self._source))
