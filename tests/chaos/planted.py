@@ -362,8 +362,8 @@ def deaf_heartbeat(replaces: Replace) -> None:
     """A renewal that says that the lease is lost is taken for a good one."""
     told = lease.Lease.take_directive
 
-    def deaf(self: lease.Lease, directive: Any, *, asked_at: float) -> None:
-        told(self, replace(directive, held=True), asked_at=asked_at)
+    def deaf(self: lease.Lease, directive: Any, *, good_until: float) -> None:
+        told(self, replace(directive, held=True), good_until=good_until)
 
     replaces(lease.Lease, "take_directive", deaf)
 
@@ -372,10 +372,10 @@ def deaf_heartbeat(replaces: Replace) -> None:
 def never_gives_up(replaces: Replace) -> None:
     """A worker that cannot renew goes on as if it had."""
 
-    def overlook(self: lease.Lease) -> None:
-        """Its time is over, and nobody is told."""
+    def overlook(self: lease.Keeper) -> None:
+        """Their time is over, and nobody is told."""
 
-    replaces(lease.Lease, "_look", overlook)
+    replaces(lease.Keeper, "_give_up", overlook)
 
 
 # ---------------------------------------------------------------- the doors

@@ -415,7 +415,7 @@ class Stage:
             async with publishing(self):
                 return await self.run.perform()
         finally:
-            self.keeper.let_go(lease)
+            self.keeper.leases.pop(lease.claim.token, None)
 
     async def play(self, *message_ids: str, **changes: Any) -> Verdict:
         """Say, claim and run; what came of it."""
@@ -457,10 +457,13 @@ async def publishing(stage: Stage) -> AsyncIterator[None]:
         await asyncio.wait([task])
 
 
-async def reason_of(watch: Callable[[Callable[[Exception], None]], None]) -> NoReturn:
-    """Wait until somebody who can be watched has something to tell, and raise it."""
-    interrupt = Interrupt()
-    watch(interrupt.end)
+async def reason_of(ending: Announcer | Lease) -> NoReturn:
+    """Wait until there is a reason to end the work, and raise it."""
+    if isinstance(ending, Lease):
+        interrupt = ending.interrupt
+    else:
+        interrupt = Interrupt()
+        ending.watch(interrupt.end)
     with interrupt:
         await asyncio.get_running_loop().create_future()
     raise AssertionError("nothing was told")

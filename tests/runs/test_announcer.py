@@ -141,7 +141,7 @@ async def test_a_fence_ends_the_telling() -> None:
 
     async with publishing(stage):
         with pytest.raises(LeaseLost):
-            await reason_of(announcer.watch)
+            await reason_of(announcer)
 
 
 async def test_a_fence_is_told_to_whoever_waits_already() -> None:

@@ -708,7 +708,7 @@ async def test_another_attempt_shows_again_what_it_goes_on_with() -> None:
     lease = await stage.lease("m1")
     running = asyncio.create_task(stage.perform(lease))
     await asyncio.sleep(5.0)
-    lease.drain()
+    stage.keeper.drain()
     await running
     [lease] = await stage.keeper.claim(1, None)
 
@@ -749,7 +749,7 @@ async def test_a_response_that_an_earlier_attempt_has_begun_and_that_is_gone_is_
     lease = await stage.lease("m1")
     running = asyncio.create_task(stage.perform(lease))
     await asyncio.sleep(5.0)
-    lease.drain()
+    stage.keeper.drain()
     await running
     [lease] = await stage.keeper.claim(1, None)
 

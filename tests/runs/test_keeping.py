@@ -45,13 +45,11 @@ async def ending_of(lease: Lease, patience: float = 3600.0) -> tuple[object, obj
     """What ends the keeping of a lease, and when."""
     try:
         async with asyncio.timeout(patience):
-            await reason_of(lease.watch)
+            await reason_of(lease)
     except TimeoutError:
         return None, passed()
     except (LeaseLost, StopRequest, DrainRequest) as error:
         return type(error), passed()
-    finally:
-        lease.leave()
 
 
 # ---------------------------------------------------------------- renewing
@@ -170,15 +168,30 @@ async def test_a_process_that_stood_still_goes_on_only_where_nobody_has_taken_th
 
 
 async def test_a_run_that_ends_as_its_lease_runs_out_is_told_nothing_any_more() -> None:
-    stage, errors = stage_of(), list[Exception]()
-    lease = await stage.lease("m1")
-    lease.watch(errors.append)
-    await asyncio.sleep(24.9)
-    asyncio.get_running_loop().call_later(0.1, lease._look)
-    asyncio.get_running_loop().call_later(0.1, lease.leave)
+    lease = await stage_of().lease("m1")
+    with lease.interrupt:
+        await asyncio.sleep(24.9)
     await asyncio.sleep(60.0)
 
-    assert errors == []
+    assert lease.has_ended
+
+
+async def test_each_lease_of_an_owner_is_given_up_in_its_own_time() -> None:
+    stage = stage_of()
+    first = await stage.lease("m1")
+    await asyncio.sleep(7.0)
+    await stage.say("m2", where=Address("default", "assistant", "d"))
+    [second] = await stage.keeper.claim(1, None)
+
+    endings = await asyncio.gather(ending_of(first), ending_of(second))
+    assert endings == [(LeaseLost, pytest.approx(25.0)), (LeaseLost, pytest.approx(32.0))]
+
+    stage.keeper.leases.clear()
+    await asyncio.sleep(60.0)
+    await stage.say("m3", where=Address("default", "assistant", "e"))
+    [third] = [lease for lease in await stage.keeper.claim(10, None) if lease.claim.address.channel == "e"]
+    began = passed()
+    assert await ending_of(third) == (LeaseLost, pytest.approx(began + 25.0))
 
 
 # ---------------------------------------------------------------- what the store says
@@ -199,10 +212,10 @@ async def test_a_stop_is_found_by_renewal_when_its_hint_is_lost(stop: Any) -> No
     stage = stage_of()
     lease = await stage.lease("m1")
 
-    lease.take_directive(Directive(held=True, stop=stop), asked_at=now())
+    lease.take_directive(Directive(held=True, stop=stop), good_until=now() + RULES.give_up)
 
     with pytest.raises(StopRequest) as caught:
-        await reason_of(lease.watch)
+        await reason_of(lease)
     assert caught.value.stop == stop
 
 
@@ -249,7 +262,7 @@ async def test_a_renewal_says_whether_somebody_wants_to_steer(wish: bool) -> Non
     lease = await stage_of().lease("m1")
     assert lease.wants_steering is False
 
-    lease.take_directive(Directive(held=True, steer=wish), asked_at=now())
+    lease.take_directive(Directive(held=True, steer=wish), good_until=now() + RULES.give_up)
 
     assert lease.wants_steering is wish
 
@@ -258,34 +271,33 @@ async def test_the_first_reason_to_end_counts() -> None:
     lease = await stage_of().lease("m1")
 
     lease.stop("rollback")
-    lease.drain()
-    lease.take_directive(Directive(held=False), asked_at=now())
+    lease.end(DrainRequest())
+    lease.take_directive(Directive(held=False), good_until=now() + RULES.give_up)
 
     with pytest.raises(StopRequest) as caught:
-        await reason_of(lease.watch)
+        await reason_of(lease)
     assert caught.value.stop == "rollback"
 
 
 async def test_a_lost_lease_learns_nothing_more() -> None:
     lease = await stage_of().lease("m1")
 
-    lease.take_directive(Directive(held=False, steer=True, stop="cancel"), asked_at=now())
+    lease.take_directive(Directive(held=False, steer=True, stop="cancel"), good_until=now() + RULES.give_up)
 
     assert lease.wants_steering is False
     with pytest.raises(LeaseLost, match=lease.claim.run_id):
-        await reason_of(lease.watch)
+        await reason_of(lease)
 
 
-async def test_remaining_counts_from_the_asking_and_leaves_a_moment_for_one_try() -> None:
-    lease = await stage_of().lease("m1")
-    assert lease.remaining == pytest.approx(25.0)
+async def test_a_lease_is_good_from_the_asking_on() -> None:
+    stage = stage_of()
+    lease = await stage.lease("m1")
+    assert lease.good_until == pytest.approx(now() + 25.0)
 
-    await asyncio.sleep(10.0)
-    assert lease.remaining == pytest.approx(15.0)
-    lease.take_directive(Directive(held=True), asked_at=now() - 4.0)
-    assert lease.remaining == pytest.approx(21.0)
-    await asyncio.sleep(30.0)
-    assert lease.remaining == 1.0
+    stage.store.stumbles["renew"] += [4.0]
+    async with keeping(stage.keeper):
+        await asyncio.sleep(14.1)
+    assert lease.good_until == pytest.approx(now() + 20.9)
 
 
 # ---------------------------------------------------------------- one keeper
@@ -305,7 +317,7 @@ async def test_a_claim_and_a_renewal_of_one_owner_never_overlap() -> None:
 
     assert [name for name, _ in stage.store.requests if name in ("claim", "renew")] == ["claim", "claim", "renew"]
     assert stage.store.about("renew") == [2]
-    assert [first.remaining, second.remaining] == pytest.approx([24.9, 24.9])
+    assert [first.good_until, second.good_until] == pytest.approx([now() + 24.9] * 2)
 
 
 async def test_a_claim_waits_for_a_renewal_to_end() -> None:
@@ -340,15 +352,14 @@ async def test_beginning_waits_its_turn_too_and_a_refused_one_holds_nothing() ->
     assert len(stage.keeper) == 1
 
 
-async def test_what_is_let_go_is_not_renewed_and_may_be_let_go_twice() -> None:
+async def test_what_is_taken_out_is_not_renewed() -> None:
     stage = stage_of()
     lease = await stage.lease("m1")
     assert (len(stage.keeper), stage.keeper.oldest) == (1, 0.0)
     await asyncio.sleep(4.0)
     assert stage.keeper.oldest == pytest.approx(4.0)
 
-    stage.keeper.let_go(lease)
-    stage.keeper.let_go(lease)
+    del stage.keeper.leases[lease.claim.token]
 
     assert (len(stage.keeper), stage.keeper.oldest) == (0, 0.0)
     async with keeping(stage.keeper):
@@ -366,14 +377,14 @@ async def test_the_oldest_is_the_one_that_was_claimed_first() -> None:
     assert stage.keeper.oldest == pytest.approx(3.0)
 
 
-async def test_a_lease_that_was_let_go_during_a_renewal_is_told_and_forgotten() -> None:
+async def test_a_lease_that_was_taken_out_during_a_renewal_is_told_and_forgotten() -> None:
     stage = stage_of()
     lease = await stage.lease("m1")
     stage.store.stumbles["renew"] += [5.0]
 
     async with keeping(stage.keeper):
         await asyncio.sleep(11.0)
-        stage.keeper.let_go(lease)
+        del stage.keeper.leases[lease.claim.token]
         await asyncio.sleep(10.0)
 
     assert len(stage.keeper) == 0

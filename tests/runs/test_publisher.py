@@ -92,7 +92,7 @@ async def test_a_run_that_is_refused_or_has_to_wait_holds_up_no_other() -> None:
 
         assert [await text_of(stage, n) for n in range(RUNS)] == ["", *["ab"] * (RUNS - 1)]
         with pytest.raises(LeaseLost):
-            await reason_of(announcers[0].watch)
+            await reason_of(announcers[0])
 
 
 async def test_what_is_said_after_a_run_is_over_is_not_published() -> None:
@@ -112,7 +112,7 @@ async def test_a_mistake_of_ours_ends_the_runs_that_it_concerns_and_the_next_are
     async with speaking(stage, 2) as announcers:
         announcers[0].text("a")
         with pytest.raises(RuntimeError):
-            await reason_of(announcers[0].watch)
+            await reason_of(announcers[0])
         announcers[1].text("b")
         await announcers[1].wait_until_published()
 

@@ -165,7 +165,7 @@ async def test_a_run_that_is_waited_for_never_goes_back_to_wait(row: Row) -> Non
 async def test_a_drained_run_that_is_waited_for_says_so() -> None:
     stage = Stage([30.0], rules=replace(RULES, direct=True))
     lease = await stage.lease("m1")
-    asyncio.get_running_loop().call_later(1.0, lease.drain)
+    asyncio.get_running_loop().call_later(1.0, stage.keeper.drain)
 
     verdict = await stage.perform(lease)
 
@@ -272,7 +272,7 @@ async def test_a_run_ends_at_its_deadline_and_not_before() -> None:
 async def test_what_the_keeper_says_ends_the_work_at_once(kind: type[Exception], verdict: object) -> None:
     stage = Stage([Began(None), 600.0])
     lease = await stage.lease("m1")
-    asyncio.get_running_loop().call_later(7.0, lease._end, kind())
+    asyncio.get_running_loop().call_later(7.0, lease.end, kind())
 
     assert await stage.perform(lease) == verdict
     assert stage.meter.observed("run_seconds") == pytest.approx([7.0], abs=0.01)
@@ -1066,7 +1066,7 @@ async def test_a_final_answer_whose_run_is_drained_before_its_commit_is_not_aske
     stage = Stage(says("done"), says("asked again"))
     lease = await stage.lease("m1")
     stage.store.stumbles["publish"].append(1.0)  # what was said is on its way when the worker drains
-    asyncio.get_running_loop().call_later(0.5, lease.drain)
+    asyncio.get_running_loop().call_later(0.5, stage.keeper.drain)
     assert isinstance(await stage.perform(lease), Releasing)
 
     [lease] = await stage.keeper.claim(10, None)

@@ -60,10 +60,10 @@ async def test_a_lease_counts_from_the_asking_not_from_the_answer() -> None:
     store.delay = 0.2
 
     [lease] = await keeper.claim(1, None)
-    assert lease._good_until <= loop.time() - store.delay + RULES.give_up
+    assert lease.good_until <= loop.time() - store.delay + RULES.give_up
 
     assert await keeper._renew()
-    assert lease._good_until <= loop.time() - store.delay + RULES.give_up
+    assert lease.good_until <= loop.time() - store.delay + RULES.give_up
 
 
 async def test_an_owner_that_cannot_renew_gives_up_by_itself() -> None:
@@ -73,4 +73,4 @@ async def test_an_owner_that_cannot_renew_gives_up_by_itself() -> None:
     [lease] = await Keeper(store, rules=RULES).claim(1, None)
 
     with pytest.raises(LeaseLost):
-        await asyncio.wait_for(reason_of(lease.watch), PATIENCE)
+        await asyncio.wait_for(reason_of(lease), PATIENCE)

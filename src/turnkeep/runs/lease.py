@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from turnkeep.errors import LeaseLost, StoreError
 from turnkeep.messages import Message
-from turnkeep.runs.interrupt import DrainRequest, StopRequest
+from turnkeep.runs.interrupt import DrainRequest, Interrupt, StopRequest
 from turnkeep.store.contract import Inbox
 from turnkeep.store.values import Claim, Directive, Stop
 from turnkeep.telemetry import get_log
@@ -37,90 +37,44 @@ class LeaseRules:
         return self.duration * 5 / 6
 
 
+@dataclass(slots=True, eq=False)
 class Lease:
-    """The lease of one claim. The keeper tells it what the store said; the run is told of its end (`watch`)."""
+    """The lease of one claim: what the store has said of it, as far as its keeper knows."""
 
-    def __init__(self, claim: Claim, *, rules: LeaseRules, asked_at: float) -> None:
-        self.claim = claim
-        self._rules = rules
-        self._loop = asyncio.get_running_loop()
-        self.begun_at = asked_at
-        self._good_until = asked_at + rules.give_up
-        self._end_reason: Exception | None = None
-        self._on_end: Callable[[Exception], None] | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self.wants_steering = False
+    claim: Claim
+    begun_at: float
+    """When it was asked for, by the time of the loop."""
+    good_until: float
+    """It counts as lost then, by the time of the loop, if it is not renewed."""
+    wants_steering: bool = False
+    interrupt: Interrupt = field(default_factory=Interrupt)
+    """Ends its run: lease lost or not renewed in time, stop asked, drained."""
+    has_ended: bool = False
 
-    def take_directive(self, directive: Directive, *, asked_at: float) -> None:
-        """Take in a renewal that was asked for at this time of the loop."""
+    def take_directive(self, directive: Directive, *, good_until: float) -> None:
+        """Take in a renewal that holds so long."""
         if not directive.held:
-            self._end(LeaseLost(f"the lease of run {self.claim.run_id} is lost: another worker may have the thread"))
+            self.end(LeaseLost(f"the lease of run {self.claim.run_id} is lost: another worker may have the thread"))
             return
-        # from when it was asked: the store may have renewed at any moment since
-        self._good_until = asked_at + self._rules.give_up
+        self.good_until = good_until
         self.wants_steering = directive.steer
         if directive.stop:
-            self._end(StopRequest(directive.stop))
-
-    def drain(self) -> None:
-        """Ask the run to end because its worker does."""
-        self._end(DrainRequest())
+            self.stop(directive.stop)
 
     def stop(self, stop: Stop = "cancel") -> None:
         """Ask the run to end as if the store had told it to."""
-        self._end(StopRequest(stop))
+        self.end(StopRequest(stop))
 
-    @property
-    def remaining(self) -> float:
-        """Seconds until this lease counts as lost if it is not renewed; at least a
-        moment, for one try.
-        """
-        return max(1.0, self._good_until - self._loop.time())
-
-    def watch(self, on_end: Callable[[Exception], None]) -> None:
-        """Be told, once, when the run has to end, and why: lease lost or not renewed in time, stop asked,
-        drained. It may have to already.
-        """
-        self._on_end = on_end
-        if self._end_reason is not None:
-            on_end(self._end_reason)
-        else:
-            self._timer = self._loop.call_at(self._good_until, self._look)
-
-    def leave(self) -> None:
-        """Be told nothing more."""
-        self._on_end = None
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _look(self) -> None:
-        # One timer for each run, set anew only here: renewals move what it looks at.
-        if self._loop.time() < self._good_until:
-            self._timer = self._loop.call_at(self._good_until, self._look)
-        else:
-            # In a moment: of a process that stood still the renewal is due at the same turn of the loop.
-            self._timer = None
-            self._loop.call_soon(self._give_up)
-
-    def _give_up(self) -> None:
-        if self._on_end is None:
-            return
-        if self._loop.time() < self._good_until:
-            self._look()
-        else:
-            self._end(LeaseLost(f"the lease of run {self.claim.run_id} could not be renewed in time"))
-
-    def _end(self, reason: Exception) -> None:
+    def end(self, reason: Exception) -> None:
         # the first one counts: after a lost lease a stop must not commit
-        if self._end_reason is None:
-            self._end_reason = reason
-            if self._on_end is not None:
-                self._on_end(reason)
+        if not self.has_ended:
+            self.has_ended = True
+            self.interrupt.end(reason)
 
 
 class Keeper:
-    """Claims for one owner, and renews what it has claimed while `run` runs.
+    """Claims for one owner, and renews what it has claimed while `run` runs. What could not be renewed in time
+    it gives up by itself.
 
     A claim and a renewal never overlap: a renewal frees every lease of this owner that
     it does not name.
@@ -130,43 +84,64 @@ class Keeper:
         self._store = store
         self.rules = rules or LeaseRules()
         self.owner = owner or f"worker-{secrets.token_hex(8)}"
-        self._leases: dict[str, Lease] = {}
+        self.leases: dict[str, Lease] = {}
+        """What it holds, by token. Who has settled a claim, or lost it, takes it out."""
         self._one_at_a_time = asyncio.Lock()
+        self._timer: asyncio.TimerHandle | None = None
+        """One for all leases, set anew only when it is over: renewals move what it looks at, and no lease is good
+        for less than those that were claimed before it.
+        """
 
     def __len__(self) -> int:
-        return len(self._leases)
+        return len(self.leases)
 
     @property
     def oldest(self) -> float:
         """Seconds since the oldest claim that is held was made."""
-        began = min((lease.begun_at for lease in self._leases.values()), default=None)
+        began = min((lease.begun_at for lease in self.leases.values()), default=None)
         return 0.0 if began is None else asyncio.get_running_loop().time() - began
 
     async def claim(self, limit: int, queues: Sequence[str] | None) -> list[Lease]:
         async with self._one_at_a_time:
             asked_at = asyncio.get_running_loop().time()
             claims = await self._store.claim(owner=self.owner, limit=limit, lease=self.rules.duration, queues=queues)
-            return [self._hold(claim, asked_at) for claim in claims]
+            return self._hold(claims, asked_at)
 
     async def begin(self, messages: Sequence[Message]) -> Lease:
         """Accept and claim in one act. Raises `ThreadBusy`."""
         async with self._one_at_a_time:
             asked_at = asyncio.get_running_loop().time()
             claim = await self._store.begin(messages, owner=self.owner, lease=self.rules.duration)
-            return self._hold(claim, asked_at)
-
-    def let_go(self, lease: Lease) -> None:
-        """The claim is settled, or lost."""
-        self._leases.pop(lease.claim.token, None)
+            return self._hold([claim], asked_at)[0]
 
     def drain(self) -> None:
-        for lease in self._leases.values():
-            lease.drain()
+        """Ask all runs to end because their worker does."""
+        for lease in self.leases.values():
+            lease.end(DrainRequest())
 
-    def _hold(self, claim: Claim, asked_at: float) -> Lease:
-        lease = Lease(claim, rules=self.rules, asked_at=asked_at)
-        self._leases[claim.token] = lease
-        return lease
+    def _hold(self, claims: Sequence[Claim], asked_at: float) -> list[Lease]:
+        # from when they were asked for: the store may have given them at any moment since
+        good_until = asked_at + self.rules.give_up
+        leases = [Lease(claim, asked_at, good_until) for claim in claims]
+        self.leases.update((lease.claim.token, lease) for lease in leases)
+        if leases and self._timer is None:
+            self._look_at(good_until)
+        return leases
+
+    def _look_at(self, moment: float) -> None:
+        loop = asyncio.get_running_loop()
+        # In a moment: of a process that stood still the renewal is due at the same turn of the loop.
+        self._timer = loop.call_at(moment, loop.call_soon, self._give_up)
+
+    def _give_up(self) -> None:
+        """End the runs whose leases could not be renewed in time."""
+        now, self._timer = asyncio.get_running_loop().time(), None
+        for lease in self.leases.values():
+            if lease.good_until <= now:
+                lease.end(LeaseLost(f"the lease of run {lease.claim.run_id} could not be renewed in time"))
+        held = [lease.good_until for lease in self.leases.values() if not lease.has_ended]
+        if held:
+            self._look_at(min(held))
 
     async def run(self) -> None:
         """Renew until cancelled."""
@@ -199,14 +174,14 @@ class Keeper:
             except StoreError:
                 await asyncio.sleep(1.0)
                 continue
-            if any(lease.claim.address in addresses for lease in self._leases.values()):
+            if any(lease.claim.address in addresses for lease in self.leases.values()):
                 await self._renew()
 
     async def _renew(self) -> bool:
         """Prolong all leases. False if the store did not answer."""
         async with self._one_at_a_time:
             # a copy: runs end while the store is asked
-            leases = dict(self._leases)
+            leases = dict(self.leases)
             asked_at = asyncio.get_running_loop().time()
             try:
                 directives = await self._store.renew(
@@ -217,5 +192,5 @@ class Keeper:
                 return False
         for token, directive in directives.items():
             if token in leases:
-                leases[token].take_directive(directive, asked_at=asked_at)
+                leases[token].take_directive(directive, good_until=asked_at + self.rules.give_up)
         return True

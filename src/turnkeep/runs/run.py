@@ -38,7 +38,7 @@ from turnkeep.runs.answer import Answering, ModelPrompt
 from turnkeep.runs.answer_contract import FinalAnswer, NeedsDecision
 from turnkeep.runs.endpoint_circuits import Circuits
 from turnkeep.runs.halt import close_call, stop_response, without_text
-from turnkeep.runs.interrupt import DrainRequest, Interrupt, StopRequest, weightiest
+from turnkeep.runs.interrupt import DrainRequest, StopRequest, weightiest
 from turnkeep.runs.journal import Journal, retry_until_answered
 from turnkeep.runs.lease import Lease
 from turnkeep.runs.outcomes import VERDICT_LABELS, Dropping, HoldVerdict, Releasing, Verdict
@@ -170,8 +170,7 @@ class Run:
 
     async def _work(self) -> FinalAnswer | NeedsDecision:
         """Answer for as long as the lease holds, and what is said finds its way into the log."""
-        interrupt = Interrupt()
-        self.lease.watch(interrupt.end)
+        interrupt = self.lease.interrupt
         self.announcer.watch(interrupt.end)
         try:
             with interrupt:
@@ -181,7 +180,6 @@ class Run:
         except BaseExceptionGroup as errors:  # of calls that ran beside each other
             raise weightiest(errors.exceptions) from errors
         finally:
-            self.lease.leave()
             self.announcer.close()
         return result
 
@@ -302,7 +300,7 @@ class Run:
         """
         try:
             # told as a lost lease: taken for an unexpected error, it used up an attempt
-            async with asyncio.timeout(self.lease.remaining):
+            async with asyncio.timeout(self._time_left):
                 await self.journal.finish()
                 text = self.announcer.text_so_far or await self._shown_before()
         except TimeoutError:
@@ -331,13 +329,18 @@ class Run:
         sentence = AssistantItem(partial, interrupted=True) if partial else None
         return [item for item in (reasoning, sentence) if item is not None]
 
+    @property
+    def _time_left(self) -> float:
+        """Seconds until the lease counts as lost if it is not renewed; at least a moment, for one try."""
+        return max(1.0, self.lease.good_until - asyncio.get_running_loop().time())
+
     async def _stop_there(self) -> Usage:
         """Stop what the provider works out for this run and nobody wants any more; what it has cost
         until then.
         """
         if (running := self.journal.open_response) is None:
             return Usage()
-        usage = await stop_response(running, self.context.model(running.model), seconds=self.lease.remaining)
+        usage = await stop_response(running, self.context.model(running.model), seconds=self._time_left)
         return self.context.prices.cost(usage, running.model)
 
     async def _shown_before(self) -> str:
@@ -395,7 +398,7 @@ class Run:
     async def _settle(self, verdict: Verdict) -> None:
         """The one place that acts. Repeated until the store answers or the lease is over."""
         store, claim = self.context.store, self.claim
-        async with asyncio.timeout(self.lease.remaining):
+        async with asyncio.timeout(self._time_left):
             if not isinstance(verdict, Commit | Dropping):
                 await self.journal.flush()
             match verdict:

@@ -157,7 +157,7 @@ class Worker:
                 await self.context.prepare()
             await Run(self.context, lease).perform()
         finally:
-            self.keeper.let_go(lease)
+            del self.keeper.leases[lease.claim.token]
             self._slot_freed.set()
 
     async def _drain(self) -> None:

@@ -214,7 +214,7 @@ class OpenAIService:
             verdict = await run.perform()
             last = self._last_chunk(run, verdict, outlet, session_id)
         finally:
-            runner.keeper.let_go(call.lease)
+            del runner.keeper.leases[call.lease.claim.token]
             self._works.pop(call.lease, None)
             # in any case: a reader that is not told of the end waits for ever
             outlet.end(last)
