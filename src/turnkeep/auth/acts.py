@@ -1,6 +1,6 @@
-"""What a caller does at any door: sends, changes, stops, decides. Who a message is from, at what rate
-it comes in, and what no scope says (who has asked for a call, whose words are instructions). Which
-scope somebody has is in `principals.py`.
+"""What a caller does at any door with what is there: changes, stops, decides. Whose message it is, and what no
+scope says (who has asked for a call). Which scope somebody has is in `principals.py`; what may come in, and at what
+rate, in `limits.py`.
 """
 
 from __future__ import annotations
@@ -11,20 +11,16 @@ from typing import Any, Literal, cast, get_args
 
 from turnkeep.application import Application
 from turnkeep.auth.audit_trail import channel_digest, report
-from turnkeep.auth.limits import Limits
 from turnkeep.auth.principals import Principal
 from turnkeep.errors import (
     InvalidMessage,
     MessageFrozen,
     NotAllowed,
     NotFound,
-    Rejection,
-    ThreadNotFound,
-    TooManyRequests,
 )
-from turnkeep.inputs import MAX_NAME, optional_text, read_content, read_message
-from turnkeep.messages import DEFAULT_TENANT, USER, Address, Content, Message
-from turnkeep.store.values import DeadLetter, Decision, HeldCall, MessageRecord, Receipt
+from turnkeep.inputs import MAX_NAME, optional_text
+from turnkeep.messages import USER, Address, Message
+from turnkeep.store.values import DeadLetter, Decision, HeldCall, MessageRecord
 
 DecisionVerdict = Literal["approved", "denied", "output"]
 VERDICTS: tuple[DecisionVerdict, ...] = get_args(DecisionVerdict)
@@ -41,48 +37,6 @@ def once(principal: Principal, key: str | None) -> str | None:
     if not 1 <= len(key) <= MAX_NAME:
         raise InvalidMessage(f"an idempotency key has 1 to {MAX_NAME} characters, not {len(key)}")
     return "\0".join((principal.tenant, principal.subject, key))
-
-
-def message_of(body: Mapping[str, Any], address: Address, limits: Limits, principal: Principal) -> Message:
-    """The message that somebody sends. Whoever manages the channel speaks for the operator;
-    instructions of anybody else are refused, or kept as a user's where the operator takes those.
-    Who answers, and at what price, is the operator's matter too. Raises `Rejection`, `NotAllowed`.
-    """
-    message = read_message(body, address, limit=limits.message_bytes, user=principal.user)
-    _check_parts(message.content, limits, principal)
-    if "manage" in principal.rights:
-        return message
-    if message.model is not None or message.parameters:
-        raise NotAllowed("'model', 'effort', 'format' and 'parameters' of a message need the scope 'manage'")
-    if message.instructions is None:
-        return message
-    if not limits.client_instructions:
-        raise NotAllowed(
-            "instructions need the scope 'manage'; where everybody may give some, set TURNKEEP_CLIENT_INSTRUCTIONS=on"
-        )
-    return message.but(instructions=None, user_instructions=message.instructions)
-
-
-def content_of(
-    body: Mapping[str, Any], limits: Limits, principal: Principal, *, most_bytes: int | None = None
-) -> Content:
-    """What a message is changed to, or said before. Raises as `message_of`."""
-    content = read_content(body, limit=most_bytes or limits.message_bytes)
-    _check_parts(content, limits, principal)
-    return content
-
-
-def _check_parts(content: Content, limits: Limits, principal: Principal) -> None:
-    """A file id names a file of the provider's account, which all tenants share: whoever manages
-    another tenant than the operator's own manages no file there.
-    """
-    if limits.file_ids or ("manage" in principal.rights and principal.tenant == DEFAULT_TENANT):
-        return
-    if any("file_id" in (part.data or ()) for part in content):
-        raise NotAllowed(
-            "'file_id' names a file of an account that all tenants share: it needs the scope 'manage' in the tenant "
-            "'default', or TURNKEEP_FILE_IDS=on; send the file as 'file_data'"
-        )
 
 
 async def own_message(application: Application, principal: Principal, address: Address, message_id: str) -> None:
@@ -168,32 +122,3 @@ async def _asked_for_it(application: Application, principal: Principal, address:
 
 def _is_of(principal: Principal, record: MessageRecord) -> bool:
     return record.status == "running" and record.message is not None and _sender(record.message) == principal.user
-
-
-async def accept(application: Application, limits: Limits, principal: Principal, message: Message) -> Receipt:
-    """Take it in durably. A repeat costs nothing and has its receipt, whatever the rate.
-
-    Raises `Rejection`: `TooManyRequests`, `InboxFull`, `NotFound`; `StoreError`.
-    """
-    address = message.address
-    user = None if principal.user is not None else message.metadata.get(USER)  # else it is the credential's own name
-    try:
-        limits.check_rate(principal, address, user)
-    except TooManyRequests:
-        # A client that was not told repeats under the same id: to refuse it would
-        # lose what is stored.
-        if message.minted or await application.store.message(address, message.message_id) is None:
-            raise
-        is_free = True
-    else:
-        is_free = False
-    may_create = await limits.creates(address)
-    [outcome] = await application.accept([message], create=may_create)
-    if isinstance(outcome, ThreadNotFound) and not may_create and not address.names_thread:
-        raise limits.threads.refusal()
-    if isinstance(outcome, Rejection):
-        raise outcome
-    # Counted before it was known to be a repeat: to ask first would cost every message a look.
-    if outcome.repeated and not is_free:
-        limits.give_back(principal, address, user)
-    return outcome

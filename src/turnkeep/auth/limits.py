@@ -1,4 +1,6 @@
-"""Limits of the doors: sizes, rates, and how many of something somebody may have."""
+"""Limits of the doors: what a message may hold and how large it may be, at what rate messages come in, and how many
+of something somebody may have.
+"""
 
 from __future__ import annotations
 
@@ -6,18 +8,21 @@ import asyncio
 import contextlib
 import math
 from collections import Counter, OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
+from turnkeep.application import Application
 from turnkeep.auth.principals import Principal
 from turnkeep.clock import Clock, SystemClock
-from turnkeep.errors import TooManyRequests
-from turnkeep.messages import Address
+from turnkeep.errors import NotAllowed, Rejection, ThreadNotFound, TooManyRequests
+from turnkeep.inputs import read_content, read_message
+from turnkeep.messages import DEFAULT_TENANT, USER, Address, Content, Message
 from turnkeep.setting_checks import parse_rate
 from turnkeep.settings import Settings
 from turnkeep.store.contract import Store
+from turnkeep.store.values import Receipt
 
 MOST_RATES = 100_000
 """Buckets remembered per kind; the longest unused go first."""
@@ -155,7 +160,7 @@ class ThreadQuota:
 
 
 class Limits:
-    """What doors check before they store anything."""
+    """What doors check before they store anything, and how they have it stored."""
 
     def __init__(self, settings: Settings, clock: Clock | None = None, store: Store | None = None) -> None:
         clock = clock or SystemClock()
@@ -179,6 +184,72 @@ class Limits:
         """Those of messages that a broker hands over: all that came while we were away, at once."""
         rates = {"channel_rate": settings.amqp_channel_rate, "tenant_rate": settings.amqp_tenant_rate, "user_rate": "0"}
         return cls(settings.model_copy(update=rates), store=store)
+
+    def message_of(self, body: Mapping[str, Any], address: Address, principal: Principal) -> Message:
+        """The message that somebody sends. Whoever manages the channel speaks for the operator;
+        instructions of anybody else are refused, or kept as a user's where the operator takes those.
+        Who answers, and at what price, is the operator's matter too. Raises `Rejection`, `NotAllowed`.
+        """
+        message = read_message(body, address, limit=self.message_bytes, user=principal.user)
+        self._check_parts(message.content, principal)
+        if "manage" in principal.rights:
+            return message
+        if message.model is not None or message.parameters:
+            raise NotAllowed("'model', 'effort', 'format' and 'parameters' of a message need the scope 'manage'")
+        if message.instructions is None:
+            return message
+        if not self.client_instructions:
+            raise NotAllowed(
+                "instructions need the scope 'manage'; where everybody may give some, set "
+                "TURNKEEP_CLIENT_INSTRUCTIONS=on"
+            )
+        return message.but(instructions=None, user_instructions=message.instructions)
+
+    def content_of(self, body: Mapping[str, Any], principal: Principal, *, most_bytes: int | None = None) -> Content:
+        """What a message is changed to, or said before. Raises as `message_of`."""
+        content = read_content(body, limit=most_bytes or self.message_bytes)
+        self._check_parts(content, principal)
+        return content
+
+    def _check_parts(self, content: Content, principal: Principal) -> None:
+        """A file id names a file of the provider's account, which all tenants share: whoever manages
+        another tenant than the operator's own manages no file there.
+        """
+        if self.file_ids or ("manage" in principal.rights and principal.tenant == DEFAULT_TENANT):
+            return
+        if any("file_id" in (part.data or ()) for part in content):
+            raise NotAllowed(
+                "'file_id' names a file of an account that all tenants share: it needs the scope 'manage' in the "
+                "tenant 'default', or TURNKEEP_FILE_IDS=on; send the file as 'file_data'"
+            )
+
+    async def accept(self, application: Application, principal: Principal, message: Message) -> Receipt:
+        """Take it in durably. A repeat costs nothing and has its receipt, whatever the rate.
+
+        Raises `Rejection`: `TooManyRequests`, `InboxFull`, `NotFound`; `StoreError`.
+        """
+        address = message.address
+        user = None if principal.user is not None else message.metadata.get(USER)  # else it is the credential's own
+        try:
+            self.check_rate(principal, address, user)
+        except TooManyRequests:
+            # A client that was not told repeats under the same id: to refuse it would
+            # lose what is stored.
+            if message.minted or await application.store.message(address, message.message_id) is None:
+                raise
+            is_free = True
+        else:
+            is_free = False
+        may_create = await self.creates(address)
+        [outcome] = await application.accept([message], create=may_create)
+        if isinstance(outcome, ThreadNotFound) and not may_create and not address.names_thread:
+            raise self.threads.refusal()
+        if isinstance(outcome, Rejection):
+            raise outcome
+        # Counted before it was known to be a repeat: to ask first would cost every message a look.
+        if outcome.repeated and not is_free:
+            self.give_back(principal, address, user)
+        return outcome
 
     def check_rate(self, principal: Principal, address: Address, user: str | None = None) -> None:
         """Raises `TooManyRequests` with the time to wait. `user`: whom the message names, where its

@@ -174,7 +174,7 @@ class AgentRun:
         await self._follow(only=())
         # all are read before the first is taken in: a request is not taken half
         call, new = self.call, [self._message(message) for message in await self._new_messages()]
-        receipts = [await acts.accept(call.application, call.limits, call.principal, one) for one in new]
+        receipts = [await call.limits.accept(call.application, call.principal, one) for one in new]
         newest_id = receipts[-1].message_id if receipts else self._last_user()
         if not receipts or receipts[-1].repeated:
             return await self._tell_again(newest_id)
@@ -243,7 +243,7 @@ class AgentRun:
     def _message(self, message: AgUiMessage) -> Message:
         call = self.call
         body = {**self.request.wishes, "content": content_of(message), "message_id": message["id"]}
-        new = acts.message_of(body, self.address, call.limits, call.principal)
+        new = call.limits.message_of(body, self.address, call.principal)
         # a page speaks for its user, whatever it may: its context is never the operator's words
         if words := [text for text in (new.user_instructions, self.request.context) if text]:
             new = new.but(user_instructions="\n\n".join(words))

@@ -67,8 +67,8 @@ async def send(call: HttpCall) -> Response:
         # Its id is what makes a repeat of a message safe; a second key beside it could contradict
         # it.
         body["message_id"] = key
-    message = acts.message_of(body, address, call.limits, call.principal)
-    receipt = await acts.accept(call.application, call.limits, call.principal, message)
+    message = call.limits.message_of(body, address, call.principal)
+    receipt = await call.limits.accept(call.application, call.principal, message)
     return JsonResponse(receipt.to_json(), status_code=200 if receipt.repeated else 202)
 
 
@@ -199,7 +199,7 @@ async def show_message(call: HttpCall) -> Response:
 
 async def edit_message(call: HttpCall) -> Response:
     address, message_id = call.address, call.path("message_id")
-    content = acts.content_of(await call.body(), call.limits, call.principal)
+    content = call.limits.content_of(await call.body(), call.principal)
     await acts.own_message(call.application, call.principal, address, message_id)
     return JsonResponse(message_json(await call.application.store.edit(address, message_id, content, once=call.once)))
 

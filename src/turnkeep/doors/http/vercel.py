@@ -203,12 +203,12 @@ class ChatTurn:
 
     def _message(self, message: Mapping[str, Any], request: ChatRequest) -> Message:
         body = {**request.wishes, "content": content_of(message), "message_id": message["id"]}
-        return acts.message_of(body, self.address, self.call.limits, self.call.principal)
+        return self.call.limits.message_of(body, self.address, self.call.principal)
 
     async def _accept(self, message: Message, edited_id: str | None) -> Receipt:
         call = self.call
         try:
-            return await acts.accept(call.application, call.limits, call.principal, message)
+            return await call.limits.accept(call.application, call.principal, message)
         except MessageConflict:
             if message.message_id != edited_id:
                 raise
@@ -264,7 +264,7 @@ class ChatTurn:
         if record is not None and record.status == "dead":
             return await self._redrive(record)
         self.call.limits.check_rate(self.call.principal, self.address)
-        words = content_text(acts.content_of(_content_body(last_user), self.call.limits, self.call.principal))
+        words = content_text(self.call.limits.content_of(_content_body(last_user), self.call.principal))
         await self.follow(only=())
         receipt = await self._find_repeat(words) or await self._make_anew(words)
         self.feed.follow(receipt.message_id)

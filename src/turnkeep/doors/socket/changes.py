@@ -36,7 +36,7 @@ Change = Callable[[Application, Caller, Address, ChangeRequest], Awaitable[Chang
 
 
 async def edit(application: Application, caller: Caller, address: Address, request: ChangeRequest) -> ChangeResult:
-    content = acts.content_of(request, caller.limits, caller.principal)
+    content = caller.limits.content_of(request, caller.principal)
     await acts.own_message(application, caller.principal, address, _message_id(request))
     record = await application.store.edit(address, _message_id(request), content, once=_once(caller, request))
     return "edited", {"message_id": record.message_id, "state": record.status}

@@ -121,8 +121,8 @@ async def perform(session: SocketSession, request: Request) -> None:
 
 async def _message(session: SocketSession, request: Request) -> None:
     address = _address(session, request)
-    message = acts.message_of(request, address, session.limits, session.principal)
-    receipt = await acts.accept(session.application, session.limits, session.principal, message)
+    message = session.limits.message_of(request, address, session.principal)
+    receipt = await session.limits.accept(session.application, session.principal, message)
     frame = _status(session, request, "accepted", message_id=receipt.message_id, thread_id=receipt.thread_id)
     session.send(frame | {"receipt": receipt.to_json(), "channel": address.channel})
 

@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import Any
 
 from turnkeep.assistants import FUNCTION
-from turnkeep.auth import acts
 from turnkeep.doors.http.endpoint import HttpCall
 from turnkeep.errors import InvalidMessage, NotAllowed, NotOffered
 from turnkeep.inputs import MAX_METADATA, MAX_NAMES, read_function
@@ -70,7 +69,7 @@ def _function(tool: Any) -> dict[str, Any]:
 def read_past_content(call: HttpCall, content: object) -> Content:
     """What a user is said to have said before: no more may stand in it than in what is said now."""
     body = {"content": read_parts(content)}
-    return acts.content_of(body, call.limits, call.principal, most_bytes=call.limits.frame_bytes)
+    return call.limits.content_of(body, call.principal, most_bytes=call.limits.frame_bytes)
 
 
 def read_parts(content: object) -> object:
@@ -147,7 +146,7 @@ def message_of(
         "model": wishes.get("model"), "parameters": wishes.get("parameters") or None, "metadata": metadata,
         "flush": bool(wishes.get("flush")),
     }  # fmt: skip
-    message = acts.message_of(body, address, call.limits, call.principal)
+    message = call.limits.message_of(body, address, call.principal)
     return message.but(
         assistant=wishes.get("assistant"), client_tools=tuple(wishes.get("client_tools") or ()),
         assistant_instructions=wishes.get("assistant_instructions"),

@@ -78,7 +78,7 @@ async def _accept(call: HttpCall, record: ThreadRecord, wishes: Mapping[str, Any
     run_id = f"{RUN_PREFIX}{secrets.token_hex(12)}" if key is None else id_from(key).replace("msg_", RUN_PREFIX)
     message = message_of(call, record.address, content="run", message_id=run_id, wishes={**wishes, "flush": True})
     wordless = message.but(content=(), window=0.0, max_wait=0.0, on_busy="collect")
-    await acts.accept(call.application, call.limits, call.principal, wordless)
+    await call.limits.accept(call.application, call.principal, wordless)
     return run_id
 
 

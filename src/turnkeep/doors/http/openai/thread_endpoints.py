@@ -12,7 +12,6 @@ from typing import Any
 
 from starlette.responses import Response
 
-from turnkeep.auth import acts
 from turnkeep.auth.audit_trail import channel_digest
 from turnkeep.doors.error_answers import JsonResponse
 from turnkeep.doors.http.endpoint import HttpCall, audit
@@ -172,7 +171,7 @@ async def write(call: HttpCall, record: ThreadRecord, body: object, *, once: str
 
 async def _await_a_run(call: HttpCall, message: Message) -> str:
     waiting = message.but(window=UNTIL_A_RUN, max_wait=UNTIL_A_RUN, on_busy="collect")
-    await acts.accept(call.application, call.limits, call.principal, waiting)
+    await call.limits.accept(call.application, call.principal, waiting)
     return message.message_id
 
 

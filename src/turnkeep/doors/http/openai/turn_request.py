@@ -223,7 +223,7 @@ async def _send(call: HttpCall, address: Address, request: TurnRequest, index: i
 
 async def _accept(call: HttpCall, message: Message) -> tuple[str, str]:
     for _ in range(MOST_REPEATS):
-        receipt = await acts.accept(call.application, call.limits, call.principal, message)
+        receipt = await call.limits.accept(call.application, call.principal, message)
         record = None
         if receipt.repeated:
             record = await call.application.store.message(message.address, message.message_id)
