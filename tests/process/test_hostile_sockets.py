@@ -18,9 +18,9 @@ from tests.process.served import ask, frames_until_final, served
 from turnkeep.auth.tokens import tokens_of
 from turnkeep.doors.error_answers import status_of
 from turnkeep.doors.socket import session, socket_watch
-from turnkeep.doors.socket.broadcast import Payload
-from turnkeep.doors.socket.session import CLOSE_ABOVE, PeerWriter, Socket
+from turnkeep.doors.socket.session import Socket
 from turnkeep.doors.socket.sockets import shown_in
+from turnkeep.doors.socket.writers import CLOSE_ABOVE, Payload, PeerWriter
 from turnkeep.errors import ConfigurationError, NotAuthenticated, StoreUnavailable, TurnkeepError
 from turnkeep.events import Event
 from turnkeep.inputs import read_channel, read_json, read_message
@@ -100,7 +100,7 @@ async def test_a_socket_that_is_cut_while_it_writes_is_no_error_of_ours(
 
     def look(self: Socket, now: float) -> None:
         self._websocket.application_state = WebSocketState.DISCONNECTED
-        self.send({"late": True})
+        self.writer.send({"late": True})
         self._cut()
 
     monkeypatch.setattr(socket_watch, "LOOK_AGAIN", 0.01)

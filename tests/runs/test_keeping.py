@@ -184,7 +184,7 @@ async def test_each_lease_of_an_owner_is_given_up_in_its_own_time() -> None:
     [second] = await stage.keeper.claim(1, None)
 
     endings = await asyncio.gather(ending_of(first), ending_of(second))
-    assert endings == [(LeaseLost, pytest.approx(25.0)), (LeaseLost, pytest.approx(32.0))]
+    assert list(endings) == [(LeaseLost, pytest.approx(25.0)), (LeaseLost, pytest.approx(32.0))]
 
     stage.keeper.leases.clear()
     await asyncio.sleep(60.0)

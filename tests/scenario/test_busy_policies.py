@@ -131,7 +131,7 @@ async def heard(house: TestHouse, policy: BusyPolicy) -> None:
         await eventually_answered(house, "first")
     elif policy == "steer":
         assert house.queue._worker is not None
-        leases = house.queue._worker.keeper._leases
+        leases = house.queue._worker.keeper.leases
         await until(lambda: any(lease.wants_steering for lease in leases.values()))
 
 

@@ -18,8 +18,8 @@ from starlette.websockets import WebSocket
 from tests.patience import PATIENCE, until
 from turnkeep import hub as hub_module
 from turnkeep.doors.socket import session
-from turnkeep.doors.socket.broadcast import Broadcasts, Payload, websocket_frame
-from turnkeep.doors.socket.session import BROKEN, CLOSE_ABOVE, PeerWriter, SocketChannel
+from turnkeep.doors.socket.session import BROKEN, SocketChannel
+from turnkeep.doors.socket.writers import CLOSE_ABOVE, Broadcasts, Payload, PeerWriter, websocket_frame
 from turnkeep.events import Event, delta
 from turnkeep.hub import Hub
 from turnkeep.messages import Address

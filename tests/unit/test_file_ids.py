@@ -7,7 +7,6 @@ from typing import Any, get_args
 import pytest
 
 from tests.rows import each_row
-from turnkeep.auth.acts import content_of
 from turnkeep.auth.limits import Limits
 from turnkeep.auth.principals import Principal, Scope
 from turnkeep.errors import NotAllowed
@@ -27,7 +26,7 @@ def test_only_who_manages_the_operators_own_tenant_names_files(
     principal = Principal(tenant, "somebody", frozenset({scope}), None)
 
     if is_on or (tenant == "default" and "manage" in principal.rights):
-        assert content_of({"content": [part]}, limits, principal)
+        assert limits.content_of({"content": [part]}, principal)
     else:
         with pytest.raises(NotAllowed, match="an account that all tenants share"):
-            content_of({"content": [part]}, limits, principal)
+            limits.content_of({"content": [part]}, principal)

@@ -19,31 +19,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import deque
-from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Sequence
 
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketDisconnected
 
 from turnkeep.application import Application
 from turnkeep.auth.limits import Holder, Limits, holder
 from turnkeep.auth.principals import Access, Principal
-from turnkeep.doors.socket.broadcast import Broadcast, Broadcasts, Payload, WriteFrames
-from turnkeep.doors.socket.socket_actions import NOT_AUTHENTICATED, Subscription, error_frame, perform
+from turnkeep.doors.socket.socket_actions import NOT_AUTHENTICATED, Subscription, answer_requests
 from turnkeep.doors.socket.socket_watch import SocketWatch
-from turnkeep.doors.socket_transport import SocketTransport, transport_of
-from turnkeep.errors import InvalidMessage, TooManyRequests, TurnkeepError
+from turnkeep.doors.socket.writers import CLOSE_AFTER, TOO_SLOW, Broadcast, Broadcasts, Payload, PeerWriter, SocketEnded
+from turnkeep.errors import TooManyRequests
 from turnkeep.events import Event
-from turnkeep.inputs import read_json
 from turnkeep.messages import Address
 from turnkeep.subscription import SubscriptionStart
 from turnkeep.telemetry import get_log
-from turnkeep.wire import Dialect, Frame, WireEncoder, frame_bytes
+from turnkeep.wire import Dialect, Frame, WireEncoder
 
 log = get_log(__name__)
 
-CLOSE_AFTER = 10.0
-"""Seconds in which a peer for whom something waits takes nothing."""
 READ_LIMIT = 2_000_000
 """Bytes of a frame that are read at all, or those of `TURNKEEP_MAX_FRAME_BYTES` where that is more."""
 LAST_WORD = 1.0
@@ -56,22 +50,12 @@ EVERY = 0.05
 BROKEN = 1011
 BROKEN_REASON = "something went wrong, resume from the last offset"
 
-MERGE_ABOVE = 64_000
-"""Unsent bytes from which on text is merged."""
-CLOSE_ABOVE = 800_000
-"""Unsent bytes that are kept for a socket at most; frames of one event that find nothing before
-them may be more.
-"""
-
-TOO_SLOW = 4008
-ABNORMAL = 1006
-
 
 class Socket:
     """One open connection, and what it is subscribed to."""
 
     __slots__ = (
-        "_broadcasts", "_channels", "_loop", "_watch", "_websocket", "_writer", "application", "limits", "principal",
+        "_broadcasts", "_channels", "_loop", "_watch", "_websocket", "application", "limits", "principal", "writer",
     )  # fmt: skip
 
     def __init__(
@@ -91,7 +75,7 @@ class Socket:
         self.limits = limits
         self._watch = watch
         self._channels: dict[str, SocketChannel] = {}
-        self._writer = PeerWriter(websocket)
+        self.writer = PeerWriter(websocket)
         self._loop = asyncio.get_running_loop()
 
     async def serve(self) -> None:
@@ -99,25 +83,25 @@ class Socket:
         patience = asyncio.timeout(None)
         try:
             async with patience:
-                self._writer.patience = patience
+                self.writer.patience = patience
                 await self._converse()
         except TimeoutError:
             if not patience.expired():
                 raise
             await self._say_last_word()
         finally:
-            self._writer.patience = None
+            self.writer.patience = None
             await self._leave()
 
     async def _converse(self) -> None:
-        if not self._writer.needs_task:
+        if not self.writer.needs_task:
             with contextlib.suppress(WebSocketDisconnect, WebSocketDisconnected, SocketEnded):
-                await self._read()
+                await answer_requests(self, self._websocket)
             return
         try:
             async with asyncio.TaskGroup() as group:
                 writing = group.create_task(self._write())
-                await self._read()
+                await answer_requests(self, self._websocket)
                 # It waits for something that may never come: only the reader learns that it is over.
                 writing.cancel()
         except* (WebSocketDisconnect, WebSocketDisconnected, SocketEnded):
@@ -133,7 +117,7 @@ class Socket:
 
     def close(self, code: int, reason: str) -> None:
         """Ask for the end; what waits is not written any more."""
-        self._writer.close(code, reason)
+        self.writer.close(code, reason)
 
     async def _leave(self) -> None:
         for channel in list(self._channels.values()):
@@ -141,19 +125,19 @@ class Socket:
             await self.application.hub.unsubscribe(channel.address, channel)
 
     async def _write(self) -> None:
-        await self._writer.run()
+        await self.writer.run()
         raise SocketEnded
 
     def look(self, now: float) -> None:
         """Cut the connection to a peer that does not read."""
-        writer = self._writer
+        writer = self.writer
         owes = writer.is_behind or writer.is_stuck()
         if owes and writer.closing is None and now - writer.moved_at > CLOSE_AFTER:
             self._cut()
 
     @property
     def count_unsent(self) -> Callable[[], int]:
-        return self._writer.count_unsent
+        return self.writer.count_unsent
 
     def expel(self, reason: str) -> None:
         """Close it, because its credential is over."""
@@ -161,47 +145,19 @@ class Socket:
 
     def _cut(self) -> None:
         """A peer that does not read cannot be told: the connection is dropped."""
-        log.info("slow_client_closed", unsent=self._writer.size)
+        log.info("slow_client_closed", unsent=self.writer.size)
         self.application.meter.count("slow_clients")
-        self._writer.close(TOO_SLOW, "too slow, resume from the last offset")
-        self._writer.end_within(0.0)
+        self.writer.close(TOO_SLOW, "too slow, resume from the last offset")
+        self.writer.end_within(0.0)
 
     async def _say_last_word(self) -> None:
         with contextlib.suppress(TimeoutError, WebSocketDisconnected):  # it may be closing already
             async with asyncio.timeout(LAST_WORD):
-                if self._writer.needs_task:
+                if self.writer.needs_task:
                     await self._websocket.close(TOO_SLOW, "too slow, resume from the last offset")
 
-    async def _read(self) -> None:
-        while True:
-            event = await self._websocket.receive()
-            if event["type"] == "websocket.disconnect":
-                return
-            await self._answer(event)
-
-    async def _answer(self, event: Mapping[str, Any]) -> None:
-        """One frame in; whatever is wrong with it comes back as a typed error frame."""
-        request: dict[str, Any] = {}
-        try:
-            text = event.get("text")
-            if text is None:
-                raise InvalidMessage("binary frames are not taken, send JSON as text")
-            request = read_json(text, limit=self.limits.frame_bytes)
-            await perform(self, request)
-        except TurnkeepError as error:
-            # Refusals are told the later the more there are, so that guessing and flooding cost who
-            # does it.
-            await self.limits.hold_back(self._holder)
-            self.send(error_frame(error, request, at=self.application.clock.now()))
-        except SocketEnded:
-            raise
-        except Exception:
-            # A mistake of ours ends one request: the other channels of this socket go on.
-            log.exception("request_broke", door="websocket")
-            self.send(error_frame(TurnkeepError(), request, at=self.application.clock.now()))
-
     @property
-    def _holder(self) -> Holder:
+    def holder(self) -> Holder:
         client = self._websocket.client
         return holder(self.principal, client.host if client else None)
 
@@ -220,7 +176,7 @@ class Socket:
             address,
             subscription.dialect,
             subscription.first_frame,
-            writer=self._writer,
+            writer=self.writer,
             broadcasts=self._broadcasts,
         )
         self._channels[address.channel] = channel
@@ -239,10 +195,6 @@ class Socket:
         if former is not None:
             former.leave()
             await self.application.hub.unsubscribe(former.address, former)
-
-    def send(self, *frames: Frame) -> None:
-        # Encoded at once and not when it is written: only of bytes is it known how much waits.
-        self._writer.write(Payload([frame_bytes(frame) for frame in frames]))
 
 
 class SocketChannel:
@@ -390,187 +342,3 @@ class SocketChannel:
     def _break(self) -> None:
         log.exception("delivery_broke", door="websocket")
         self.fail()
-
-
-class SocketEnded(Exception):
-    """nothing is written to this socket any more"""
-
-
-class PeerWriter:
-    """Writes in order; the frames of one event wait together or not at all.
-
-    What does not fit closes the socket with 4008, and its client comes back for it.
-    """
-
-    __slots__ = (
-        "_empty",
-        "_loop",
-        "_queue",
-        "_some",
-        "_transport",
-        "_unsent_bytes",
-        "_websocket",
-        "closing",
-        "direct_channels",
-        "moved_at",
-        "patience",
-        "size",
-    )  # fmt: skip
-
-    def __init__(self, websocket: WebSocket) -> None:
-        self._websocket = websocket
-        self._transport: SocketTransport | None = transport_of(websocket.scope)
-        self._loop = asyncio.get_running_loop()
-        self._queue: deque[Payload] | None = None
-        self._some: asyncio.Event | None = None if self._transport is not None else asyncio.Event()
-        self._empty: asyncio.Event | None = None
-        # Of the bytes, not the characters: one of those takes up to four, and memory
-        # is what is bounded.
-        self.size = 0
-        self.moved_at = 0.0
-        """When the peer has taken something last, of what waited for it."""
-        self.closing: tuple[int, str] | None = None
-        self._unsent_bytes = 0
-        self.patience: asyncio.Timeout | None = None
-        """Of whoever serves this socket, while he does."""
-        self.direct_channels: tuple[SocketChannel, ...] = ()
-        """Channels whose frames a broadcast writes past this, for as long as the system takes all."""
-        if self._transport is not None:
-            self._transport.attach(self)
-
-    @property
-    def needs_task(self) -> bool:
-        """Whether `run` has to be run."""
-        return self._transport is None
-
-    @property
-    def direct_write(self) -> WriteFrames | None:
-        """The system's own, while nothing waits and it takes what is written. Whoever uses it is one of the
-        `direct_channels`, and stops `on_unwritable`.
-        """
-        transport = self._transport
-        return transport.write if transport is not None and transport.is_writable and not self._queue else None
-
-    @property
-    def count_unsent(self) -> Callable[[], int]:
-        return self._count_kept if self._transport is None else self._transport.count_unsent
-
-    def _count_kept(self) -> int:
-        return self.size
-
-    @property
-    def is_behind(self) -> bool:
-        return self.size > MERGE_ABOVE
-
-    def write(self, payload: Payload) -> bool:
-        """Whether the system has taken it; else it waits, or is left out where all is
-        over. May not wait.
-        """
-        if not self._queue and self._transport is not None and self._transport.write_frames(payload.frames):
-            return True
-        if self.closing is None and payload.messages:
-            self._keep(payload)
-        return False
-
-    def _keep(self, payload: Payload) -> None:
-        size = len(payload.frames)
-        # An empty queue takes any event, or one that is too large would close the
-        # socket at every return.
-        if self._queue and self.size + size > CLOSE_ABOVE:
-            self.close(TOO_SLOW, "too slow, resume from the last offset")
-            return
-        if not self._queue:
-            self.moved_at = self._loop.time()
-            self._queue = deque()
-        self._queue.append(payload)
-        self.size += size
-        if self._some is not None:
-            self._some.set()
-
-    def _take(self) -> Payload | None:
-        if not self._queue:
-            return None
-        payload = self._queue.popleft()
-        self.size -= len(payload.frames)
-        self.moved_at = self._loop.time()
-        if not self._queue:
-            self._let_go()
-        return payload
-
-    def on_writable(self) -> None:
-        """The system takes more."""
-        transport = self._transport
-        while transport is not None and transport.is_writable and (payload := self._take()) is not None:
-            transport.write_frames(payload.frames)
-
-    def on_unwritable(self) -> None:
-        """The system takes no more: who shares goes alone, and waits here."""
-        for channel in self.direct_channels:
-            channel.go_alone()
-
-    def on_lost(self) -> None:
-        """There is nobody left to write to."""
-        self.closing = self.closing or (ABNORMAL, "the connection was lost")
-        self.end_within(CLOSE_AFTER)
-        self.on_unwritable()
-        self._let_go()
-
-    async def run(self) -> None:
-        """Write to another server than ours until it is closed; returns once it was."""
-        while self._some is not None:
-            await self._some.wait()
-            self._some.clear()
-            while self.closing is None and (payload := self._take()) is not None:
-                for message in payload.messages:
-                    await self._websocket.send_text(message.decode())
-                self.moved_at = self._loop.time()
-            if self.closing is not None:
-                await self._websocket.close(*self.closing)
-                return
-
-    async def wait_until_empty(self) -> None:
-        """Raises `SocketEnded` where nothing will be written any more."""
-        if self._queue:
-            self._empty = self._empty or asyncio.Event()
-            await self._empty.wait()
-        if self.closing is not None:
-            raise SocketEnded
-
-    def is_stuck(self) -> bool:
-        """Whether the system holds something that the peer does not take; what has
-        become less is progress.
-        """
-        if self._transport is None:
-            return False
-        # That nothing is kept here says nothing about the peer: what was written may stand in our
-        # own transport.
-        before, self._unsent_bytes = self._unsent_bytes, self._transport.unsent_bytes
-        if self._unsent_bytes < before or not before:
-            self.moved_at = self._loop.time()
-        return self._unsent_bytes > 0
-
-    def close(self, code: int, reason: str) -> None:
-        """Ask for the end; what waits is not written any more."""
-        if self.closing is not None:
-            return
-        self.closing = (code, reason)
-        self.end_within(CLOSE_AFTER)
-        self.on_unwritable()
-        # Let go at once: a peer that does not read would hold it in memory until it is cut.
-        self._let_go()
-        if self._transport is not None:
-            self._transport.end(code, reason)
-        elif self._some is not None:
-            self._some.set()
-
-    def end_within(self, seconds: float) -> None:
-        """Serve this socket for so long at most: who serves it may wait for what never comes."""
-        if self.patience is not None and not self.patience.expired():
-            self.patience.reschedule(self._loop.time() + seconds)
-
-    def _let_go(self) -> None:
-        """An idle socket holds no queue."""
-        self._queue, self.size = None, 0
-        if self._empty is not None:
-            self._empty.set()
-            self._empty = None

@@ -12,16 +12,20 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
+from starlette.websockets import WebSocket
+
 from turnkeep.application import Application
 from turnkeep.auth import acts
-from turnkeep.auth.limits import Limits
+from turnkeep.auth.limits import Holder, Limits
 from turnkeep.auth.principals import LONGEST_CREDENTIAL, Access, Credentials, Principal, Scope
 from turnkeep.doors.error_answers import error_body
 from turnkeep.doors.socket.changes import ASKING, CHANGES, Caller, key_of
+from turnkeep.doors.socket.writers import PeerWriter, SocketEnded
 from turnkeep.errors import InvalidMessage, NotAllowed, NotAuthenticated, TurnkeepError
-from turnkeep.inputs import OURS, drops_inbox, optional_text, read_channel
+from turnkeep.inputs import OURS, drops_inbox, optional_text, read_channel, read_json
 from turnkeep.messages import Address
 from turnkeep.subscription import SubscriptionStart
+from turnkeep.telemetry import get_log
 from turnkeep.wire import Dialect, Frame, subscription_frame
 
 NOT_AUTHENTICATED, NOT_ALLOWED = 4401, 4403
@@ -31,6 +35,8 @@ LONGEST_HISTORY = 1_000
 LARGEST_OFFSET = 1 << 53
 """JavaScript counts in doubles: a larger offset could not have been told to a page."""
 LONGEST_EPOCH = 200
+
+log = get_log(__name__)
 
 Request = dict[str, Any]
 
@@ -63,7 +69,13 @@ class SocketSession(Protocol):
 
     async def unsubscribe(self, channel: str) -> None: ...
 
-    def send(self, *frames: Frame) -> None: ...
+    @property
+    def holder(self) -> Holder:
+        """Whose refusals are told the later the more there are."""
+        ...
+
+    @property
+    def writer(self) -> PeerWriter: ...
 
     def close(self, code: int, reason: str) -> None: ...
 
@@ -108,6 +120,36 @@ def read_action(request: Request) -> tuple[str, Request, bool]:
     return name, request, False
 
 
+async def answer_requests(session: SocketSession, websocket: WebSocket) -> None:
+    """Answer what comes, until the peer ends the connection."""
+    while True:
+        event = await websocket.receive()
+        if event["type"] == "websocket.disconnect":
+            return
+        await _answer(session, event.get("text"))
+
+
+async def _answer(session: SocketSession, text: str | None) -> None:
+    """One frame in; whatever is wrong with it comes back as a typed error frame."""
+    request: Request = {}
+    try:
+        if text is None:
+            raise InvalidMessage("binary frames are not taken, send JSON as text")
+        request = read_json(text, limit=session.limits.frame_bytes)
+        await perform(session, request)
+    except TurnkeepError as error:
+        # Refusals are told the later the more there are, so that guessing and flooding cost who
+        # does it.
+        await session.limits.hold_back(session.holder)
+        session.writer.send(error_frame(error, request, at=session.application.clock.now()))
+    except SocketEnded:
+        raise
+    except Exception:
+        # A mistake of ours ends one request: the other channels of this socket go on.
+        log.exception("request_broke", door="websocket")
+        session.writer.send(error_frame(TurnkeepError(), request, at=session.application.clock.now()))
+
+
 async def perform(session: SocketSession, request: Request) -> None:
     """Raises `TurnkeepError`."""
     name, request, in_envelope = read_action(request)
@@ -124,7 +166,7 @@ async def _message(session: SocketSession, request: Request) -> None:
     message = session.limits.message_of(request, address, session.principal)
     receipt = await session.limits.accept(session.application, session.principal, message)
     frame = _status(session, request, "accepted", message_id=receipt.message_id, thread_id=receipt.thread_id)
-    session.send(frame | {"receipt": receipt.to_json(), "channel": address.channel})
+    session.writer.send(frame | {"receipt": receipt.to_json(), "channel": address.channel})
 
 
 async def _subscribe(session: SocketSession, request: Request, *, in_envelopes: bool = False) -> None:
@@ -145,30 +187,30 @@ async def _subscribe(session: SocketSession, request: Request, *, in_envelopes: 
 async def _unsubscribe(session: SocketSession, request: Request) -> None:
     address = _address(session, request)
     await session.unsubscribe(address.channel)
-    session.send(_status(session, request, "unsubscribed") | {"channel": address.channel})
+    session.writer.send(_status(session, request, "unsubscribed") | {"channel": address.channel})
 
 
 async def _ping(session: SocketSession, request: Request) -> None:
-    session.send(_status(session, request, "pong"))
+    session.writer.send(_status(session, request, "pong"))
 
 
 async def _typing(session: SocketSession, request: Request) -> None:
     address = _address(session, request)
     due_in = await session.application.store.typing(address, once=_once(session, request))
-    session.send(_status(session, request, "typing") | {"channel": address.channel, "due_in": due_in})
+    session.writer.send(_status(session, request, "typing") | {"channel": address.channel, "due_in": due_in})
 
 
 async def _flush(session: SocketSession, request: Request) -> None:
     address = _address(session, request)
     is_done = await session.application.store.flush(address, once=_once(session, request))
-    session.send(_status(session, request, "flushed") | {"channel": address.channel, "done": is_done})
+    session.writer.send(_status(session, request, "flushed") | {"channel": address.channel, "done": is_done})
 
 
 async def _cancel(session: SocketSession, request: Request) -> None:
     address = _address(session, request)
     drop_inbox, once = drops_inbox(request), _once(session, request)
     is_done = await acts.stop(session.application, session.principal, address, drop_inbox=drop_inbox, once=once)
-    session.send(_status(session, request, "cancelling") | {"channel": address.channel, "done": is_done})
+    session.writer.send(_status(session, request, "cancelling") | {"channel": address.channel, "done": is_done})
 
 
 async def _decide(session: SocketSession, request: Request) -> None:
@@ -178,7 +220,7 @@ async def _decide(session: SocketSession, request: Request) -> None:
     address = _address(session, request)
     once = _once(session, request)
     call = await acts.decide(session.application, session.principal, address, request, once=once)
-    session.send(_status(session, request, "decided") | {"channel": address.channel, "call": call})
+    session.writer.send(_status(session, request, "decided") | {"channel": address.channel, "call": call})
 
 
 async def _change(session: SocketSession, request: Request) -> None:
@@ -187,7 +229,7 @@ async def _change(session: SocketSession, request: Request) -> None:
         session.limits.check_rate(session.principal, address)
     caller = Caller(session.principal, session.limits)
     status, fields = await CHANGES[request["action"]](session.application, caller, address, request)
-    session.send(_status(session, request, status) | {"channel": address.channel} | fields)
+    session.writer.send(_status(session, request, status) | {"channel": address.channel} | fields)
 
 
 async def _auth(session: SocketSession, request: Request) -> None:
@@ -204,7 +246,7 @@ async def _auth(session: SocketSession, request: Request) -> None:
         session.close(NOT_ALLOWED, str(error)[:100])
     else:
         session.change_principal(principal)
-        session.send(_status(session, request, "authenticated") | {"expires_at": principal.expires_at})
+        session.writer.send(_status(session, request, "authenticated") | {"expires_at": principal.expires_at})
 
 
 ACTIONS: Mapping[str, Action] = {

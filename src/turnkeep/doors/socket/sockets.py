@@ -19,10 +19,10 @@ from turnkeep.auth.principals import (
     credentials_of_request,
 )
 from turnkeep.doors.error_answers import error_response
-from turnkeep.doors.socket.broadcast import Broadcasts
 from turnkeep.doors.socket.session import BROKEN, RESTART, Socket
 from turnkeep.doors.socket.socket_actions import NOT_AUTHENTICATED, credentials_in
 from turnkeep.doors.socket.socket_watch import SocketWatch
+from turnkeep.doors.socket.writers import Broadcasts
 from turnkeep.doors.socket_transport import transport_of
 from turnkeep.errors import NotAuthenticated, TooManyRequests, TurnkeepError
 from turnkeep.inputs import read_json
