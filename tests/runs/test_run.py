@@ -975,8 +975,11 @@ async def test_a_run_asks_leave_for_each_request_and_waits_for_the_pace() -> Non
     assert len(stage.model.requests) == 1
 
 
-async def test_limits_that_an_answer_states_make_everybody_wait() -> None:
-    stage = Stage([Began(None, wait=12.0), *says("answer")[1:]], purse=lambda store: Budgets(store, PriceBook()))
+@pytest.mark.parametrize("budgets", [[], [Budget("tenant", 1.0)]], ids=["free", "with a budget"])
+async def test_limits_that_an_answer_states_make_everybody_wait(budgets: list[Budget], tmp_path: Path) -> None:
+    prices = price_book(tmp_path)
+    script = [Began(None, wait=12.0), *says("answer")[1:]]
+    stage = Stage(script, prices=prices, purse=lambda store: Budgets(store, prices, budgets))
 
     await stage.play()
 

@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
+from tests.patience import PATIENCE
+from tests.runs.stage import Stage, says
 from turnkeep.assistants import Assistants
 from turnkeep.pricing.catalog import Catalog
 from turnkeep.pricing.prices import PriceBook
 from turnkeep.runs.run_context import RunContext
+from turnkeep.runs.worker import Worker, WorkerRules
 from turnkeep.store.memory import MemoryStore
 from turnkeep.store.values import Policies
 from turnkeep.tools.toolbox import Toolbox
@@ -52,3 +56,20 @@ async def test_what_runs_need_is_loaded_beside_the_loop_and_once(context: Callab
         await runs.prepare()
 
     assert prices.reads == 1
+
+
+async def test_a_worker_has_all_of_it_loaded_before_its_first_run() -> None:
+    stage = Stage(says("answer"))
+    stage.house = replace(stage.house)  # that nobody has loaded
+    assert not stage.house.is_prepared
+    await stage.say("m1")
+
+    async with asyncio.TaskGroup() as group:
+        worker = Worker(stage.house, rules=WorkerRules(rest=0.01))
+        group.create_task(worker.run())
+        async with asyncio.timeout(PATIENCE):
+            while await stage.status("m1") != "answered":
+                await asyncio.sleep(0.01)
+        worker.stop()
+
+    assert stage.house.is_prepared
