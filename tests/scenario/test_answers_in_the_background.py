@@ -116,7 +116,7 @@ async def test_a_worker_that_lost_its_lease_leaves_the_answer_to_the_next() -> N
         gate = gate_answers(house.simulator)
         await house.send("c", f"[[say:{TEXT}]]", "m0")
         await house.until(stream, lambda event: event.kind == "delta")
-        [lease] = house.queue._worker.keeper._leases.values()  # type: ignore[union-attr]
+        [lease] = house.queue._worker.keeper.leases.values()  # type: ignore[union-attr]
         await house.queue.store.renew(lease.claim.owner, [], lease=1.5)
         gate.set()
         events = await house.settled(stream, "m0")

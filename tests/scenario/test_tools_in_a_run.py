@@ -81,7 +81,7 @@ async def test_an_effect_that_was_interrupted_is_told_as_unknown_and_not_repeate
         await house.send("c", '[[call:pay {"amount": 5}]]')
         await house.until(stream, lambda event: event.kind == "processing")
         await until(lambda: bool(begun))
-        [lease] = house.queue._worker.keeper._leases.values()  # type: ignore[union-attr]
+        [lease] = house.queue._worker.keeper.leases.values()  # type: ignore[union-attr]
         await house.queue.store.renew(lease.claim.owner, [], lease=0.4)
 
         events = await house.settled(stream, "m0")

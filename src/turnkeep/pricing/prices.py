@@ -36,8 +36,8 @@ ARE_INSTALLED = importlib.util.find_spec("genai_prices") is not None
 
 _OPENAI = "openai"
 _ANTHROPIC = "anthropic"
-MINUTE = 60
-"""Seconds. Prices change at a date or a time of day, never within one."""
+PRICE_PERIOD = 60
+"""Seconds. Prices change at a date or a time of day, never within one of them."""
 _RECENT = 256
 """Prices that are remembered: answers may name any model and tier."""
 
@@ -47,6 +47,8 @@ SIMULATOR = "simulator"
 """The model that a simulator says it is. It costs nothing."""
 
 _STANDARD = {None, "", "auto", "default", "standard"}
+
+_FREE = Price(Rates(*[Decimal(0)] * 5), source="free")
 
 
 class PublishedPrices:
@@ -70,12 +72,14 @@ class PublishedPrices:
         if ARE_INSTALLED:
             _tables()
 
-    def price(self, model: str, tier: str | None, minute: int) -> Price | None:
-        """The price in this minute, or None where the model or the tier has none.
+    def price(self, model: str, tier: str | None, period: int) -> Price | None:
+        """The price in this period, or None where the model or the tier has none.
 
         `tier` None: standard.
         """
-        calculation = self._find(model, tier, datetime.fromtimestamp(minute * MINUTE, UTC)) if ARE_INSTALLED else None
+        calculation = (
+            self._find(model, tier, datetime.fromtimestamp(period * PRICE_PERIOD, UTC)) if ARE_INSTALLED else None
+        )
         if (
             calculation is None
             or calculation.model_price.input_mtok is None
@@ -175,9 +179,6 @@ def _at(price: Decimal | TieredPrices | None, input_tokens: int) -> Decimal | No
     return next((tier.price for tier in reversed(price.tiers) if input_tokens > tier.start), price.base)
 
 
-_FREE = Price(Rates(*[Decimal(0)] * 5), source="free")
-
-
 class RateEntry(BaseModel):
     """US dollars per million tokens. What is not given costs what the whole it belongs to costs."""
 
@@ -254,7 +255,7 @@ class PriceBook:
         self._published_prices = PublishedPrices(base_url)
         # Of the instance: a cache on the method would keep every book of prices alive.
         self.price_in = functools.lru_cache(_RECENT)(self._find_price)
-        """`price_in(minute, model, tier)`: the price in a minute since 1970, found once in it."""
+        """`price_in(period, model, tier)`: the price in a period since 1970, found once in it."""
         self._clock = clock or SystemClock()
 
     @property
@@ -273,7 +274,7 @@ class PriceBook:
 
     def price(self, model: str, tier: str | None = None, at: float | None = None) -> Price | None:
         """The price in a service tier at a moment (Unix seconds; now), or None: unknown."""
-        return self.price_in(int((self._clock.now() if at is None else at) // MINUTE), model, tier)
+        return self.price_in(int((self._clock.now() if at is None else at) // PRICE_PERIOD), model, tier)
 
     def cost(self, usage: Usage, model: str, tier: str | None = None, at: float | None = None) -> Usage:
         """The usage of one request with its cost, or counted as unpriced.
@@ -283,11 +284,11 @@ class PriceBook:
         """
         return usage.priced(self.price(model, tier, at))
 
-    def _find_price(self, minute: int, model: str, tier: str | None) -> Price | None:
+    def _find_price(self, period: int, model: str, tier: str | None) -> Price | None:
         tier = None if tier in _STANDARD else tier
         if (own := self._own_price(model, tier)) is not None:
             return own.price
-        return self._published_prices.price(model, tier, minute)
+        return self._published_prices.price(model, tier, period)
 
     def _own_price(self, model: str, tier: str | None) -> _OwnPrice | None:
         entry = self._entry(model.lower())

@@ -46,7 +46,7 @@ from turnkeep.models.model import (
     works_alone,
 )
 from turnkeep.models.past import Past, pair, repair
-from turnkeep.pricing.prices import MINUTE
+from turnkeep.pricing.prices import PRICE_PERIOD
 from turnkeep.pricing.tokenizer import Tokenizer, most_tokens, tokenizer_for
 from turnkeep.runs.announcer import Announcer, Disclosure
 from turnkeep.runs.answer_contract import AnswerResources, AnswerRules, FinalAnswer, NeedsDecision, Spending, Steerable
@@ -336,7 +336,7 @@ class Answering:
         usage = finish.usage
         if not usage.total_tokens:
             usage = self.prompt.count_usage(request, partial.items, usage)
-        price = self.resources.prices.price_in(int(self.resources.clock.now() // MINUTE), name, finish.tier)
+        price = self.resources.prices.price_in(int(self.resources.clock.now() // PRICE_PERIOD), name, finish.tier)
         return Step(
             items=tuple(partial.items),
             text=partial.text,

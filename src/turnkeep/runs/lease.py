@@ -139,9 +139,9 @@ class Keeper:
         for lease in self.leases.values():
             if lease.good_until <= now:
                 lease.end(LeaseLost(f"the lease of run {lease.claim.run_id} could not be renewed in time"))
-        held = [lease.good_until for lease in self.leases.values() if not lease.has_ended]
-        if held:
-            self._look_at(min(held))
+        open_ends = [lease.good_until for lease in self.leases.values() if not lease.has_ended]
+        if open_ends:
+            self._look_at(min(open_ends))
 
     async def run(self) -> None:
         """Renew until cancelled."""
