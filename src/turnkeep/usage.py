@@ -51,7 +51,7 @@ class Usage:
         sensible = all(type(count) is int and 0 <= count <= MOST for count in tokens.values())
         return cls(requests=1, **tokens) if sensible and any(tokens.values()) else cls(requests=1, estimated=1)  # type: ignore[arg-type]
 
-    def priced(self, price: Price | None) -> Usage:
+    def with_cost(self, price: Price | None) -> Usage:
         """The usage of one request with what it costs at this price; without one it is counted as unpriced."""
         if not (self.requests or self.total_tokens):
             return self

@@ -282,7 +282,7 @@ class PriceBook:
         `tier` is the one that the provider's answer names. Thresholds are per request: price each
         request, then add.
         """
-        return usage.priced(self.price(model, tier, at))
+        return usage.with_cost(self.price(model, tier, at))
 
     def _find_price(self, period: int, model: str, tier: str | None) -> Price | None:
         tier = None if tier in _STANDARD else tier

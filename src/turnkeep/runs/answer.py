@@ -340,7 +340,7 @@ class Answering:
         return Step(
             items=tuple(partial.items),
             text=partial.text,
-            usage=usage.priced(price),
+            usage=usage.with_cost(price),
             ending=finish.reason,
             model=name,
         )
