@@ -31,7 +31,7 @@ class News:
         self.wakes[queue] = at if earliest is None else min(at, earliest)
 
 
-class _Look(NamedTuple):
+class _LastLook(NamedTuple):
     """When a thread of these queues wakes first, as long as nothing else was told."""
 
     queues: Sequence[str] | None
@@ -61,7 +61,7 @@ class Wakeups:
         self._nudges: dict[str, set[Address]] = {}
         self._nudge_bell = Bell()
         self._told_count = 0
-        self._last_look = _Look((), 0, None)
+        self._last_look = _LastLook((), 0, None)
         self._is_closed = False
 
     # read by the writer's thread
@@ -104,7 +104,7 @@ class Wakeups:
         with self._waiting(queues, end) as waiter:
             if self._last_look[:2] != (queues, self._told_count):
                 told_count = self._told_count  # before: what is told meanwhile is not in it
-                self._last_look = _Look(queues, told_count, await look())
+                self._last_look = _LastLook(queues, told_count, await look())
             if (wake := self._last_look.wake) is not None:
                 waiter.wake = min(waiter.wake, wake)
             # a clock that was set back ends the waiting: whoever asked looks again, instead of
