@@ -65,6 +65,48 @@ async def test_whoever_stops_waiting_for_a_bell_is_forgotten() -> None:
     assert not bell._waiting
 
 
+async def test_a_bell_that_rings_for_one_who_is_cancelled_keeps_nobody_from_cancelling_him() -> None:
+    """Both in one turn of the loop, in either order."""
+    for is_rung_first in (True, False):
+        bell, clock = Bell(), FakeClock()
+        task = asyncio.create_task(bell.wait(clock, 100.0))
+        await settle()
+        for act in (bell.ring, task.cancel) if is_rung_first else (task.cancel, bell.ring):
+            act()
+        await asyncio.gather(task, return_exceptions=True)
+
+        assert task.cancelled()
+        assert not bell._waiting
+
+
+async def test_a_bell_that_rings_when_the_time_is_over_leaves_nothing_behind() -> None:
+    bell, clock = Bell(), FakeClock()
+
+    async def wait() -> int:
+        await bell.wait(clock, 1.0)
+        await asyncio.sleep(0)  # a cancellation that was left would come here
+        current = asyncio.current_task()
+        assert current is not None
+        return current.cancelling()
+
+    task = asyncio.create_task(wait())
+    await settle()
+    clock.advance(1.0)
+    bell.ring()
+
+    assert await task == 0
+
+
+async def test_whoever_hears_a_bell_is_awake_at_the_next_turn_of_the_loop() -> None:
+    bell, clock = Bell(), FakeClock()
+    task = asyncio.create_task(bell.wait(clock, 100.0))
+    await settle()
+    bell.ring()
+    await settle(turns=1)
+
+    assert task.done()
+
+
 async def test_a_feed_gives_notices_in_order() -> None:
     feed = Feed(lambda address: address)
     await feed.add(A)
