@@ -5,8 +5,10 @@ A claim waits for no sync, so it may be lost; whatever somebody outside relies o
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import random
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -15,15 +17,15 @@ from pathlib import Path
 import apsw
 import pytest
 
-from tests.contract.suite.desk import CALL, HERE, LEASE, Desk, delta, retry
-from tests.patience import until
+from tests.contract.suite.desk import CALL, HERE, LEASE, Desk, at, delta, retry
+from tests.patience import PATIENCE, until
 from tests.unit.lying_disk import Change, Choice, Disk, lying_disk
-from tests.unit.sqlite_files import opened
+from tests.unit.sqlite_files import Gate, engine, opened, traced
 from turnkeep.errors import OutcomeUnknown, StoreFull
 from turnkeep.events import Event
 from turnkeep.store.sinks import EVERYTHING
 from turnkeep.store.sqlite import layout
-from turnkeep.store.values import Decision, Policies, Policy
+from turnkeep.store.values import Claim, Decision, Policies, Policy
 
 AT_ONCE = Policies(Policy(window=0.0, max_wait=0.0))
 
@@ -88,6 +90,9 @@ class Life:
             async for _ in ending(await self._received()):
                 await self._show()
                 yield
+        async for _ in self._awaited_and_answered():
+            await self._show()
+            yield
 
     async def _received(self) -> str:
         await self.desk.wait(1.0)
@@ -100,9 +105,21 @@ class Life:
         page = await self.desk.store.read(HERE)
         self.promises.shown |= {(page.epoch, event.offset): event for event in page.events}
 
+    async def _awaited_and_answered(self) -> AsyncIterator[None]:
+        """Its run begins before the disk has the message."""
+        async with asyncio.TaskGroup() as group:
+            working = group.create_task(claim_when_ready(self.desk))
+            await until(lambda: engine(self.desk).use().wakeups.is_awaited)
+            message_id = await self._received()
+        async for _ in self._run(message_id, working.result()):
+            yield
+
     async def _answered(self, message_id: str) -> AsyncIterator[None]:
         yield
-        claim = await self.desk.claim()
+        async for _ in self._run(message_id, await self.desk.claim()):
+            yield
+
+    async def _run(self, message_id: str, claim: Claim) -> AsyncIterator[None]:
         yield
         for number in range(3):
             await self.desk.store.publish(claim, number, [delta(f"{message_id} {number}")])
@@ -129,6 +146,11 @@ class Life:
         await self.desk.store.decide(HERE, CALL.call_id, CALL.digest, Decision("approved"))
         async for _ in self._answered(message_id):
             yield
+
+
+async def claim_when_ready(desk: Desk) -> Claim:
+    await desk.store.ready(queues=None, timeout=600.0)
+    return await desk.claim()
 
 
 async def moments_of_a_life(path: Path) -> list[Moment]:
@@ -236,6 +258,60 @@ async def test_a_claim_waits_for_no_sync_and_the_next_state_takes_it_along(tmp_p
         async with opened(crashed, AT_ONCE) as desk:
             await desk.wait(LEASE + 2.0)
             assert (await desk.claim()).run_id == claim.run_id
+
+
+@pytest.mark.usefixtures("no_sweep")
+async def test_a_worker_that_waits_has_its_claim_before_the_disk_has_the_message(tmp_path: Path) -> None:
+    has_begun = threading.Event()
+    with lying_disk() as disk:
+        async with opened(tmp_path / "a.db", AT_ONCE) as desk, asyncio.TaskGroup() as group:
+            await desk.store.pause(at("elsewhere"))  # a log that begins is synced in any case
+            await desk.wait(1.0)
+            own, gate = engine(desk).use().writer, Gate()
+            working = group.create_task(claim_when_ready(desk))
+            await until(lambda: engine(desk).use().wakeups.is_awaited)
+            group.create_task(own.run(gate, "urgent"))
+            await until(gate.reached.is_set)
+            saying = group.create_task(desk.say("m1"))
+            await until(lambda: own.waiting == 3)
+            disk.before_sync = lambda: has_begun.wait(PATIENCE)
+            gate.go_on.set()
+            async with asyncio.timeout(PATIENCE / 2):
+                claim = await working
+            assert claim.message_ids == ("m1",)
+            assert not saying.done(), "a receipt, and the disk has nothing"
+            crashed = disk.after_a_power_cut(tmp_path / "a.db", tmp_path / "crash")
+            has_begun.set()
+            await saying
+            disk.before_sync = bool
+        async with opened(crashed, AT_ONCE) as desk:
+            assert (await desk.say("m1")).repeated is False
+            await desk.wait(1.0)
+            assert (await desk.claim()).deaths == 0
+
+
+@pytest.mark.usefixtures("no_sweep")
+async def test_what_ends_a_run_is_not_in_the_file_before_it_is_on_the_disk(tmp_path: Path) -> None:
+    order: list[str] = []
+    with lying_disk():
+        async with opened(tmp_path / "a.db", AT_ONCE) as desk:
+            own, gate = engine(desk).use().writer, Gate()
+            with traced(desk) as statements:
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(own.run(gate, "urgent"))
+                    await until(gate.reached.is_set)
+                    for number, kind in enumerate(("urgent", "ending", "urgent")):
+                        group.create_task(own.run(lambda tx, said=f"{kind} {number}": order.append(said), kind))
+                        await until(lambda number=number: own.waiting == number + 2)
+                    gate.go_on.set()
+
+    assert order == ["urgent 0", "ending 1", "urgent 2"]
+    assert [s for s in statements if s == "COMMIT" or s.startswith("PRAGMA synchronous")] == [
+        "PRAGMA synchronous = normal",
+        "COMMIT",
+        "PRAGMA synchronous = full",
+        "COMMIT",
+    ]
 
 
 async def from_an_earlier_life(desk: Desk) -> None:

@@ -232,6 +232,34 @@ async def test_who_has_rested_hears_of_what_is_written(tmp_path: Path, by_others
         await until(lambda: desk.store.ready(queues=["q"], timeout=0.1))
 
 
+async def test_who_has_claimed_less_than_he_asked_for_waits_without_a_look_at_the_file(tmp_path: Path) -> None:
+    async with opened(tmp_path / "a.db") as desk:
+        looks: list[str] = []
+        for view in engine(desk).use().views:
+            view.connection.exec_trace = lambda cursor, statement, bindings: looks.append(statement) or True
+        await desk.say("m", where=at("later"), window=2.0)
+        await desk.say("m", where=at("now"), window=0.0)
+        assert len(await desk.claims(limit=5)) == 1
+        waiting = asyncio.create_task(desk.store.ready(queues=None, timeout=600.0))
+        await until(lambda: engine(desk).use().wakeups.is_awaited)
+        await desk.wait(2.0)
+        async with asyncio.timeout(PATIENCE):
+            assert await waiting
+        assert len(await desk.claims(limit=5)) == 1
+    assert not [statement for statement in looks if "FROM thread" in statement]
+
+
+@pytest.mark.parametrize("by_others", [False, True])
+async def test_what_comes_between_a_claim_and_the_wait_for_more_is_heard(tmp_path: Path, by_others: bool) -> None:
+    path = tmp_path / "a.db"
+    async with opened(path) as desk, opened(path) as other:
+        assert await desk.claims(limit=5) == []
+        await (other if by_others else desk).say("m", window=0.0)
+        async with asyncio.timeout(PATIENCE):
+            assert await desk.store.ready(queues=None, timeout=600.0)
+        assert len(await desk.claims(limit=5)) == 1
+
+
 # ---------------------------------------------------------------- how durable
 
 

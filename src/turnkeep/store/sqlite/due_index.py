@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Protocol
 
 import apsw
@@ -96,6 +97,11 @@ class DueIndex:
                 self._look(tenant_queue)
         self._dirty_queues.clear()
         return self._firsts
+
+    def earliest(self, queues: Sequence[str] | None) -> float:
+        """When the next thread of these queues wakes; `inf` for never."""
+        wakes = [f.wake for (_, queue), f in self.firsts().items() if queues is None or queue in queues]
+        return min(wakes, default=inf)
 
     def following(self, tenant_queue: TenantQueue, now: float, limit: int) -> list[First]:
         """The threads of a tenant and queue that are due, the first before all others: those of which

@@ -21,6 +21,7 @@ from turnkeep.store.sqlite.connection import every
 from turnkeep.store.sqlite.due_index import First, TenantQueue, earliest
 from turnkeep.store.sqlite.engine import Engine
 from turnkeep.store.sqlite.once import Once
+from turnkeep.store.sqlite.operation_queue import WriteKind
 from turnkeep.store.sqlite.rows import ThreadRow, letter_from_json
 from turnkeep.store.sqlite.transaction import Transaction
 from turnkeep.store.sqlite.view import View
@@ -71,24 +72,26 @@ class SqliteInbox(Engine):
         def act(tx: Transaction, address: Address, here: Sequence[int]) -> list[Receipt | Rejection]:
             return _accept(tx, address, [messages[place] for place in here], create=create, max_inbox=max_inbox)
 
-        self._announce(messages, max_inbox)
+        kind = self._announce(messages, max_inbox)
         # each thread by itself: what one of them refuses must not take the others back
-        thread_outcomes = await self.use().writer.run_each(act, places.items())
+        thread_outcomes = await self.use().writer.run_each(act, places.items(), kind)
         outcomes: dict[int, Receipt | Rejection] = {}
         for here, theirs in zip(places.values(), thread_outcomes, strict=True):
             outcomes.update(zip(here, theirs, strict=True))
         return [outcomes[place] for place in range(len(messages))]
 
-    def _announce(self, messages: Sequence[Message], max_inbox: int | None) -> None:
+    def _announce(self, messages: Sequence[Message], max_inbox: int | None) -> WriteKind:
         """Have workers that wait here claim what is due at once in the same group: the claim comes
-        behind the acceptance, and one sync serves both.
+        behind the acceptance, and before the sync. As what the messages are to be written then.
         """
         wakeups = self.use().wakeups
         if not wakeups.is_awaited:
-            return
+            return "plain"
         queues = {message.address.queue for message in messages if self._may_be_claimed(message, max_inbox)}
-        if queues:
-            wakeups.tell(News(wakes=dict.fromkeys(queues, self.clock.now())))
+        if not queues:
+            return "plain"
+        wakeups.tell(News(wakes=dict.fromkeys(queues, self.clock.now())))
+        return "urgent"
 
     def _may_be_claimed(self, message: Message, max_inbox: int | None) -> bool:
         """Whether a thread is due with this message, as far as memory says: a claim in vain costs as much
@@ -339,6 +342,9 @@ def _claim(tx: Transaction, owner: str, limit: int, *, lease: float, queues: Seq
             tx.shares.charge(tenant, tx.setup.policies.weight(tenant))
             claims.append(_with_own_journal(claim))
     tx.shares.store()
+    # whoever has less than he asked for waits for more, and needs no look of his own
+    if len(claims) < limit:
+        tx.outlook_queues = (queues,)
     return claims
 
 

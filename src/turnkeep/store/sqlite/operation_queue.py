@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import queue
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from contextlib import suppress
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
-WriteKind = Literal["plain", "beginning", "ending", "soft"]
-"""plain: refused while the disk is full. ending: goes on then, because runs end by it or room is
-made. soft: may be lost when the machine stops, and goes on as well. beginning: refused as plain is,
-and lost as soft is, for runs begin by it.
+WriteKind = Literal["plain", "urgent", "beginning", "ending", "soft"]
+"""plain: refused while the disk is full. urgent: as plain, and a run that begins by it waits for no
+sync. ending: goes on then, because runs end by it or room is made. soft: may be lost when the
+machine stops, and goes on as well. beginning: refused as plain is, and lost as soft is, for runs
+begin by it.
 """
+ALL_KINDS: frozenset[WriteKind] = frozenset(get_args(WriteKind))
 
 # All of a group wait for one sync, and the first of them for all the others to be done.
 GROUP = 512
@@ -64,6 +66,8 @@ class OperationQueue:
 
     def __init__(self) -> None:
         self._queue: queue.SimpleQueue[Operation | None] = queue.SimpleQueue()
+        self._next: Operation | None = None
+        """Was taken from the queue, and did not fit into the group."""
 
     def put(self, operation: Operation) -> None:
         self._queue.put(operation)
@@ -74,25 +78,30 @@ class OperationQueue:
 
     def gather(self, timeout: float) -> list[Operation] | None:
         """All that waits; empty when nothing comes within so many seconds, None at the end."""
-        try:
-            operation = self._queue.get(timeout=max(0.0, timeout))
-        except queue.Empty:
-            return []
+        operation, self._next = self._next, None
+        if operation is None:
+            try:
+                operation = self._queue.get(timeout=max(0.0, timeout))
+            except queue.Empty:
+                return []
         if operation is None:
             return None
         group = [operation]
-        self.join(group)
+        self.join(group, ALL_KINDS)
         return group
 
-    def join(self, group: list[Operation]) -> Sequence[Operation]:
-        """Add all that waits to a group, up to its bound; what was added."""
+    def join(self, group: list[Operation], kinds: Container[WriteKind]) -> Sequence[Operation]:
+        """Add what waits to a group, in order, up to its bound or one of another kind; what was added."""
         count = len(group)
         with suppress(queue.Empty):
-            while len(group) < GROUP:
+            while len(group) < GROUP and self._next is None:
                 operation = self._queue.get_nowait()
                 # the end: it is asked for again after this group
                 if operation is None:
                     self._queue.put(None)
                     break
-                group.append(operation)
+                if operation.kind in kinds:
+                    group.append(operation)
+                else:
+                    self._next = operation
         return group[count:]

@@ -52,6 +52,8 @@ class Transaction(View):
         self.due = DueIndex(self)
         self.shares = TenantShares(self, self._batch)
         self.news = News()
+        self.outlook_queues: tuple[Sequence[str] | None] | tuple[()] = ()
+        """Of which queues is told with the news when the next thread wakes; empty: of none."""
         self.needs_sync = False
         """Whether something of this group must outlive the machine, though its kind asks for no sync."""
         self.began_at = setup.clock.now()
@@ -94,6 +96,7 @@ class Transaction(View):
         self.look()
         self._seen_before = self.seen_position
         self.news = News()
+        self.outlook_queues = ()
         self.needs_sync = False
 
     @property
@@ -117,6 +120,8 @@ class Transaction(View):
 
     def commit(self) -> News:
         self.write_batch()
+        for queues in self.outlook_queues:
+            self.news.outlook = (queues, self.due.earliest(queues))
         self.file.execute("COMMIT")
         self._seen_before = self.seen_position
         return self.news

@@ -25,6 +25,8 @@ class News:
     wakes: dict[str, float] = field(default_factory=dict)
     """By queue, the earliest moment at which a thread that changed wakes."""
     nudges: list[tuple[str, Address]] = field(default_factory=list)
+    outlook: tuple[Sequence[str] | None, float] | None = None
+    """Queues that a worker is about to wait for, and when the next thread of theirs wakes after all this."""
 
     def wake(self, queue: str, at: float) -> None:
         earliest = self.wakes.get(queue)
@@ -87,6 +89,9 @@ class Wakeups:
         for queue, wake in news.wakes.items():
             for waiter in self._waiters:
                 waiter.hear(queue, wake)
+        if news.outlook is not None:
+            queues, wake = news.outlook
+            self._last_look = _Look(queues, self._told_count, wake)
         for owner, address in news.nudges:
             self._nudges.setdefault(owner, set()).add(address)
         if news.nudges:
@@ -97,7 +102,7 @@ class Wakeups:
     ) -> bool:
         """Return when a thread of these queues wakes: `look` says when, and what is told later may
         come earlier. False after `timeout`. `look` is not asked again while nothing was told: each
-        commit is, here and of others.
+        commit is, here and of others, and with a claim that took all there was comes what it has seen.
         """
         start = self._clock.now()
         end = start + timeout

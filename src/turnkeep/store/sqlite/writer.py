@@ -23,7 +23,7 @@ from turnkeep.errors import OutcomeUnknown, StoreError, StoreFull, StoreUnavaila
 from turnkeep.messages import Address
 from turnkeep.store.sqlite.connection import LOG_LIMIT, at_commit, connect_to_write, empty_log, meaning, no_text
 from turnkeep.store.sqlite.file_identity import Ballast, FileIdentity
-from turnkeep.store.sqlite.operation_queue import ActResult, Call, Operation, OperationQueue, WriteKind
+from turnkeep.store.sqlite.operation_queue import ALL_KINDS, ActResult, Call, Operation, OperationQueue, WriteKind
 from turnkeep.store.sqlite.other_processes import OtherProcesses, free, remove_dead_owners
 from turnkeep.store.sqlite.transaction import Transaction
 from turnkeep.store.sqlite.waiters import News, Wakeups
@@ -34,8 +34,11 @@ log = get_log(__name__)
 
 _NOTHING_GIVEN: tuple[tuple[()]] = ((),)
 
-_REFUSABLE: frozenset[WriteKind] = frozenset(("plain", "beginning"))
+_REFUSABLE: frozenset[WriteKind] = frozenset(("plain", "urgent", "beginning"))
 _WITHOUT_SYNC: frozenset[WriteKind] = frozenset(("soft", "beginning"))
+_WITH_SYNC_BEHIND: frozenset[WriteKind] = frozenset(("soft", "beginning", "urgent"))
+"""Kinds that other processes may see before the disk has them."""
+_NO_KINDS: frozenset[WriteKind] = frozenset()
 
 CAPACITY = 10_000
 PATIENCE = 30.0
@@ -196,9 +199,9 @@ class Writer:
         try:
             self._begin(group)
             results = [self._perform(operation) for operation in group]
-            # who came meanwhile waits for no sync of his own: a worker that claims what is accepted here,
-            # say; but where none is made, nobody may come who needs one
-            while is_open and self._synchronous == "full" and (newcomers := self._queue.join(group)):
+            # who came meanwhile waits for no sync of his own: a worker that claims what is accepted here, say
+            kinds = self._joining_kinds(group) if is_open else _NO_KINDS
+            while kinds and (newcomers := self._queue.join(group, kinds)):
                 results += [self._perform(operation) for operation in newcomers]
             self._transaction.write_batch()
             # until here nothing was done for certain; a commit that fails leaves open what a crash
@@ -213,28 +216,36 @@ class Writer:
             self._undo()
             self._blame(group, error)
         else:
-            self._call(self._settle, self._with_sync(results), news)
+            self._answer(results, news)
 
     def _begin(self, group: Sequence[Operation]) -> None:
         # a file that was deleted or replaced takes every write, and nobody finds them again; it
         # costs a microsecond
         self._identity.check()
         self._close_hole()
-        self._set_sync("normal" if self._may_be_lost(group) else "full")
+        self._set_sync("normal" if self._is_synced_behind(group) else "full")
         self._transaction.begin()
         # the lock is ours from here: what is told of others now is all of it, in the order in which
         # it was committed
         self._tell_of_others()
 
-    def _may_be_lost(self, group: Sequence[Operation]) -> bool:
-        """Whether a machine that stops may take all of this along."""
+    def _is_synced_behind(self, group: Sequence[Operation]) -> bool:
+        """Whether this may be in the file before it is on the disk, if it is not lost altogether."""
         # deltas come with every token, and the final event says again what they said; a claim that is
         # lost is made again, for whoever had it died with the machine. A receiver outside takes back
         # nothing, and others read from the commit on: what it is told has its sync in the commit
         return (
-            all(operation.kind in _WITHOUT_SYNC for operation in group)
+            all(operation.kind in _WITH_SYNC_BEHIND for operation in group)
             and not self._transaction.tells_receivers_of_runs
         )
+
+    def _joining_kinds(self, group: Sequence[Operation]) -> frozenset[WriteKind]:
+        """Who may come into a group that has begun: nobody who would have to wait for a sync that it does
+        not make, or makes too late for him.
+        """
+        if self._synchronous == "full":
+            return ALL_KINDS
+        return _WITH_SYNC_BEHIND if _is_urgent(group) else _NO_KINDS
 
     def _set_sync(self, synchronous: str) -> None:
         # before the transaction: SQLite does not change it within one
@@ -242,12 +253,25 @@ class Writer:
             self._transaction.connection.execute(f"PRAGMA synchronous = {synchronous}")
             self._synchronous = synchronous
 
-    def _with_sync(self, results: list[ActResult]) -> list[ActResult]:
-        """The results of a group that was committed; those that need it after a sync."""
+    def _answer(self, results: Sequence[ActResult], news: News) -> None:
+        """Tell the callers of a group that was committed. Who needs the disk to have it, hears after a
+        sync; a worker asks its model meanwhile.
+        """
         is_synced = self._synchronous == "full"
         self._owes_sync = self._owes_sync or not is_synced
-        if not self._must_sync and (is_synced or not self._transaction.needs_sync):
-            return results
+        needs_sync = self._must_sync or (not is_synced and self._transaction.needs_sync)
+        if not (needs_sync or is_synced):
+            early = [result for result in results if result[0].kind in _WITHOUT_SYNC]
+            if len(early) < len(results):
+                needs_sync = True
+                results = [result for result in results if result[0].kind not in _WITHOUT_SYNC]
+                if early:
+                    # what wakes, with the claim that has ended some of it; what was said when it is there for good
+                    self._call(self._settle, early, News(wakes=news.wakes, nudges=news.nudges, outlook=news.outlook))
+                    news = News(events=news.events)
+        self._call(self._settle, self._after_sync(results) if needs_sync else results, news)
+
+    def _after_sync(self, results: Sequence[ActResult]) -> Sequence[ActResult]:
         try:
             self._sync()
         except apsw.Error as error:
@@ -418,3 +442,7 @@ class Writer:
             self._undo()
             raise
         self._call(self._wakeups.tell, news)
+
+
+def _is_urgent(group: Sequence[Operation]) -> bool:
+    return any(operation.kind == "urgent" for operation in group)
