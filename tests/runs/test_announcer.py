@@ -12,8 +12,9 @@ import pytest
 from tests.runs.stage import HERE, LostReply, Stage, announcer_of, publishing, reason_of
 from turnkeep.errors import LeaseLost, OutcomeUnknown, StoreUnavailable
 from turnkeep.events import Event, delta
-from turnkeep.runs.announcer import MERGE_ABOVE, Announcer, merge_deltas
+from turnkeep.runs.announcer import MERGE_ABOVE, TICK, Announcer, merge_deltas
 from turnkeep.runs.interrupt import Interrupt
+from turnkeep.runs.journal import STORE_PATIENCE
 from turnkeep.store.contract import EventGap
 
 
@@ -167,6 +168,17 @@ async def test_a_store_that_stays_away_is_asked_once_in_a_while() -> None:
         await announcer.wait_until_published()
         # drawn evenly up to a second each: the mean is half of one, and a tenth of it does not happen
         assert asyncio.get_running_loop().time() - begun_at > tries * 0.05
+
+
+async def test_a_store_that_stumbles_now_and_then_is_asked_again_soon_each_time() -> None:
+    stage = Stage()
+    async with announcing(stage) as announcer:
+        for _ in range(40):
+            stage.store.stumbles["publish"] += [StoreUnavailable("away"), None]
+            begun_at = asyncio.get_running_loop().time()
+            announcer.text("a")
+            await announcer.wait_until_published()
+            assert asyncio.get_running_loop().time() - begun_at <= STORE_PATIENCE.delay + TICK
 
 
 @pytest.mark.parametrize(("waiting", "events"), [(MERGE_ABOVE, MERGE_ABOVE), (MERGE_ABOVE + 1, 1)])

@@ -162,6 +162,16 @@ async def test_a_call_that_is_demanded_is_demanded_until_it_was_made(choice: Any
     assert (first, second) == ({"tool_choice": choice, "temperature": 0.5}, {"temperature": 0.5})
 
 
+async def test_a_call_that_is_demanded_is_still_demanded_of_a_model_that_only_paused() -> None:
+    stage = Stage(says("Let me think.", reason="pause"), asks(LOOK), says("done"), tools=[look])
+    await stage.say("m1", parameters={"tool_choice": "required"})
+
+    await stage.perform(await stage.lease())
+
+    choices = [request.parameters.get("tool_choice") for request in stage.model.requests]
+    assert choices == ["required", "required", None]
+
+
 @pytest.mark.parametrize("choice", ["auto", "none"])
 async def test_a_choice_that_demands_no_call_stays_for_the_whole_run(choice: str) -> None:
     stage = Stage(asks(LOOK), says("done"), tools=[look])

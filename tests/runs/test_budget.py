@@ -362,6 +362,12 @@ async def test_all_runs_share_a_pace(store: MemoryStore, prices: PriceBook, cloc
     await one.before_request(REQUEST, 10, ENDPOINT)
 
 
+async def test_without_a_pace_nobody_waits_for_anybody(store: MemoryStore, prices: PriceBook) -> None:
+    for number in range(20):
+        run = await claim(store, f"c{number}")
+        await purse(store, prices).run_budget(run).before_request(REQUEST, 10, ENDPOINT)
+
+
 async def test_tokens_count_with_what_the_answer_may_have(store: MemoryStore, prices: PriceBook) -> None:
     one = purse(store, prices, pace=Pace(tokens=220))
     await one.before_request(REQUEST, 10, ENDPOINT)

@@ -283,6 +283,27 @@ async def test_a_further_attempt_shows_the_finished_steps_again_as_they_were() -
     assert again[len(shown_before) :] == [("step", 22, StepDetail(2, "stop", MODEL))]
 
 
+async def test_a_further_attempt_shows_what_came_before_the_text_of_its_step_where_it_stood() -> None:
+    """Behind the step before, and not behind what separates the two."""
+    search = HostedItem("web_search", {"id": "ws_1"}, "q")
+    second: list[Line] = [
+        Began(None), ReasoningDelta("hm"), ItemDone(ReasoningItem({"reasoning": "hm"})), ItemDone(search),
+        Delta("More."), ItemDone(AssistantItem("More.")), ItemDone(CallItem("c2", "look", AMOUNT)), Finish("calls", ONE),
+    ]  # fmt: skip
+    first = asks(("c1", "look", AMOUNT), text="Let me see.")
+    stage = Stage(first, second, [ModelUnavailable("gone")], says("Done"), tools=[look("all")])
+    await stage.assistant(model=MODEL, show_reasoning=True)
+    assert isinstance(await stage.play(), Failure)
+    shown_before = _places(await parts(stage))
+    top = (await stage.events())[-1].offset
+    await asyncio.sleep(10.0)
+
+    assert isinstance(await stage.perform(await stage.lease()), Commit)
+    again = [(e.kind, e.place, e.detail or e.text) for e in await stage.events(after=top) if e.kind in BESIDE]
+    assert _places(again)[: len(shown_before)] == shown_before
+    assert ("reasoning", 11, "hm") in shown_before
+
+
 async def test_what_a_log_has_lost_with_its_end_is_shown_again() -> None:
     stage, lost = Stage(tools=[look("all")]), list[str]()
 

@@ -281,6 +281,16 @@ async def test_what_the_keeper_says_ends_the_work_at_once(kind: type[Exception],
     assert stage.store.about("release") == ([0.0] if kind is DrainRequest else [])
 
 
+async def test_who_may_publish_no_more_ends_at_once_and_asks_the_model_for_nothing_more() -> None:
+    """Another worker has the thread: to wait for the next renewal would pay for an answer that nobody sees."""
+    stage = Stage([Began(None), *words("half"), 200.0, *words("an answer")])
+    stage.store.stumbles["publish"].append(LeaseLost("fenced"))
+
+    assert await stage.play() == Dropping()
+    assert stage.meter.observed("run_seconds") == pytest.approx([0.0], abs=0.01)
+    assert stage.model.aborts == 1
+
+
 async def test_of_several_errors_at_once_the_weightiest_decides() -> None:
     lost, stopped, drained, ours = LeaseLost(), StopRequest("cancel"), DrainRequest(), ModelUnavailable()
     other = ValueError()

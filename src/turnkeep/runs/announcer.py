@@ -491,7 +491,6 @@ class Disclosure:
                 self._replay_step(record, before=join_texts(texts), number=len(texts) + 1)
                 texts.append(record["text"])
             elif record["type"] == "output":
-                self._replay_place = len(join_texts(texts))
                 self.result(_output(record))
         self._replay_place = None
 
