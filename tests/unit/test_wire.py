@@ -12,6 +12,7 @@ import pytest
 from tests.rows import each_row
 from turnkeep.events import Answer, CallDetail, Event, StepDetail, TurnFault, delta
 from turnkeep.messages import Address, Citation
+from turnkeep.remedies import remedy_of
 from turnkeep.subscription import SubscriptionStart
 from turnkeep.usage import Usage
 from turnkeep.wire import Dialect, Encoder, Frame, WireEncoder, call_form, dumps, envelope, subscription_frame
@@ -185,7 +186,7 @@ def test_a_new_attempt_begins_with_a_snapshot_that_replaces_what_was_shown() -> 
     frames = to.encode(event("started", 3, ids=("unique-message-id",), attempt=2))
 
     assert [(f["status"], f.get("snapshot")) for f in frames] == [("started", None), ("in_progress", True)]
-    assert frames[-1]["message"] == ""
+    assert [frames[-1][name] for name in ("type", "message", "delta")] == ["response", "", ""]
     to.encode(event("delta", 4, text="whole", attempt=2))
     assert to.flush()[0]["message"] == "whole"
 
@@ -337,6 +338,11 @@ def test_waiting_says_why_and_a_decision_says_on_what() -> None:
     [tools] = to.encode(event("processing", 5, tools=("pay",)))
 
     assert (waiting["reason"], "reason" in silent) == ("pace_reached", False)
+    assert (waiting["phase"], waiting["error_details"], waiting["remedy"]) == (
+        "waiting",
+        "d",
+        remedy_of("pace_reached"),
+    )
     assert (held["status"], held["calls"]) == ("processing", [{"call_id": "c1", "withheld": True}])
     assert (tools["tools"], "reason" in tools) == (["pay"], False)
 
@@ -356,6 +362,8 @@ def test_a_person_who_ends_a_turn_is_named_beside_its_outcome() -> None:
     assert (end["message"], end["author"], end["outcome"], end["final_message"]) == (
         "by hand", "olga", "completed", True,
     )  # fmt: skip
+    [of_model] = encoder().encode(event("completed", text="by itself", outcome="completed"))
+    assert "author" not in of_model
 
 
 def test_a_person_who_answers_is_named_and_a_dead_letter_has_its_code() -> None:
@@ -364,7 +372,12 @@ def test_a_person_who_answers_is_named_and_a_dead_letter_has_its_code() -> None:
     [dead, older] = to.encode(event("dead", 2, ids=("a", "b"), error=TurnFault("model_refused", "sorry", "why")))
     [bare] = to.encode(event("dead", 3))
 
-    assert (said["message"], said["author"], said["final_message"]) == ("by hand", "olga", True)
+    assert (said["type"], said["message"], said["author"], said["final_message"]) == (
+        "response",
+        "by hand",
+        "olga",
+        True,
+    )
     assert (dead["code"], dead["message"], dead["error_details"], dead["message_id"]) == (
         "model_refused", "sorry", "why", "b",
     )  # fmt: skip
@@ -479,6 +492,27 @@ def test_a_delta_of_the_same_run_is_told_with_what_was_kept_back_before_it(diale
     assert told == [*in_two_steps.encode(third), *in_two_steps.flush()]
     assert len(told) == 1
     assert b"word2 word3" in told[0]
+
+
+GROWING = (
+    event("started", 1, ids=("m1",)),
+    delta("one ", "run_1", 1).at_position(2, "e", 1.0),
+    event("responding", 3, ids=("m1", "m2"), thread_id="thread_new"),
+    event("started", 4, ids=("m1", "m2")),
+    delta("two ", "run_1", 1).at_position(5, "e", 2.0),
+    delta("three", "run_2", 1).at_position(6, "e", 3.0),
+)
+
+
+@pytest.mark.parametrize("is_at_once", [False, True])
+def test_each_delta_names_the_messages_the_thread_and_the_run_that_it_is_of(is_at_once: bool) -> None:
+    """Also where they become others and nothing else does: a message that joins a run, a run without its start."""
+    dialect = Dialect(deltas=True)
+    messages, frames = wire_encoder(dialect), Encoder(ADDRESS, "thread_1", dialect)
+    for one in GROWING:
+        expected = [_message(dialect, frame) for frame in (*frames.encode(one), *frames.flush())]
+        said = messages.tell(one) if is_at_once else [*messages.encode(one), *messages.flush()]
+        assert said == expected
 
 
 def _message(dialect: Dialect, frame: Frame) -> bytes:
