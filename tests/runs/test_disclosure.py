@@ -122,6 +122,7 @@ async def test_many_small_pieces_of_a_thought_are_few_events_and_come_before_wha
     assert [e.kind for e in events[-2:]] == ["reasoning", "delta"]
     assert "".join(e.text for e in events[:-1]) == "12345678" * 1000
     assert len(events) <= 8_000 / PIECE + 3
+    assert max(len(e.text) for e in events) == PIECE, "nobody waits for more of it than a piece"
 
 
 async def test_a_thought_without_an_end_is_shown_up_to_a_bound() -> None:
@@ -288,7 +289,8 @@ async def test_a_further_attempt_shows_what_came_before_the_text_of_its_step_whe
     search = HostedItem("web_search", {"id": "ws_1"}, "q")
     second: list[Line] = [
         Began(None), ReasoningDelta("hm"), ItemDone(ReasoningItem({"reasoning": "hm"})), ItemDone(search),
-        Delta("More."), ItemDone(AssistantItem("More.")), ItemDone(CallItem("c2", "look", AMOUNT)), Finish("calls", ONE),
+        Delta("More."), ItemDone(AssistantItem("More.")),
+        ItemDone(CallItem("c2", "look", AMOUNT)), Finish("calls", ONE),
     ]  # fmt: skip
     first = asks(("c1", "look", AMOUNT), text="Let me see.")
     stage = Stage(first, second, [ModelUnavailable("gone")], says("Done"), tools=[look("all")])
