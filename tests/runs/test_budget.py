@@ -112,10 +112,11 @@ async def test_tokens_are_counted_only_where_they_decide_something(
     store: MemoryStore, prices: PriceBook, budgets: tuple[Budget, ...], pace: Pace, before: bool, after: bool
 ) -> None:
     """To count them takes longer than all else that a budget does."""
-    tab = purse(store, prices, *budgets, pace=pace).run_budget(await claim(store))
-    assert tab.counts_tokens is before
-    await tab.before_request(REQUEST, 10, ENDPOINT)
-    assert tab.counts_tokens is after
+    one = purse(store, prices, *budgets, pace=pace)
+    spending = one.run_budget(await claim(store)) if budgets else one
+    assert spending.counts_tokens is before
+    await spending.before_request(REQUEST, 10, ENDPOINT)
+    assert spending.counts_tokens is after
 
 
 async def test_what_was_spent_replaces_what_was_reserved_once(store: MemoryStore, prices: PriceBook) -> None:
