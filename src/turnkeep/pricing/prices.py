@@ -77,9 +77,8 @@ class PublishedPrices:
 
         `tier` None: standard.
         """
-        calculation = (
-            self._find(model, tier, datetime.fromtimestamp(period * PRICE_PERIOD, UTC)) if ARE_INSTALLED else None
-        )
+        begin = datetime.fromtimestamp(period * PRICE_PERIOD, UTC)
+        calculation = self._find(model, tier, begin) if ARE_INSTALLED else None
         if (
             calculation is None
             or calculation.model_price.input_mtok is None
