@@ -25,6 +25,7 @@ from turnkeep.errors import OutcomeUnknown, StoreFull
 from turnkeep.events import Event
 from turnkeep.store.sinks import EVERYTHING
 from turnkeep.store.sqlite import layout
+from turnkeep.store.sqlite.operation_queue import WriteKind
 from turnkeep.store.values import Claim, Decision, Policies, Policy
 
 AT_ONCE = Policies(Policy(window=0.0, max_wait=0.0))
@@ -290,9 +291,12 @@ async def test_a_worker_that_waits_has_its_claim_before_the_disk_has_the_message
             assert (await desk.claim()).deaths == 0
 
 
+KINDS: tuple[WriteKind, ...] = ("urgent", "ending", "urgent")
+
+
 @pytest.mark.usefixtures("no_sweep")
 async def test_what_ends_a_run_is_not_in_the_file_before_it_is_on_the_disk(tmp_path: Path) -> None:
-    order: list[str] = []
+    order: list[int] = []
     with lying_disk():
         async with opened(tmp_path / "a.db", AT_ONCE) as desk:
             own, gate = engine(desk).use().writer, Gate()
@@ -300,12 +304,13 @@ async def test_what_ends_a_run_is_not_in_the_file_before_it_is_on_the_disk(tmp_p
                 async with asyncio.TaskGroup() as group:
                     group.create_task(own.run(gate, "urgent"))
                     await until(gate.reached.is_set)
-                    for number, kind in enumerate(("urgent", "ending", "urgent")):
-                        group.create_task(own.run(lambda tx, said=f"{kind} {number}": order.append(said), kind))
-                        await until(lambda number=number: own.waiting == number + 2)
+                    for number, kind in enumerate(KINDS):
+                        group.create_task(own.run_each(lambda tx, said: order.append(said), [(number,)], kind))
+                        await asyncio.sleep(0)
+                    await until(lambda: own.waiting == 1 + len(KINDS))
                     gate.go_on.set()
 
-    assert order == ["urgent 0", "ending 1", "urgent 2"]
+    assert order == [0, 1, 2]
     assert [s for s in statements if s == "COMMIT" or s.startswith("PRAGMA synchronous")] == [
         "PRAGMA synchronous = normal",
         "COMMIT",

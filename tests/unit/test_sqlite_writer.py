@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import apsw
 import pytest
@@ -235,8 +236,13 @@ async def test_who_has_rested_hears_of_what_is_written(tmp_path: Path, by_others
 async def test_who_has_claimed_less_than_he_asked_for_waits_without_a_look_at_the_file(tmp_path: Path) -> None:
     async with opened(tmp_path / "a.db") as desk:
         looks: list[str] = []
+
+        def note(cursor: apsw.Cursor, statement: str, bindings: Any) -> bool:
+            looks.append(statement)
+            return True
+
         for view in engine(desk).use().views:
-            view.connection.exec_trace = lambda cursor, statement, bindings: looks.append(statement) or True
+            view.connection.exec_trace = note
         await desk.say("m", where=at("later"), window=2.0)
         await desk.say("m", where=at("now"), window=0.0)
         assert len(await desk.claims(limit=5)) == 1

@@ -91,7 +91,7 @@ class Wakeups:
                 waiter.hear(queue, wake)
         if news.outlook is not None:
             queues, wake = news.outlook
-            self._last_look = _Look(queues, self._told_count, wake)
+            self._last_look = _LastLook(queues, self._told_count, wake)
         for owner, address in news.nudges:
             self._nudges.setdefault(owner, set()).add(address)
         if news.nudges:
