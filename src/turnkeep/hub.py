@@ -69,7 +69,8 @@ class _Fanout:
 
     def hear(self, events: Sequence[Event]) -> None:
         """Keep in mind whether a run is in progress, and when it has said something."""
-        run = newest_of_run(self.run, events)
+        newest = events[-1]  # of a run nearly always, and a token: nothing before it has to be looked at
+        run = newest if newest.kind == "delta" else newest_of_run(self.run, events)
         if run is not self.run:
             self.run, self.run_heard_at = run, self.heard_at
 
