@@ -301,8 +301,9 @@ async def test_a_further_attempt_shows_what_came_before_the_text_of_its_step_whe
     await asyncio.sleep(10.0)
 
     assert isinstance(await stage.perform(await stage.lease()), Commit)
-    again = [(e.kind, e.place, e.detail or e.text) for e in await stage.events(after=top) if e.kind in BESIDE]
-    assert _places(again)[: len(shown_before)] == shown_before
+    events = await stage.events(after=top)
+    again = _places([(e.kind, e.place, e.detail or e.text) for e in events if e.kind in BESIDE])
+    assert again[: len(shown_before)] == shown_before
     assert ("reasoning", 11, "hm") in shown_before
 
 
