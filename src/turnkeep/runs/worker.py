@@ -79,21 +79,17 @@ class Worker:
 
     async def run(self) -> None:
         async with self._measuring(), asyncio.TaskGroup() as upkeep:
-            keeping = upkeep.create_task(self.keeper.run())
-            sweeping = upkeep.create_task(self._sweep())
-            publishing = upkeep.create_task(self.context.publisher.run())
-            activity = self.context.activity
-            if activity is not None:
+            chores = (self.keeper.run(), self._sweep(), self.context.publisher.run())
+            ends: list[Callable[[], object]] = [upkeep.create_task(chore).cancel for chore in chores]
+            if (activity := self.context.activity) is not None:
                 upkeep.create_task(activity.run())
+                ends.append(activity.stop)
             # inside of the other group: leases are renewed, and events published, until the last run is over
             async with asyncio.TaskGroup() as runs:
                 await self._claim_until_stopped(runs)
                 await self._drain()
-            keeping.cancel()
-            sweeping.cancel()
-            publishing.cancel()
-            if activity is not None:
-                activity.stop()
+            for end in ends:
+                end()
 
     @asynccontextmanager
     async def _measuring(self) -> AsyncIterator[None]:
