@@ -233,11 +233,12 @@ async def test_formulas_are_drawn_and_prices_stay_prices(tmp_path: Path, chromiu
         await expect(lines.locator(".formula math")).to_have_count(3)
         await expect(lines.locator("code")).to_have_text(r"\cancel{4}")
         for side in ("border-top-style", "border-bottom-style"):
-            drawn = await lines.locator("mrow, mtr, mtd").evaluate_all(
-                "(all, side) => all.filter(one => getComputedStyle(one).getPropertyValue(side) === 'solid').length",
-                side,
+            await page.wait_for_function(  # an answer is drawn anew when it is whole
+                """side => [...[...document.querySelectorAll(".assistant:not(.live) .text")].at(-1)
+                .querySelectorAll("mrow, mtr, mtd")]
+                .filter(one => getComputedStyle(one).getPropertyValue(side) === "solid").length === 1""",
+                arg=side,
             )
-            assert drawn == 1, side
         assert await lines.locator("[voffset]").count() == 0
         assert refused == []
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.patience import PATIENCE
 from tests.process.served import ask, bearer, served
 from tests.scenario.house import TestHouse, opened
 from turnkeep.errors import InvalidMessage
@@ -83,18 +84,20 @@ async def test_a_turn_that_is_answered_again_is_asked_for_the_same() -> None:
 
 
 async def test_a_message_that_steers_changes_the_steps_to_come_and_not_the_model() -> None:
-    gate = asyncio.Event()
+    begun, gate = asyncio.Event(), asyncio.Event()
 
     @tool(effect="pure")
     async def double_later(number: int) -> int:
         """Twice a number, when it is time."""
+        begun.set()
         await gate.wait()
         return 2 * number
 
     async with opened(tools=[double_later]) as house, house.stream("c") as stream:
         await keep(house, temperature=0.3)
         await house.send("c", '[[call:double_later {"number": 2}]]', "m0")
-        await house.until(stream, lambda event: event.kind == "started")
+        async with asyncio.timeout(PATIENCE):
+            await begun.wait()  # the first step has been asked for: a wish before that would be one for it
         await house.send("c", "shorter", "m1", on_busy="steer", model="gpt-4o", parameters={"temperature": 0.1})
         gate.set()
         await house.settled(stream, "m1")

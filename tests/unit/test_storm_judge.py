@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.chaos.judge import Books, ChannelLog, Judgement, judge
-from tests.chaos.people import Listener, Sender, Sent
+from tests.chaos.people import Answered, Listener, Sender, Sent
 from turnkeep.clock import SystemClock
 from turnkeep.simulator.exchanges import ExchangeLedger
 
@@ -126,6 +126,27 @@ async def test_a_failover_excuses_what_the_epoch_tells_and_no_more(
 
     told = [one for one in found.violations if not one.startswith(("run ", "c-a-0 was accepted and"))]
     assert [one[: len(start)] for one, start in zip(told, violations, strict=True)] == violations
+
+
+@pytest.mark.parametrize(
+    ("first_answers", "failovers", "times"),
+    [(("c-a-0",), [], 1), (("c-b-0",), [], 1), (("c-a-0",), [0.0], 1), (("c-b-0",), [0.0], 0)],
+)
+async def test_what_a_store_that_was_replaced_gave_a_run_counts_when_the_run_has_answered_it(
+    first_answers: tuple[str, ...], failovers: list[float], times: int
+) -> None:
+    listener, ledger = Listener("c", _nobody, random.Random(1)), ExchangeLedger(SystemClock())
+    for offset, (run, ids) in enumerate((("r1", first_answers), ("r2", ("c-a-0",)))):
+        listener.answers[run] = Answered(run, offset, ids, "completed", "yes")
+        exchange = ledger.arrive("responses", f"request {run}", {"x-turnkeep-run": run})
+        exchange.messages = [("hello", True)]
+        ledger.finish(exchange, "completed")
+    sender = Sender(_nobody, random.Random(1))
+    sender.sent.append(Sent("c", "a", 0, "hello", accepted=1.0, requested=0.0))
+
+    found = judge(Books([sender], [listener], ledger, [], {}, failovers=failovers))
+
+    assert found.model_saw_twice == times
 
 
 @pytest.mark.parametrize(("floor", "is_excused"), [(0, False), (900, True)])
