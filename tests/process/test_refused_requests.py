@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -16,6 +16,7 @@ import pytest
 from tests.patience import PATIENCE
 from tests.process.served import Served, served
 from tests.services import HOST
+from turnkeep.doors.request_refusals import LONGEST_UPGRADE_LINE
 
 UPGRADE = (
     "Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13",
@@ -23,6 +24,7 @@ UPGRADE = (
 )  # fmt: skip
 EVENTS = b"GET /api/channels/c/events HTTP/1.1\r\nHost: localhost\r\n\r\n"
 CHUNKED = "Transfer-Encoding: chunked"
+ASKING = "Expect: 100-continue"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,7 @@ BODIES = (
     Row("a length and a coding", 400, "ambiguous_length", headers=[CHUNKED, "Content-Length: 1"]),
     Row("a chunk of no size", 400, "malformed_request", headers=[CHUNKED], end=b"\r\n\r\nx\r\n"),
     Row("a chunk that is longer than it says", 400, "malformed_request", headers=[CHUNKED], end=b"\r\n\r\n1\r\nxx\r\n"),
+    Row("no chunk, of who asks leave", 400, "malformed_request", headers=[CHUNKED, ASKING], end=b"\r\n\r\nx\r\n"),
     Row("more than is read", 413, "message_too_large", headers=["Content-Length: 600000"]),
 )  # fmt: skip
 POSTING = "POST /api/channels/c/messages HTTP/1.1"
@@ -139,6 +142,37 @@ async def test_a_body_that_is_none_is_refused_alike(row: Row, place: str, caplog
     data = row.data("http").replace(b"GET /healthz HTTP/1.1", POSTING.encode())
     assert await answers_from(place, data) == [(row.status, row.code)]
     assert not [record for record in caplog.records if record.levelname in ("ERROR", "CRITICAL")]
+
+
+LONG_LINES = [
+    (lambda size: upgrade("GET /ws?".ljust(size - len(" HTTP/1.1"), "a") + " HTTP/1.1"), 414, "address_too_long"),
+    (lambda size: upgrade("GET /ws HTTP/1.1", "X-Filler: ".ljust(size, "a")), 431, "head_too_large"),
+]
+
+
+def upgrade(line: str, *headers: str) -> bytes:
+    return "\r\n".join([line, "Host: localhost", *UPGRADE, *headers]).encode() + b"\r\n\r\n"
+
+
+@pytest.mark.parametrize(("of_size", "status", "code"), LONG_LINES, ids=["address", "header"])
+async def test_each_line_of_an_upgrade_is_taken_up_to_its_limit_and_refused_for_its_size_above(
+    of_size: Callable[[int], bytes], status: int, code: str
+) -> None:
+    async with served(role="gateway") as server, asyncio.timeout(PATIENCE):
+        reader, writer = await asyncio.open_connection(HOST, urlsplit(server.url).port)
+        writer.write(of_size(LONGEST_UPGRADE_LINE))
+        assert b" 101 " in await reader.readline()
+        writer.close()
+        for more in range(1, 20):
+            caller = await call(server, of_size(LONGEST_UPGRADE_LINE + more))
+            assert await caller.answers() == [(status, code)], more
+
+
+@pytest.mark.parametrize("body", ["Content-Length: 4000000", CHUNKED])
+async def test_an_upgrade_that_brings_a_body_is_answered_while_that_comes(body: str) -> None:
+    async with served(role="gateway") as server, asyncio.timeout(PATIENCE):
+        caller = await call(server, upgrade("GET /ws HTTP/1.1", body) + b"3d0900\r\n" + b"x" * 4_000_000)
+        assert await caller.answers() == [(400, "malformed_request")]
 
 
 async def test_what_is_wrong_with_a_body_behind_its_answer_ends_the_connection(

@@ -49,6 +49,7 @@ VERSIONS = (b"1.1", b"1.0")
 CONTINUE = b"HTTP/1.1 100 "
 """What an answer to `Expect: 100-continue` begins with, before the answer itself."""
 LENGTH = b"\r\ncontent-length: "
+BODY_HEADERS = (b"content-length", b"transfer-encoding")
 
 # h11 takes a bare LF and folded lines, as old servers did (RFC 9112, 2.2 and 5.2); proxies may not.
 _LENIENT = re.compile(rb"(?<!\r)\n|\r\n[ \t]|\A[ \t]")
@@ -195,12 +196,8 @@ class HttpTransport(H11Protocol):
         self._stop_waiting()
 
     def handle_websocket_upgrade(self, event: h11.Request) -> None:
-        if event.http_version != b"1.1":  # uvicorn would say that it was, and hide a proxy of the old kind
-            self._refuse(OLD_UPGRADE)
-        elif len(event.target) > LONGEST_UPGRADE_LINE:
-            self._refuse(ADDRESS_TOO_LONG)
-        elif any(len(name) + len(value) > LONGEST_UPGRADE_LINE for name, value in event.headers):
-            self._refuse(HEAD_TOO_LARGE)
+        if (refusal := refusal_of_upgrade(event)) is not None:
+            self._refuse(refusal)
         else:
             self._leave()
             super().handle_websocket_upgrade(event)
@@ -241,8 +238,8 @@ class HttpTransport(H11Protocol):
         if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
             (cycle.transport if is_in_hand else self.transport).close()
             return
-        if is_in_hand:  # whoever answers it has nobody to answer any more
-            cycle.disconnected = True
+        if is_in_hand:  # whoever answers it has nobody to answer any more, nor to give leave to send a body
+            cycle.disconnected, cycle.waiting_for_100_continue = True, False
             cycle.message_event.set()
         self._is_refused = True
         self.transport.write(refusal.message)
@@ -365,6 +362,20 @@ def refusal_of_size(data: bytes) -> RequestRefusal | None:
     if len(head) <= LARGEST_HEAD:
         return None
     return ADDRESS_TOO_LONG if len(head.lstrip(b"\r\n").partition(b"\n")[0]) > LARGEST_HEAD else HEAD_TOO_LARGE
+
+
+def refusal_of_upgrade(event: h11.Request) -> RequestRefusal | None:
+    """Why the parser of sockets would not take this head. Its own refusal says less, and is lost to a peer
+    who is still sending.
+    """
+    if event.http_version != b"1.1":  # uvicorn would say that it was, and hide a proxy of the old kind
+        return OLD_UPGRADE
+    if len(b"%b %b HTTP/1.1" % (event.method, event.target)) > LONGEST_UPGRADE_LINE:
+        return ADDRESS_TOO_LONG
+    if any(len(b"%b: %b" % header) > LONGEST_UPGRADE_LINE for header in event.headers):
+        return HEAD_TOO_LARGE
+    lengths = [value for name, value in event.headers if name in BODY_HEADERS]
+    return NO_REQUEST if set(lengths) - {b"0"} else None
 
 
 def is_no_fault_of_a_peer(record: logging.LogRecord) -> bool:

@@ -14,7 +14,7 @@ LARGEST_HEAD = 32_768
 MOST_HEADERS = 128
 """Headers of a request; a socket's are read by a parser that takes no more."""
 LONGEST_UPGRADE_LINE = 8_190
-"""Bytes of a line of an upgrade to a socket, for the same reason."""
+"""Bytes of a line of an upgrade to a socket, but for its end, for the same reason."""
 
 
 @dataclass(frozen=True, slots=True)
