@@ -172,6 +172,13 @@ class Event:
         """After this event the messages named are settled."""
         return self.kind in FINAL
 
+    @property
+    def is_beside_log(self) -> bool:
+        """It tells those who watch that nothing is heard of a run, at the position of what they have: no log
+        has it.
+        """
+        return self.kind == "processing" and self.error is not None
+
     def at_position(self, offset: int, epoch: str, at: float) -> Event:
         # All but the last three by one call in C: field by field it was the dearest part of an append.
         return type(self)(*_contents_of(self), offset, epoch, at)  # type: ignore[call-arg]

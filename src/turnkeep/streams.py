@@ -38,6 +38,8 @@ class EventStream:
         self._last = 0
         self._newest = 0
         self._has_overflow = False
+        self._beside_log: list[Event] = []
+        """What came last of all that did not fit, where no log has it."""
         self._some = asyncio.Event()
         self._refilling: asyncio.Task[None] | None = None
 
@@ -52,6 +54,7 @@ class EventStream:
             if not self._has_overflow:
                 self._hub.meter.count("slow_subscribers")
             self._has_overflow = True
+            self._beside_log = [event for event in events[-1:] if event.is_beside_log]
         else:
             self._buffer.extend(events)
         self._some.set()
@@ -126,6 +129,9 @@ class EventStream:
         page = await self._store.read(self._address, after=self._last, limit=self._max_buffered)
         self._buffer.extend(page.events)
         self._has_overflow = bool(page.events) and page.events[-1].offset < self._newest
+        if not self._has_overflow:
+            self._buffer.extend(self._beside_log)
+            self._beside_log = []
 
 
 class EventSubscription:

@@ -206,7 +206,7 @@ class Encoder:
     def _progress_frame(self, event: Event) -> Frame:
         """What a run tells while it goes on, in one frame."""
         match event.kind:
-            case "processing" if event.error is not None:
+            case "processing" if event.is_beside_log:
                 return _aside(self._status(event, "processing", WORKING, **_cause(event)))
             case "processing":
                 return self._status(event, "processing", PROCESSING, tools=list(event.tools))

@@ -113,6 +113,28 @@ async def test_each_is_told_once_whether_he_came_before_the_others_were_told_or_
             assert not [event for event in await until_end(events) if is_silence(event)]
 
 
+async def test_who_reads_slowly_is_told_behind_the_rest() -> None:
+    """What did not fit is read from the log again, which does not have it."""
+    async with channels() as here, here.watch(max_buffered=1) as slow, here.watch() as other:
+        claim = await here.begin()
+        await here.store.publish(claim, 1, [delta(" more", claim.run_id, claim.attempt)])
+        await until_silence(other)
+        *heard, silence = await until_silence(slow)
+        assert heard[-1].text == " more"
+        assert silence.offset == heard[-1].offset
+        assert slow.ready() == []
+
+
+async def test_who_reads_slowly_is_told_of_no_silence_that_is_over() -> None:
+    async with channels() as here, here.watch(max_buffered=1) as slow, here.watch() as other:
+        claim = await here.begin()
+        await until_silence(other)
+        await settle(here, claim)
+        await until_end(other)
+        assert not [event for event in await until_end(slow) if is_silence(event)]
+        assert slow.ready() == []
+
+
 async def test_who_leaves_and_comes_again_is_told_again() -> None:
     async with channels() as here:
         await here.begin()
