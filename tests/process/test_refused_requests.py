@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -16,6 +17,7 @@ import pytest
 from tests.patience import PATIENCE
 from tests.process.served import Served, served
 from tests.services import HOST
+from turnkeep.doors.backlog import SLICE
 from turnkeep.doors.request_refusals import LONGEST_UPGRADE_LINE
 
 UPGRADE = (
@@ -141,6 +143,27 @@ async def test_what_is_no_request_is_refused_alike_at_every_door(
 async def test_a_body_that_is_none_is_refused_alike(row: Row, place: str, caplog: pytest.LogCaptureFixture) -> None:
     data = row.data("http").replace(b"GET /healthz HTTP/1.1", POSTING.encode())
     assert await answers_from(place, data) == [(row.status, row.code)]
+    assert not [record for record in caplog.records if record.levelname in ("ERROR", "CRITICAL")]
+
+
+@pytest.mark.parametrize("place", ["inside", "lobby"])
+async def test_who_is_gone_before_he_is_refused_leaves_no_trace_and_keeps_nobody_from_his_turn(
+    place: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    most = 1 if place == "lobby" else 100
+    async with served(role="gateway", max_connections=most) as server, asyncio.timeout(PATIENCE):
+        holder, holding = await asyncio.open_connection(HOST, urlsplit(server.url).port)
+        holding.write(EVENTS)
+        await holder.readuntil(b"retry")
+        for size in (SLICE + 1, 0):  # parsed in its turn, and at once
+            with socket.create_connection((HOST, urlsplit(server.url).port or 0)) as hasty:
+                hasty.sendall(b"no request".ljust(size) + b"\r\n\r\n")
+        reader, writer = await asyncio.open_connection(HOST, urlsplit(server.url).port)
+        writer.write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        await asyncio.sleep(0.1)
+        holding.close()
+        assert b" 200 " in await reader.readline()
+        writer.close()
     assert not [record for record in caplog.records if record.levelname in ("ERROR", "CRITICAL")]
 
 

@@ -119,6 +119,30 @@ async def test_whoever_waits_in_the_lobby_comes_in_when_somebody_leaves_an_addre
     assert [end.admitted for end in (*many, other)] == [True, False, False, False, True]
 
 
+class BrokenEnd(End):
+    def admit(self) -> None:
+        raise OSError("what it said cannot be read")
+
+
+async def test_whoever_breaks_when_he_is_let_in_keeps_nobody_else_in_the_lobby() -> None:
+    peers = Peers(2, lobby=2, clock=FakeClock())
+    inside = entered(peers, "a", "b")
+    for one in inside:
+        peers.work(one)
+    ends = [BrokenEnd("broken"), End("other")]
+    for end in ends:
+        assert peers.enter(end, "10.0.0.1") == "lobby"
+        assert not peers.ask(end, "10.0.0.1")
+    for one in inside:
+        peers.leave(one)
+    told: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context["exception"]))
+    await until_looked(peers)
+    await until_looked(peers)
+    assert ends[1].admitted
+    assert [type(one) for one in told] == [OSError], "it is told once"
+
+
 async def test_whoever_was_answered_in_the_lobby_is_counted_there_and_let_in_no_more() -> None:
     peers = Peers(1, lobby=2, clock=FakeClock())
     [inside] = entered(peers, "a")

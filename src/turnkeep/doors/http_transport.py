@@ -8,6 +8,7 @@ read. How much is parsed at a turn of the loop: `backlog`. What becomes a socket
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import re
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -243,8 +244,9 @@ class HttpTransport(H11Protocol):
             cycle.message_event.set()
         self._is_refused = True
         self.transport.write(refusal.message)
-        if self.transport.can_write_eof():
-            self.transport.write_eof()
+        with contextlib.suppress(OSError):  # of a peer who is gone; some loops say so
+            if self.transport.can_write_eof():
+                self.transport.write_eof()
         self._drop_the_rest()
 
     def _drop_the_rest(self) -> None:

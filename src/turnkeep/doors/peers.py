@@ -170,11 +170,13 @@ class Peers:
 
     def _let_in(self) -> None:
         self._is_called = False
-        for connection, host in self._lobby.let_in(self._may_enter):
-            self._admit(connection, host)
-            connection.admit()
-        if self._lobby.is_asked:
-            self._call()
+        try:
+            for connection, host in self._lobby.let_in(self._may_enter):
+                self._admit(connection, host)
+                connection.admit()
+        finally:  # one that breaks ends this look: the others have their turn at the next
+            if self._lobby.is_asked:
+                self._call()
 
     def leave(self, connection: Connection) -> None:
         """It is gone. Safe to repeat."""
