@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import apsw
 import pytest
@@ -20,7 +21,7 @@ import pytest
 from tests.contract.suite.desk import CALL, HERE, LEASE, Desk, at, delta, retry
 from tests.patience import PATIENCE, until
 from tests.unit.lying_disk import Change, Choice, Disk, lying_disk
-from tests.unit.sqlite_files import Gate, engine, opened, traced
+from tests.unit.sqlite_files import Gate, connection_of, engine, opened, traced
 from turnkeep.errors import OutcomeUnknown, StoreFull
 from turnkeep.events import Event
 from turnkeep.store.sinks import EVERYTHING
@@ -289,6 +290,32 @@ async def test_a_worker_that_waits_has_its_claim_before_the_disk_has_the_message
             assert (await desk.say("m1")).repeated is False
             await desk.wait(1.0)
             assert (await desk.claim()).deaths == 0
+
+
+@pytest.mark.usefixtures("no_sweep")
+async def test_a_receipt_of_what_another_process_has_not_synced_yet_waits_for_a_sync_too(tmp_path: Path) -> None:
+    path, is_committed, go_on = tmp_path / "a.db", threading.Event(), threading.Event()
+
+    def stop_before_its_sync(cursor: apsw.Cursor, statement: str, bindings: Any) -> bool:
+        if "'synced'" in statement:
+            is_committed.set()
+            assert go_on.wait(PATIENCE)
+        return True
+
+    with lying_disk() as disk:
+        async with opened(path, AT_ONCE) as desk, opened(path, AT_ONCE) as other, asyncio.TaskGroup() as group:
+            await desk.wait(1.0)
+            group.create_task(claim_when_ready(desk))
+            await until(lambda: engine(desk).use().wakeups.is_awaited)
+            connection_of(desk).exec_trace = stop_before_its_sync
+            group.create_task(desk.say("m1"))
+            await until(is_committed.is_set)
+            assert (await other.say("m1")).repeated
+            crashed = disk.after_a_power_cut(path, tmp_path / "crash")
+            connection_of(desk).exec_trace = None
+            go_on.set()
+        async with opened(crashed, AT_ONCE) as desk:
+            assert await desk.store.message(HERE, "m1") is not None
 
 
 KINDS: tuple[WriteKind, ...] = ("urgent", "ending", "urgent")

@@ -324,8 +324,12 @@ def _accept(
             outcomes.append(rejection)
     if thread.out.accepted_ids:
         tx.save(thread_row)
-    elif thread.out.changed_ids:
-        tx.drop(thread_row)
+    else:
+        if thread.out.changed_ids:
+            tx.drop(thread_row)
+        # a repeat alone: another process may have committed what it repeats, and not synced it yet
+        if any(isinstance(outcome, Receipt) for outcome in outcomes):
+            tx.require_sync()
     return outcomes
 
 

@@ -35,6 +35,9 @@ from turnkeep.store.values import Claim
 FORGOTTEN_HEAD = '"forgotten"'
 """In the place of a result that held what was said."""
 
+SYNC_MARK = "REPLACE INTO meta (name, value) VALUES ('synced', ?)"
+"""Nobody reads it. Only a commit that wrote something is synced, and with it the whole log before it."""
+
 MOST_CACHED = 4096
 """Threads kept in memory."""
 
@@ -155,6 +158,11 @@ class Transaction(View):
         self.due.forget()
         self.shares.forget()
         self._sinks = self._has_past_ids = None
+
+    def require_sync(self) -> None:
+        """Have the disk hold what the file says, though this operation changes nothing of it."""
+        self.mark()
+        self.file.execute(SYNC_MARK, (self.now,))
 
     def begin_operation(self) -> None:
         self.now = self.setup.clock.now()

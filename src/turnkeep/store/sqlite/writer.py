@@ -25,7 +25,7 @@ from turnkeep.store.sqlite.connection import LOG_LIMIT, at_commit, connect_to_wr
 from turnkeep.store.sqlite.file_identity import Ballast, FileIdentity
 from turnkeep.store.sqlite.operation_queue import ALL_KINDS, ActResult, Call, Operation, OperationQueue, WriteKind
 from turnkeep.store.sqlite.other_processes import OtherProcesses, free, remove_dead_owners
-from turnkeep.store.sqlite.transaction import Transaction
+from turnkeep.store.sqlite.transaction import SYNC_MARK, Transaction
 from turnkeep.store.sqlite.waiters import News, Wakeups
 from turnkeep.telemetry import get_log
 
@@ -284,10 +284,7 @@ class Writer:
     def _sync(self) -> None:
         """Have the disk hold all that was committed until now."""
         self._set_sync("full")
-        # only a commit that wrote something is synced, and with it the whole log before it
-        self._transaction.connection.execute(
-            "REPLACE INTO meta (name, value) VALUES ('synced', ?)", (self._transaction.now,)
-        )
+        self._transaction.connection.execute(SYNC_MARK, (self._transaction.now,))
         self._owes_sync = self._must_sync = False
 
     def _note_error(self, error: BaseException) -> None:
