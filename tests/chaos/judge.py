@@ -221,26 +221,28 @@ def _out_of_order(sent: Sequence[Sent], said: dict[str, list[str]], violations: 
 
 def _model(books: Books, found: Judgement) -> None:
     twice = {text for _, text in books.model.twice_within_a_request()}
+    answers = [answered for listener in books.listeners for answered in listener.answers.values()]
+    texts = {message.message_id: message.text for sender in books.senders for message in sender.sent}
     for text, exchanges in books.model.answered_twice().items():
-        if len({exchange.run for exchange in exchanges} & _runs_that_answered(text, books)) > 1:
+        ids = {message_id for message_id, said in texts.items() if said == text} if books.failovers else set()
+        if len({exchange.run for exchange in exchanges} & _runs_that_answered(ids, answers)) > 1:
             twice.add(text)
     found.model_saw_twice = len(twice)
     found.violations += [f"the model was given twice: {text!r}" for text in sorted(twice)]
-
-
-def _runs_that_answered(text: str, books: Books) -> set[str]:
-    """Those that came to an end with it; a stopped turn stays unanswered. A store that is about to be replaced gives
-    runs what it alone has heard, and no receipt: the same run may end without that in the next one.
-    """
-    answers = [answered for listener in books.listeners for answered in listener.answers.values()]
-    ended = [answered for answered in answers if answered.outcome != "cancelled"]
-    if books.failovers:
-        ids = {message.message_id for sender in books.senders for message in sender.sent if message.text == text}
-        ended = [answered for answered in ended if not ids or ids.intersection(answered.message_ids)]
-    return {answered.run_id for answered in ended}
-    texts = {message.message_id: message.text for sender in books.senders for message in sender.sent}
     for answered in answers:
         found.violations += _unread(answered, books.model, texts)
+
+
+def _runs_that_answered(ids: set[str], answers: Iterable[Answered]) -> set[str]:
+    """Those that came to an end; a stopped turn stays unanswered. Where ids are given, with one of these messages: a
+    store that is about to be replaced gives runs what it alone has heard, and no receipt. In the next one the same run
+    may end without it.
+    """
+    return {
+        answered.run_id
+        for answered in answers
+        if answered.outcome != "cancelled" and (not ids or ids.intersection(answered.message_ids))
+    }
 
 
 def _unread(answered: Answered, model: ExchangeLedger, texts: dict[str, str]) -> list[str]:
