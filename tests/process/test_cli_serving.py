@@ -22,7 +22,7 @@ from tests.process.command import Desk, Service
 from tests.services import free_port
 from tests.services.process import eventually
 from tests.services.tcp_proxy import TcpProxy
-from turnkeep.cli import server_note
+from turnkeep.cli import message_sender, server_note
 from turnkeep.settings import Settings
 
 LONG = "[[words:120]] tell me"
@@ -230,6 +230,26 @@ def test_send_goes_on_when_the_server_is_killed_and_comes_back(desk: Desk) -> No
     places = [(frame["offset"], frame["status"]) for frame in frames if "offset" in frame]
     assert len(places) == len(set(places))
     assert [offset for offset, _ in places] == sorted(offset for offset, _ in places)
+
+
+async def test_a_server_that_goes_away_right_behind_the_receipt_is_waited_for(desk: Desk) -> None:
+    with desk.running("dev") as service:
+        async with TcpProxy("127.0.0.1", service.port) as proxy:
+            url = f"http://127.0.0.1:{proxy.port}"
+            proxy.cut_before_reply(b"GET /api/channels/c1/messages/m1")
+            asking = asyncio.create_task(
+                asyncio.to_thread(desk.execute, "send", "c1", "hello", "--message-id", "m1", "--json", TURNKEEP_URL=url)
+            )
+            async with asyncio.timeout(PATIENCE):
+                await proxy.lost.wait()
+            await proxy.refuse()
+            proxy.cut_all()
+            await asyncio.sleep(message_sender.PATIENCE + 1.0)  # without a receipt it would have given up
+            await proxy.accept()
+            said = await asking
+    assert said.code == 0, said.err
+    assert "the server went away; message m1 is kept" in said.err
+    assert said.all_json[-1]["status"] in ("completed", "settled")
 
 
 def text_of(frames: list[dict[str, Any]]) -> str:

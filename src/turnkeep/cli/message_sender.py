@@ -8,7 +8,7 @@ The first frame is the receipt, ``{"status": "accepted", "receipt": …}``. A fr
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
@@ -66,7 +66,7 @@ async def from_server(base: str, ask: Ask) -> AsyncGenerator[Frame, None]:
 
     def on_state(state: StreamState) -> None:
         if state == "away" and accepted_id:
-            output.note(f"the server went away; message {accepted_id} is kept, waiting until it is back")
+            _note_that_it_is_away(accepted_id)
 
     async with TurnkeepClient(base, patience=PATIENCE) as client:
         try:
@@ -79,7 +79,7 @@ async def from_server(base: str, ask: Ask) -> AsyncGenerator[Frame, None]:
                 yield {"type": "status", "status": "accepted", "message_id": accepted_id, "receipt": receipt}
                 # of a message that was settled before no event comes any more
                 if receipt["idempotent"]:
-                    record = await client.get_message(ask.channel, accepted_id)
+                    record = await _record_of(client, ask.channel, accepted_id)
                     for frame in _settled_frames(accepted_id, record["status"], record["run_id"]):
                         yield frame
                 yield first
@@ -89,6 +89,19 @@ async def from_server(base: str, ask: Ask) -> AsyncGenerator[Frame, None]:
             raise NotAllowed(f"the server asks for a credential: {refusal}") from refusal
         except StoreUnavailable as error:
             raise _unreachable(base, error) from error
+
+
+async def _record_of(client: TurnkeepClient, channel: str, message_id: str) -> Mapping[str, Any]:
+    """What became of a message that has its receipt, however long the server is away."""
+    while True:
+        try:
+            return await client.get_message(channel, message_id)
+        except StoreUnavailable:
+            _note_that_it_is_away(message_id)
+
+
+def _note_that_it_is_away(message_id: str) -> None:
+    output.note(f"the server went away; message {message_id} is kept, waiting until it is back")
 
 
 def _unreachable(base: str, error: StoreUnavailable) -> TurnkeepError:
