@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 
+from tests.chaos.standby import Standby
 from turnkeep.conversation import recall
 from turnkeep.conversation.history_cache import HistoryCache
+from turnkeep.errors import LeaseLost
 from turnkeep.messages import Address, AssistantItem, Item, Message, UserItem, text_content
 from turnkeep.models.past import Past
 from turnkeep.store.memory import MemoryStore
@@ -23,11 +26,9 @@ class CountingStore(MemoryStore):
 
     reads = 0
 
-    async def history(
-        self, address: Address, *, tokens: int | None = None, items: int | None = None, before_turn: int | None = None
-    ) -> History:
+    async def history(self, *args: Any, **options: Any) -> History:
         self.reads += 1
-        return await super().history(address, tokens=tokens, items=items, before_turn=before_turn)
+        return await super().history(*args, **options)
 
 
 class Desk:
@@ -81,6 +82,29 @@ async def test_a_thread_that_is_answered_here_again_is_read_once() -> None:
         await desk.answer(desk.processes[0])
 
     assert desk.store.reads == 1
+
+
+async def test_what_a_lost_claim_would_read_is_neither_told_nor_kept() -> None:
+    """A replica took over that had not heard of the claim, and by another its batch is in the history already. Whoever
+    answers when that answer is lost as well stands where the first one stood.
+    """
+    desk = Desk()
+    await desk.answer(desk.processes[1])
+    await desk.store.accept([Message(HERE, "asked", text_content("hello"), flush=True)])
+    unheard_claim = Standby(desk.store)
+    [lost] = await desk.store.claim(owner="w", limit=1, lease=30.0)
+    unheard_claim.take_over(1)
+    unheard_answer = Standby(desk.store)
+    [claim] = await desk.store.claim(owner="v", limit=1, lease=30.0)
+    await desk.store.commit(claim, Commit("completed", "a", desk.spoken()))
+
+    with pytest.raises(LeaseLost):
+        await desk.processes[0].recall(lost, tokens=TOKENS)
+    unheard_answer.take_over(2)
+    [claim] = await desk.store.claim(owner="w", limit=1, lease=30.0)
+
+    assert claim.transcript == lost.transcript
+    assert len((await desk.told(desk.processes[0], claim)).items) == 2
 
 
 async def test_a_thread_that_begins_here_is_never_read() -> None:

@@ -67,9 +67,9 @@ class HistoryCache:
             return Recollection(Past(), None)
         copy = self._find(claim, tokens)
         if copy is None:
-            history = await self._store.history(claim.address, tokens=tokens)
+            history = await self._store.history(claim.address, tokens=tokens, claim=claim)
             if not history.complete and await self._is_marked(claim):
-                return _recollection(await recall(self._store, claim.address, tokens=tokens))
+                return _recollection(await recall(self._store, claim.address, tokens=tokens, claim=claim))
             copy = _copy_of(claim, history, tokens)
             self._keep(claim.thread_id, copy)
         return Recollection(copy.past.newest(tokens), copy.summary)

@@ -24,7 +24,7 @@ from turnkeep.settings import Settings
 from turnkeep.spelling import meant_name, strangers_sentence
 from turnkeep.store import Policies, Policy, Store, store_of
 from turnkeep.store.contract import Threads
-from turnkeep.store.values import History, TranscriptEntry
+from turnkeep.store.values import Claim, History, TranscriptEntry
 from turnkeep.telemetry import get_log
 
 log = get_log(__name__)
@@ -226,9 +226,9 @@ class ConversationManager:
             log.info("compaction_postponed", reason="a run is in progress on the thread")
 
 
-async def recall(store: Threads, address: Address, *, tokens: int) -> History:
+async def recall(store: Threads, address: Address, *, tokens: int, claim: Claim | None = None) -> History:
     """The newest whole turns of a thread that fit, and the system messages of older ones."""
-    history = await store.history(address, tokens=tokens)
+    history = await store.history(address, tokens=tokens, claim=claim)
     if history.complete:
         return history
     record = await store.thread(address)
@@ -236,7 +236,7 @@ async def recall(store: Threads, address: Address, *, tokens: int) -> History:
     if record is None or SYSTEM_MARK not in record.metadata:
         return history
     before = history.entries[0].turn if history.entries else None
-    older = await store.history(address, before_turn=before)
+    older = await store.history(address, before_turn=before, claim=claim)
     system = [entry for entry in older.entries if entry.item.kind == "system"]
     return replace(history, entries=tuple(prune([*system, *history.entries], tokens=tokens)))
 

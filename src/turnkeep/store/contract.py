@@ -29,7 +29,8 @@ Rules that decide everything:
    counts a death on the oldest message.
 3. A batch is frozen while it is leased, and for good by its first journal record or by `fail`. A claim that is
    released or dies before either dissolves: its messages can be edited, withdrawn and joined again.
-4. Every write of a run carries its token; a stale claim changes nothing and raises `LeaseLost`.
+4. Every write of a run carries its token, and so does what it reads of the past; a stale claim changes nothing, is told
+   nothing and raises `LeaseLost`.
 5. `commit`, `fail`, `hold` and `release` leave (token, result) behind, of the last few claims: a repeat gives the same
    result.
 6. Message ids are remembered while the message is open and `Policy.dedupe` seconds after.
@@ -266,10 +267,19 @@ class Threads(Protocol):
         ...
 
     async def history(
-        self, address: Address, *, tokens: int | None = None, items: int | None = None, before_turn: int | None = None
+        self,
+        address: Address,
+        *,
+        tokens: int | None = None,
+        items: int | None = None,
+        before_turn: int | None = None,
+        claim: Claim | None = None,
     ) -> History:
         """The newest whole turns (before a turn, if given) that fit both limits (at least nothing),
         read backwards.
+
+        With `claim` the past that its run goes on from: a stale claim raises `LeaseLost`, for what
+        is there by now may be the answer to its own batch.
         """
         ...
 

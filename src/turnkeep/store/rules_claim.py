@@ -145,8 +145,8 @@ def current_claim(thread: Thread) -> Claim:
     )
 
 
-def check_lease(thread: Thread, claim: Claim) -> None:
-    if thread.state != "leased" or thread.token != claim.token:
+def check_lease(thread: Thread | None, claim: Claim) -> None:
+    if thread is None or thread.state != "leased" or thread.token != claim.token:
         raise LeaseLost(f"attempt {claim.attempt} of run {claim.run_id} does not own its thread any more")
 
 

@@ -268,9 +268,15 @@ class SealedStore(_Before):
         return self._seal(address).unseal(await self._engine.runs(address))
 
     async def history(
-        self, address: Address, *, tokens: int | None = None, items: int | None = None, before_turn: int | None = None
+        self,
+        address: Address,
+        *,
+        tokens: int | None = None,
+        items: int | None = None,
+        before_turn: int | None = None,
+        claim: Claim | None = None,
     ) -> History:
-        history = await self._engine.history(address, tokens=tokens, items=items, before_turn=before_turn)
+        history = await self._engine.history(address, tokens=tokens, items=items, before_turn=before_turn, claim=claim)
         return self._seal(address).unseal(history)
 
     async def append(

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.contract.suite.desk import BUSY, HERE, QUEUE, STATES, TENANT, Desk, Start, at, give_up
-from turnkeep.errors import InboxFull, InvalidMessage, NotFound, ThreadBusy, ThreadNotFound, WrongState
+from tests.contract.suite.desk import BUSY, HERE, LEASE, QUEUE, STATES, TENANT, Desk, Start, at, give_up
+from turnkeep.errors import InboxFull, InvalidMessage, LeaseLost, NotFound, ThreadBusy, ThreadNotFound, WrongState
 from turnkeep.messages import (
     AssistantItem,
     CallItem,
@@ -29,7 +29,7 @@ from turnkeep.runs.journal import user_item
 from turnkeep.store.passages import TextSearch
 from turnkeep.store.sealing import SealedStore
 from turnkeep.store.thread_search import ThreadSearch
-from turnkeep.store.values import Commit, Policies, Policy, ThreadOptions, ThreadRecord, TranscriptEntry
+from turnkeep.store.values import Claim, Commit, Policies, Policy, ThreadOptions, ThreadRecord, TranscriptEntry
 
 HOUR, DAY = 3600.0, 86400.0
 
@@ -48,6 +48,25 @@ EVERY_ITEM: list[Item] = [
     AssistantItem("done", interrupted=True, phase="final_answer", author="ann", provider_data=SIGNED),
     AssistantItem("so it is", citations=(Citation(0, 2, "https://a.example", "A", "so", "file_1"), Citation(3, 5))),
 ]
+
+
+async def _taken_over(desk: Desk, claim: Claim) -> Claim:
+    await desk.wait(LEASE + 1)
+    return await desk.claim("another")
+
+
+async def _answered_by_another(desk: Desk, claim: Claim) -> None:
+    await desk.commit(await _taken_over(desk, claim))
+
+
+LOSSES: dict[str, Callable[[Desk, Claim], Awaitable[object]]] = {
+    "taken over": _taken_over,
+    "answered by another": _answered_by_another,
+    "settled": lambda desk, claim: desk.commit(claim),
+    "given back": lambda desk, claim: desk.store.release(claim),
+    "forgotten": lambda desk, claim: desk.store.forget(HERE, force=True),
+}
+"""What takes a claim from its run."""
 
 
 def spoken(*words: str, tokens: int = 10) -> list[TranscriptEntry]:
@@ -321,6 +340,28 @@ class ThreadPromises:
         await desk.store.append(HERE, spoken("q2", *(f"a{n}" * 50 for n in range(5))))
 
         assert await ids_of(desk) == [2] * 6
+
+    @pytest.mark.parametrize("loss", LOSSES)
+    async def test_a_lost_claim_reads_nothing_of_the_past(self, start: Start, loss: str) -> None:
+        """It would take the answer to its own batch for the past, and give the model that batch twice."""
+        desk = await start()
+        await desk.commit(await desk.lease("m0"))
+        claim = await desk.lease("m1")
+        assert await desk.store.history(HERE, claim=claim) == await desk.store.history(HERE)
+
+        await LOSSES[loss](desk, claim)
+
+        with pytest.raises(LeaseLost):
+            await desk.store.history(HERE, claim=claim)
+        await desk.store.history(HERE)  # whoever has no claim may ask
+
+    async def test_a_run_that_is_being_stopped_reads_the_past(self, start: Start) -> None:
+        desk = await start()
+        await desk.commit(await desk.lease("m0"))
+        claim = await desk.lease("m1")
+        await desk.store.cancel(HERE)
+
+        assert await desk.store.history(HERE, claim=claim) == await desk.store.history(HERE)
 
     async def test_a_commit_bounds_the_transcript_too(self, start: Start) -> None:
         desk = await start(Policy(window=2.0, history_items=4))

@@ -1,13 +1,14 @@
 -- history: the newest whole turns (before a turn, if given) that fit both limits.
 -- KEYS: @thread @partition
--- ARGV: now policy want tokens items before_turn
+-- ARGV: now policy want tokens items before_turn token
 -- USES: live record sinks log trim history save calls view
--- RETURNS: {'history', complete, summary or '', newest turn, …}; or {'absent'}, {'gone'}.
+-- RETURNS: {'history', complete, summary or '', newest turn, …}; or {'absent'}, {'gone'}, {'lost'}.
 -- GUARANTEE: changes nothing but the expiry, which it slides at most once per 1 % of it.
 
 local p, now = policy(A.policy), moment()
 local t, is_gone = find(p, now)
 if is_gone then return {'gone'} end
+if A.token ~= '' and not (t and t.state == 'leased' and t.token == A.token) then return {'lost'} end
 if not t then return {'absent'} end
 slide(t, p, now)
 local max_tokens, max_items, before = tonumber(A.tokens), tonumber(A.items), tonumber(A.before_turn)

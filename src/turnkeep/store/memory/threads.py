@@ -9,7 +9,7 @@ from typing import Any
 
 from turnkeep.errors import ThreadBusy
 from turnkeep.messages import Address
-from turnkeep.store import rules_change
+from turnkeep.store import rules_change, rules_claim
 from turnkeep.store.ids import new_message_stem, new_run_id
 from turnkeep.store.inbox_view import InboxView
 from turnkeep.store.memory.once import once_only
@@ -18,7 +18,16 @@ from turnkeep.store.passages import MOST_ENTRIES, Passage, TextSearch, passage_i
 from turnkeep.store.records import ages, current_run, is_over, message_record, slides, thread_record
 from turnkeep.store.thread_search import ThreadSearch, fits, newest_threads
 from turnkeep.store.transcript import last_user_turn, newest
-from turnkeep.store.values import History, MessageRecord, Receipt, RunRecord, Stats, ThreadRecord, TranscriptEntry
+from turnkeep.store.values import (
+    Claim,
+    History,
+    MessageRecord,
+    Receipt,
+    RunRecord,
+    Stats,
+    ThreadRecord,
+    TranscriptEntry,
+)
 from turnkeep.usage import Usage
 
 
@@ -54,10 +63,19 @@ class MemoryThreads(MemoryState):
         return [current, *slot.runs] if current else list(slot.runs)
 
     async def history(
-        self, address: Address, *, tokens: int | None = None, items: int | None = None, before_turn: int | None = None
+        self,
+        address: Address,
+        *,
+        tokens: int | None = None,
+        items: int | None = None,
+        before_turn: int | None = None,
+        claim: Claim | None = None,
     ) -> History:
         now = self.moment()
-        if (slot := self.find(address, now)) is None:
+        slot = self.find(address, now)
+        if claim is not None:
+            rules_claim.check_lease(slot and slot.thread, claim)
+        if slot is None:
             return History((), None, complete=True)
         self._slide(slot, now)
         return newest(slot.transcript, slot.thread.summary, tokens=tokens, items=items, before_turn=before_turn)

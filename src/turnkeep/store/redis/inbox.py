@@ -10,7 +10,6 @@ from typing import Any
 from turnkeep.errors import (
     Conflict,
     InvalidMessage,
-    LeaseLost,
     MessageConflict,
     MessageFrozen,
     NotFound,
@@ -46,7 +45,7 @@ from turnkeep.store.redis.codec import (
     words,
 )
 from turnkeep.store.redis.key_names import ThreadKeys, to_bytes, to_text
-from turnkeep.store.redis.part import full, not_found, status_word
+from turnkeep.store.redis.part import full, not_found, status_word, unless_lost
 from turnkeep.store.redis.tick_group import ThreadAct, TickGroup
 from turnkeep.store.rules_change import unfit
 from turnkeep.store.values import (
@@ -141,7 +140,7 @@ class RedisInbox(RedisClaims):
         raise ThreadBusy("a run is in progress or the thread is paused, wait or send a message instead")
 
     async def offer_steering(self, claim: Claim) -> list[Message]:
-        reply = _unless_lost(claim, await self._run_as_owner("offer_steering", claim))
+        reply = unless_lost(claim, await self._run_as_owner("offer_steering", claim))
         async with self._reading(self._keys.thread(claim.address)):
             return list(read_messages(claim.address, reply[1]))
 
@@ -150,7 +149,7 @@ class RedisInbox(RedisClaims):
         for record in records:
             through = record.get("steered_through")
             rows += [b"%d" % record["n"], add_checksum(dump(dict(record))), b"" if through is None else b"%d" % through]
-        reply = _unless_lost(claim, await self._run_as_owner("journal", claim, *rows))
+        reply = unless_lost(claim, await self._run_as_owner("journal", claim, *rows))
         if status_word(reply) == "gap":
             raise ValueError(f"journal record {reply[1]} comes after {reply[2]} records, write them in order")
 
@@ -166,7 +165,7 @@ class RedisInbox(RedisClaims):
             raise reply
         if status_word(reply) == "gap":
             raise EventGap(commit.published_count, reply[1])
-        _, messages, due, *version = _unless_lost(claim, reply)
+        _, messages, due, *version = unless_lost(claim, reply)
         return Remainder(messages, number(due), read_version(version[0]) if version else None)
 
     async def fail(self, claim: Claim, failure: Failure) -> FailOutcome:
@@ -175,11 +174,11 @@ class RedisInbox(RedisClaims):
             flag(failure.effects), usage_argument(failure.usage), b"%02x" % partition_of(claim.address),
             self._ids("dead")[-8:].encode(),
         )  # fmt: skip
-        outcome: FailOutcome = words(_unless_lost(claim, reply)[0])  # type: ignore[assignment]  # one of the three
+        outcome: FailOutcome = words(unless_lost(claim, reply)[0])  # type: ignore[assignment]  # one of the three
         return outcome
 
     async def release(self, claim: Claim, *, delay: float = 0.0, reason: TurnFault | None = None) -> None:
-        _unless_lost(claim, await self._run_as_owner("release", claim, exact(delay), fault_argument(reason)))
+        unless_lost(claim, await self._run_as_owner("release", claim, exact(delay), fault_argument(reason)))
 
     async def hold(
         self, claim: Claim, calls: Sequence[HeldCall], *, expires_in: float, published_count: int = 0
@@ -188,7 +187,7 @@ class RedisInbox(RedisClaims):
         reply = await self._run_as_owner("hold", claim, exact(expires_in), b"%d" % published_count, *rows)
         if status_word(reply) == "gap":
             raise EventGap(published_count, reply[1])
-        _unless_lost(claim, reply)
+        unless_lost(claim, reply)
 
     async def decide(
         self, address: Address, call_id: str, digest: str, decision: Decision, *, once: str | None = None
@@ -257,12 +256,6 @@ def _receipt_or_refusal(answer: Sequence[Any], message: Message) -> Receipt | Re
     if kind == "absent":
         return not_found(message.address)
     return ThreadBusy("a run is in progress and the policy is reject, send again when it has ended")
-
-
-def _unless_lost(claim: Claim, reply: Any) -> Any:
-    if status_word(reply) == "lost":
-        raise LeaseLost(f"attempt {claim.attempt} of run {claim.run_id} does not own its thread any more")
-    return reply
 
 
 def _decision_error(address: Address, call_id: str, reply: Sequence[Any]) -> Rejection:

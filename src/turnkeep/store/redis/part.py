@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any, TypeVar
 
 from turnkeep.clock import Clock, SteadyClock, SystemClock
-from turnkeep.errors import InboxFull, StoreUnavailable, StoreUnfit, ThreadNotFound, ThreadQuarantined
+from turnkeep.errors import InboxFull, LeaseLost, StoreUnavailable, StoreUnfit, ThreadNotFound, ThreadQuarantined
 from turnkeep.messages import Address
 from turnkeep.store.ids import Ids, new_epoch, new_thread_id
 from turnkeep.store.operations import operation_id
@@ -324,3 +324,9 @@ def status_word(reply: Sequence[Any]) -> str:
     """The first word of an answer: what kind it is."""
     first: bytes = reply[0]
     return first.decode()
+
+
+def unless_lost(claim: Claim, reply: Any) -> Any:
+    if status_word(reply) == "lost":
+        raise LeaseLost(f"attempt {claim.attempt} of run {claim.run_id} does not own its thread any more")
+    return reply

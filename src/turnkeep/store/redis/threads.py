@@ -26,9 +26,10 @@ from turnkeep.store.redis.codec import (
     turn_argument,
 )
 from turnkeep.store.redis.key_names import to_bytes, to_text
-from turnkeep.store.redis.part import RedisPart, full, not_found, status_word
+from turnkeep.store.redis.part import RedisPart, full, not_found, status_word, unless_lost
 from turnkeep.store.transcript import last_user_turn
 from turnkeep.store.values import (
+    Claim,
     History,
     MessageRecord,
     Receipt,
@@ -70,10 +71,19 @@ class RedisThreads(RedisPart):
             return [read_run(row) for row in reply[1:]] if status_word(reply) == "runs" else []
 
     async def history(
-        self, address: Address, *, tokens: int | None = None, items: int | None = None, before_turn: int | None = None
+        self,
+        address: Address,
+        *,
+        tokens: int | None = None,
+        items: int | None = None,
+        before_turn: int | None = None,
+        claim: Claim | None = None,
     ) -> History:
         limits = (b"" if limit is None else b"%d" % limit for limit in (tokens, items, before_turn))
-        keys, reply = await self._find("history", address, *limits)
+        token = b"" if claim is None else claim.token.encode()
+        keys, reply = await self._find("history", address, *limits, token)
+        if claim is not None:
+            unless_lost(claim, reply)
         if status_word(reply) != "history":
             return History((), None, complete=True)
         _, complete, summary, *turns = reply

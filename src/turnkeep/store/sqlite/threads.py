@@ -9,7 +9,7 @@ from typing import Any
 
 from turnkeep.errors import StoreError, ThreadBusy, ThreadQuarantined
 from turnkeep.messages import Address, item_from_json
-from turnkeep.store import rules_change
+from turnkeep.store import rules_change, rules_claim
 from turnkeep.store.ids import new_message_stem, new_run_id
 from turnkeep.store.inbox_view import InboxView
 from turnkeep.store.passages import Passage, TextSearch, passage_in
@@ -25,7 +25,16 @@ from turnkeep.store.sqlite.rows import ThreadRow, run_from_json
 from turnkeep.store.sqlite.transaction import Transaction
 from turnkeep.store.sqlite.view import View
 from turnkeep.store.thread_search import ThreadSearch, fits
-from turnkeep.store.values import History, MessageRecord, Receipt, RunRecord, Stats, ThreadRecord, TranscriptEntry
+from turnkeep.store.values import (
+    Claim,
+    History,
+    MessageRecord,
+    Receipt,
+    RunRecord,
+    Stats,
+    ThreadRecord,
+    TranscriptEntry,
+)
 from turnkeep.telemetry import get_log
 
 log = get_log(__name__)
@@ -114,10 +123,19 @@ class SqliteThreads(Engine):
         return await self.read_from(look)
 
     async def history(
-        self, address: Address, *, tokens: int | None = None, items: int | None = None, before_turn: int | None = None
+        self,
+        address: Address,
+        *,
+        tokens: int | None = None,
+        items: int | None = None,
+        before_turn: int | None = None,
+        claim: Claim | None = None,
     ) -> History:
         def look(view: View) -> tuple[History, bool]:
-            if (thread_row := view.find(address)) is None:
+            thread_row = view.find(address)
+            if claim is not None:
+                rules_claim.check_lease(thread_row and thread_row.thread, claim)
+            if thread_row is None:
                 return History((), None, complete=True), False
             result = transcript.history(
                 view.connection, thread_row, tokens=tokens, items=items, before_turn=before_turn
