@@ -165,8 +165,9 @@ class World:
         self._deaths = 0
         self._replaced_at = 0.0
         self._store_kills = 0
-        self._leases: dict[tuple[str, str], float] = {}
-        self._overruns: dict[tuple[str, str], str] = {}
+        self._leases: dict[tuple[str, str, str], float] = {}
+        """When each was last good, by its owner, run and attempt: after a failover others count the attempts anew."""
+        self._overruns: dict[tuple[str, str, str], str] = {}
         self._settings = Settings.load(
             store="memory:", channel_rate="0", user_rate="0", openai_base_url="http://127.0.0.1:1", max_inbox=1000
         )
@@ -266,10 +267,10 @@ class World:
 
     # ------------------------------------------------------------ processes
 
-    def _new(self, name: str) -> _Place:
-        process = Process(self._loop, name)
+    def _new(self, name: str, lives: int = 1) -> _Place:
+        process = Process(self._loop, f"{name}.{lives}")
         self._everybody.append(process)
-        return _Place(name, process, Link(self.network, process))
+        return _Place(name, process, Link(self.network, process), lives)
 
     def _any_gateway(self) -> Door:
         door = self._dice.choice(self._gateways).door
@@ -289,16 +290,14 @@ class World:
         )
         house.load()  # a thread takes no time that moves
         rules = WorkerRules(concurrency=4, drain=1.0, sweep_every=5.0)
-        place.worker = Worker(
-            house, rules=rules, lease=LeaseRules(self._plan.lease), owner=f"{place.name}.{place.lives}"
-        )
+        place.worker = Worker(house, rules=rules, lease=LeaseRules(self._plan.lease), owner=place.process.name)
         self._watch(place.process, place.process.start(place.worker.run()))
 
     def _start_gateway(self, place: _Place) -> None:
         queue = AssistantMessageQueue.from_settings(self._settings, store=place.link)  # type: ignore[arg-type]
         queue.clock = self._clock  # type: ignore[assignment]  # a clock
         self._watch(place.process, place.process.start(queue.hub.run()))
-        source = self._source(f"{place.name}.{place.lives}")
+        source = self._source(place.process.name)
         place.door = Gateway(app(queue, own_application=False), place.process, source)
         place.door.broken = self._loop.broken
 
@@ -312,8 +311,8 @@ class World:
         task.add_done_callback(ended)
 
     def _live_again(self, place: _Place) -> None:
-        fresh = self._new(place.name)
-        place.process, place.link, place.lives = fresh.process, fresh.link, place.lives + 1
+        fresh = self._new(place.name, place.lives + 1)
+        place.process, place.link, place.lives = fresh.process, fresh.link, fresh.lives
         if place.door is None:
             self._start_worker(place)
         else:
@@ -432,22 +431,27 @@ class World:
 
     def _may_go_on(self, labels: Mapping[str, str]) -> None:
         """Note work for a run whose lease is over, except for the step that a thawed process was in."""
-        key, now = (labels["turnkeep_run"], labels["turnkeep_attempt"]), self.store.clock.now()
         process = Process.current()
-        woken_at = START + process.thawed_at if process is not None else 0.0
+        assert process is not None, "only workers ask the model"
+        run, attempt, now = labels["turnkeep_run"], labels["turnkeep_attempt"], self.store.clock.now()
+        self._look_at_leases()
+        good_until = self._leases.get((process.name, run, attempt), 0.0)
         unheard_until = self._replaced_at + self._plan.lease  # of a claim that the replica had not heard of
-        if now > max(self._leases.setdefault(key, now), woken_at, unheard_until) + GLANCE + GRACE:
-            self._overruns[key] = f"run {key[0]} went on in attempt {key[1]} after its lease was over"
+        if now > max(good_until, START + process.thawed_at, unheard_until) + GLANCE + GRACE:
+            what = f"run {run} went on in attempt {attempt} after its lease was over"
+            self._overruns[process.name, run, attempt] = what
 
     async def _note_leases(self) -> None:
-        """When each attempt was last seen with a lease that is good."""
         while True:
-            now = self.store.clock.now()
-            for kept in self.store.threads.values():
-                thread = kept.thread
-                if thread.state == "leased" and thread.lease_until > now:
-                    self._leases[thread.run_id or "", str(thread.attempt)] = now
+            self._look_at_leases()
             await asyncio.sleep(GLANCE)
+
+    def _look_at_leases(self) -> None:
+        now = self.store.clock.now()
+        for kept in self.store.threads.values():
+            thread = kept.thread
+            if thread.state == "leased" and thread.lease_until > now:
+                self._leases[thread.owner or "", thread.run_id or "", str(thread.attempt)] = now
 
     def _tools(self) -> list[Tool]:
         source, deeds = self._source("tools"), self.deeds
