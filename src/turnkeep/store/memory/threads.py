@@ -74,7 +74,7 @@ class MemoryThreads(MemoryState):
         now = self.moment()
         slot = self.find(address, now)
         if claim is not None:
-            rules_claim.check_lease(slot and slot.thread, claim)
+            rules_claim.check_lease(slot.thread if slot is not None else None, claim)
         if slot is None:
             return History((), None, complete=True)
         self._slide(slot, now)

@@ -134,7 +134,7 @@ class SqliteThreads(Engine):
         def look(view: View) -> tuple[History, bool]:
             thread_row = view.find(address)
             if claim is not None:
-                rules_claim.check_lease(thread_row and thread_row.thread, claim)
+                rules_claim.check_lease(thread_row.thread if thread_row is not None else None, claim)
             if thread_row is None:
                 return History((), None, complete=True), False
             result = transcript.history(
