@@ -130,16 +130,35 @@ async def test_a_silent_server_is_given_up() -> None:
     assert wire.aborted
 
 
-async def test_an_answer_keeps_the_connection_though_another_command_is_late() -> None:
+async def test_a_server_that_answers_slowly_is_not_silent() -> None:
     pipe, wire = connected(timeout=3600)
-    first, second = pipe.send("PING"), pipe.send("PING")
+    commands = [pipe.send("PING") for _ in range(3)]
     await tick()
+    pipe._silent_since -= 7200  # they were written two hours ago
 
     pipe.data_received(b"+PONG\r\n")
+    pipe._look_for_silence()
 
-    assert await first == b"PONG"
-    assert not second.done()
+    assert [command.done() for command in commands] == [True, False, False]
     assert not wire.aborted
+
+    pipe._silent_since -= 7200
+    pipe._look_for_silence()
+
+    assert wire.aborted
+
+
+async def test_a_process_that_was_away_before_it_wrote_waits_for_the_answer() -> None:
+    pipe, wire = connected(timeout=3600)
+    command = pipe.send("PING")
+    pipe._silent_since -= 7200  # as in a process that was stopped behind `send`
+
+    await tick()
+    pipe._look_for_silence()
+
+    assert not wire.aborted
+    pipe.data_received(b"+PONG\r\n")
+    assert await command == b"PONG"
 
 
 async def test_garbage_ends_the_connection() -> None:

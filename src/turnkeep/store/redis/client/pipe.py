@@ -1,8 +1,9 @@
 """One connection to Redis: the commands of a loop tick in one write, replies in their order.
 
 Guarantees: a command whose reply is lost ends with `OutcomeUnknown`, one that was never written
-with `StoreUnavailable`; a server that is silent for `timeout` loses the connection; what is in
-flight is bounded. There is no reconnecting here and nothing is ever sent twice.
+with `StoreUnavailable`; a server that has commands to answer and says nothing for `timeout` loses
+the connection; what is in flight is bounded. There is no reconnecting here and nothing is ever sent
+twice.
 """
 
 from __future__ import annotations
@@ -42,11 +43,12 @@ class Pipe(asyncio.Protocol):
         self._in_flight = in_flight
         self._loop = asyncio.get_running_loop()
         self._reader = hiredis.Reader(replyError=Refusal)
-        self._waiting: deque[tuple[asyncio.Future[Reply], float]] = deque()
+        self._waiting: deque[asyncio.Future[Reply]] = deque()
         self._batch: list[bytes] = []
         self._batch_size = 0
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._silent_since = self._loop.time()
         self._room: deque[asyncio.Future[None]] = deque()
         self._is_paused = False
         self._closed_because: str | None = None
@@ -63,10 +65,9 @@ class Pipe(asyncio.Protocol):
             self._loop.call_soon(self._flush)
         self._batch.append(hiredis.pack_command(command))  # type: ignore[arg-type]  # a union is as good
         self._batch_size += 1
-        now = self._loop.time()
-        self._waiting.append((reply, now + self._timeout))
+        self._waiting.append(reply)
         if self._timer is None:
-            self._timer = self._loop.call_at(now + self._timeout, self._look_at_oldest)
+            self._timer = self._loop.call_later(self._timeout, self._look_for_silence)
         return reply
 
     @property
@@ -105,20 +106,25 @@ class Pipe(asyncio.Protocol):
         if self._transport is not None and self._transport.is_closing():
             return  # the word of it is on its way, and tells those who wait that nothing was sent
         if self._transport is not None and self._batch and not self._transport.is_closing():
+            # Not from `send` on: the time that this process took between the two is its own.
+            if len(self._waiting) == self._batch_size:
+                self._silent_since = self._loop.time()
             self._transport.write(b"".join(self._batch))
         self._batch.clear()
         self._batch_size = 0
 
-    def _look_at_oldest(self) -> None:
-        """The only timer: replies come in order, so the oldest command tells of all."""
+    def _look_for_silence(self) -> None:
+        """The only timer. A server that answers is not silent, however long the last command waits: to
+        cut an overloaded one off and ask again would be more load.
+        """
         self._timer = None
         if not self._waiting:
             return
-        deadline = self._waiting[0][1]
+        deadline = self._silent_since + self._timeout
         if deadline <= self._loop.time():
             self.close(f"the server was silent for {self._timeout:g} s")
         else:
-            self._timer = self._loop.call_at(deadline, self._look_at_oldest)
+            self._timer = self._loop.call_at(deadline, self._look_for_silence)
 
     def take_over(self, transport: asyncio.Transport) -> None:
         """Speak on an open transport from now on."""
@@ -126,6 +132,7 @@ class Pipe(asyncio.Protocol):
         transport.set_protocol(self)
 
     def data_received(self, data: bytes) -> None:
+        self._silent_since = self._loop.time()
         self._reader.feed(data)
         try:
             while (reply := self._reader.gets()) is not False:
@@ -138,7 +145,7 @@ class Pipe(asyncio.Protocol):
             self._make_room()
 
     def _answer(self, reply: Reply) -> None:
-        waiting, _ = self._waiting.popleft()
+        waiting = self._waiting.popleft()
         # Who was cancelled left its place in the queue: taking it out would shift
         # the replies of others.
         if not waiting.done():
@@ -172,7 +179,7 @@ class Pipe(asyncio.Protocol):
         # The border between what may have happened and what did not: only the last batch can be
         # unsent, because each is written whole.
         sent_count = len(self._waiting) - self._batch_size
-        for place, (waiting, _) in enumerate(self._waiting):
+        for place, waiting in enumerate(self._waiting):
             if not waiting.done():
                 waiting.set_exception(_loss(because) if place < sent_count else StoreUnavailable(because))
                 waiting.exception()  # whoever stopped waiting is not to be warned
