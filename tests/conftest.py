@@ -19,7 +19,7 @@ from typing import Any
 import hypothesis
 import pytest
 
-from tests.patience import TEST_ENDS
+from tests.patience import PATIENCE, TEST_ENDS
 from tests.services import (
     RabbitServer,
     RedisServer,
@@ -31,6 +31,7 @@ from tests.services.forks import ForkServer, made_folder
 from tests.services.process import folder_in_memory
 from tests.services.programs import REQUIRED, absent, program
 from tests.services.warming import warm_up
+from turnkeep.store.redis import RedisStore
 
 FULL = os.environ.get("TURNKEEP_PROVE") == "1"
 
@@ -45,6 +46,10 @@ _KEPT = ("TURNKEEP_PROVE", "TURNKEEP_REQUIRE_SERVICES", "TURNKEEP_TEST_REDIS", "
 for _name in list(os.environ):  # the settings of the developer's shell are not those of the tests
     if (_name.startswith(_OURS) or _name in _NAMED) and _name not in _KEPT:
         del os.environ[_name]
+
+# A server of a machine that is busy, or whose disk is, may say nothing for seconds. Who tests what becomes of silence
+# gives a limit of its own.
+RedisStore.timeout = PATIENCE
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as shells start what runs in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)  # the programs that tests interrupt must hear it

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import pytest
 
+from tests.patience import PATIENCE
 from tests.services import RedisSentinel, RedisServer
 from turnkeep.clock import Clock
 from turnkeep.errors import Rejection
@@ -55,7 +56,7 @@ async def store_on(
     *,
     policies: Policies = POLICIES,
     prefix: str | None = None,
-    timeout: float = 5.0,
+    timeout: float = PATIENCE,
     clock: Clock | None = None,
     **options: Any,
 ) -> AsyncIterator[RedisStore]:

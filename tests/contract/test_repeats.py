@@ -18,6 +18,7 @@ from tests.contract.suite.repeating import (
     REPEATS,
     TRIPLES,
     Repeat,
+    opened,
     outcome,
     play_all,
     share_of,
@@ -136,11 +137,11 @@ async def test_all_triples_on_every_engine(tmp_path: Path, redis_server: RedisSe
     found: dict[str, list[str]] = {}
 
     for start in range(0, len(triples), PART):
-        for store in every_engine(tmp_path, redis_server, clock, start):
-            await store.open()
-            found.setdefault(store.engine, []).extend(await play_all(store, clock, triples[start : start + PART]))
-            await store.close()
+        for engine in every_engine(tmp_path, redis_server, clock, start):
+            async with opened(engine) as store:
+                lines = await play_all(store, clock, triples[start : start + PART])
+            found.setdefault(store.engine, []).extend(lines)
 
-    for engine, differences in found.items():
-        proof("repeats", f"{engine}: {len(triples)} of {len(TRIPLES)} triples, {len(differences)} differences")
+    for name, differences in found.items():
+        proof("repeats", f"{name}: {len(triples)} of {len(TRIPLES)} triples, {len(differences)} differences")
     assert found == {"memory": [], "sqlite": [], "redis": []}

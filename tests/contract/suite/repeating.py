@@ -8,7 +8,8 @@ is told afterwards has to be equal.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from itertools import count
 from typing import Any, Literal, NamedTuple
@@ -213,15 +214,26 @@ async def play_all(
     """Where the engine differs after a repeat from the memory engine without one; a line for each difference. `before`:
     what stands before both, as sizes are those of what is stored.
     """
-    oracle = before(MemoryStore(Policies(POLICY), clock=clock))
-    await oracle.open()
     found: list[str] = []
-    for start in range(0, len(triples), at_once):
-        some = triples[start : start + at_once]
-        lines = await asyncio.gather(*[_compare(store, oracle, t, f"{next(_worlds)}", repeat) for t in some])
-        found += [line for each in lines for line in each]
-    await oracle.close()
+    async with opened(before(MemoryStore(Policies(POLICY), clock=clock))) as oracle:
+        for start in range(0, len(triples), at_once):
+            async with asyncio.TaskGroup() as group:
+                lines = [
+                    group.create_task(_compare(store, oracle, each, f"{next(_worlds)}", repeat))
+                    for each in triples[start : start + at_once]
+                ]
+            found += [line for each in lines for line in each.result()]
     return found
+
+
+@asynccontextmanager
+async def opened(store: Store) -> AsyncIterator[Store]:
+    """Open; closed in the end, also where the comparison raises."""
+    await store.open()
+    try:
+        yield store
+    finally:
+        await store.close()
 
 
 async def _compare(store: Store, oracle: Store, triple: Triple, name: str, repeat: Repeat) -> list[str]:
