@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import aiohttp
@@ -77,7 +78,10 @@ async def test_without_a_key_it_answers_to_its_own_names_alone(host: str) -> Non
 
 def listening_sockets(pid: int) -> list[str]:
     """Addresses, and paths of this system, on which a process takes connections."""
-    ours = {os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir() if link.is_symlink()}
+    ours = set()
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed meanwhile
+            ours.add(os.readlink(link))
     found = []
     for table in ("tcp", "tcp6"):
         rows = [line.split() for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]]

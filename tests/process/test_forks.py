@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.patience import PATIENCE
-from tests.services import eventually, forks
+from tests.services import eventually, forks, lives
 from tests.services.forks import Process, start_python
 
 SAYS_WHAT_IT_IS = """
@@ -115,7 +115,7 @@ def test_an_order_that_was_broken_off_ends_no_others(tmp_path: Path) -> None:
 MEMBER = """
 import os, sys, time
 from pathlib import Path
-from tests.services import eventually, forks
+from tests.services import forks
 folder = Path(sys.argv[1])
 forks.ForkServer.folder = folder
 process = forks.start_python(["-c", "import time; time.sleep(600)"], folder, {}, log=folder / "log")
@@ -137,20 +137,13 @@ def test_workers_share_one_process_and_each_takes_its_programs_along(tmp_path: P
         pids = [int(pid) for pid, _ in told]
         one.kill()
         one.wait(PATIENCE)
-        eventually(lambda: not is_running(pids[0]), PATIENCE, "the program of a killed worker to end")
-        assert is_running(pids[1])
+        eventually(lambda: not lives(pids[0]), PATIENCE, "the program of a killed worker to end")
+        assert lives(pids[1])
         other.kill()
         other.wait(PATIENCE)
-        eventually(lambda: not is_running(pids[1]), PATIENCE, "the program of the last worker to end")
+        eventually(lambda: not lives(pids[1]), PATIENCE, "the program of the last worker to end")
         eventually(lambda: not (folder / "socket").exists(), PATIENCE, "the process that forks to end")
     forks.remove_folder(folder)
-
-
-def is_running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 @pytest.mark.parametrize("said", [b"", b'{"program": ["-c"', b"{"], ids=["nothing", "half a line", "a brace"])

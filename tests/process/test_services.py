@@ -18,18 +18,11 @@ from tests.services import (
     RedisServer,
     eventually,
     free_port,
+    lives,
     valkey_program,
 )
 
 ROOT = Path(__file__).parents[2]
-
-
-def gone(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
-        return True
-    return state == "Z"
 
 
 def test_a_port_is_given_once() -> None:
@@ -152,7 +145,7 @@ async def test_a_killed_broker_comes_back_with_its_durable_messages(
     rabbit_server.settle()
     first = rabbit_server.pid
     rabbit_server.kill9()
-    assert gone(first)
+    assert not lives(first)
     rabbit_server.start()
     assert await take(rabbit_server, amqp_name) == b"kept"
 
@@ -172,9 +165,9 @@ def test_no_server_outlives_the_test_process(death: signal.Signals | None) -> No
         assert process.stdin is not None
         assert process.stdout is not None
         pid, directory = process.stdout.readline().split()
-        assert not gone(int(pid))
+        assert lives(int(pid))
         if death is not None:
             os.kill(process.pid, death)
         process.stdin.close()
         process.wait(PATIENCE)
-    eventually(lambda: gone(int(pid)) and not Path(directory).exists(), PATIENCE, "the keeper to clear up")
+    eventually(lambda: not lives(int(pid)) and not Path(directory).exists(), PATIENCE, "the keeper to clear up")

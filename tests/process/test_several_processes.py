@@ -17,7 +17,7 @@ import pytest
 
 from tests.patience import PATIENCE, until
 from tests.process.programs import Program, Server
-from tests.services import RedisServer
+from tests.services import RedisServer, lives
 
 COUNT = 3
 PEOPLE, TURNS = 6, 3
@@ -51,12 +51,6 @@ def children_of(pid: int) -> set[int]:
     with contextlib.suppress(OSError):
         return set(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
     return set()
-
-
-def lives(pid: int) -> bool:
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    return False
 
 
 @pytest.fixture(

@@ -8,7 +8,7 @@ Calls block: in a coroutine use `async with`, or `await asyncio.to_thread(server
 from pathlib import Path
 
 from tests.services.nginx import NginxServer
-from tests.services.process import HOST, Server, eventually, free_port, hold_port
+from tests.services.process import HOST, Server, eventually, free_port, hold_port, lives
 from tests.services.rabbit import RabbitServer, rabbit_program
 from tests.services.redis import RedisServer, redis_program, valkey_program
 from tests.services.topologies import RedisCluster, RedisSentinel
@@ -25,6 +25,7 @@ __all__ = [
     "eventually",
     "free_port",
     "hold_port",
+    "lives",
     "rabbit_program",
     "redis_program",
     "valkey_program",

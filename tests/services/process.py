@@ -58,6 +58,16 @@ def hold_port() -> socket.socket:
     return holder
 
 
+def lives(pid: int) -> bool:
+    """Whether a process is there and has not ended. One that ends while it is looked at may be gone behind the opening
+    of its file, which is another error than that there is no file.
+    """
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
 @atexit.register
 def _give_back() -> None:
     """Else each lock would be told of as a file that nobody has closed."""
