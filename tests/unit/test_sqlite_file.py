@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import stat
 from contextlib import closing
@@ -11,6 +12,7 @@ import apsw
 import pytest
 
 from tests.contract.suite.desk import HERE, at
+from tests.patience import PATIENCE
 from tests.unit.sqlite_files import engine, opened
 from turnkeep.errors import StoreMisconfigured, StoreUnavailable
 from turnkeep.messages import AssistantItem, UserItem
@@ -198,6 +200,32 @@ async def old_file(tmp_path: Path) -> Path:
         await desk.say("m1")
     with_layout(path, 0)
     return path
+
+
+async def test_who_finds_another_one_at_the_first_opening_waits_for_it(tmp_path: Path) -> None:
+    path = tmp_path / "a.db"
+    make_file(path)
+    with closing(apsw.Connection(str(path))) as other:  # no log is begun yet
+        other.execute("BEGIN IMMEDIATE; CREATE TABLE one (id)")
+        waiting = asyncio.create_task(asyncio.to_thread(connect_to_write, path, patience=PATIENCE))
+        await asyncio.wait({waiting}, timeout=0.05)
+        assert not waiting.done()
+
+        other.execute("COMMIT")
+
+        with closing(await waiting) as connection:
+            assert connection.pragma("journal_mode") == "wal"
+
+
+def test_who_waits_in_vain_at_the_first_opening_leaves_no_connection(tmp_path: Path) -> None:
+    path = tmp_path / "a.db"
+    make_file(path)
+    with closing(apsw.Connection(str(path))) as other:
+        other.execute("BEGIN IMMEDIATE; CREATE TABLE one (id)")
+        before = len(apsw.connections())
+        with pytest.raises(apsw.BusyError):
+            connect_to_write(path, patience=0.01)
+        assert len(apsw.connections()) == before
 
 
 def _nothing(connection: apsw.Connection) -> None:

@@ -78,7 +78,12 @@ def check_version(version: str) -> None:
 
 def connect_to_write(path: Path, *, patience: float = PATIENCE) -> apsw.Connection:
     connection = _connect(path, patience, pages_kib=16_384)
-    if connection.pragma("journal_mode", "wal") != "wal":
+    try:
+        mode = _begin_log(connection, Patience(patience))
+    except apsw.Error:
+        connection.close()
+        raise
+    if mode != "wal":
         connection.close()
         raise StoreMisconfigured(f"the file system of {path} cannot hold a write-ahead log, use a local disk")
     # with a write-ahead log "normal" syncs at checkpoints alone: a power cut would
@@ -117,6 +122,21 @@ def empty_log(connection: apsw.Connection, *, patience: float = 0.02) -> bool:
     finally:
         connection.set_busy_handler(Patience(PATIENCE))
     return True
+
+
+def _begin_log(connection: apsw.Connection, patience: Patience) -> str:
+    # SQLite reads the file first and then wants to write. Who finds another one between the two is
+    # refused at once, without its busy handler: of two readers that wait to write, neither would get on.
+    tries = 0
+    while True:
+        try:
+            mode: str = connection.pragma("journal_mode", "wal")
+        except apsw.BusyError:
+            if not patience(tries):
+                raise
+            tries += 1
+        else:
+            return mode
 
 
 def _connect(path: Path, patience: float, *, pages_kib: int) -> apsw.Connection:
