@@ -11,12 +11,16 @@ from bench.ladder.sizes import Size
 from bench.ladder.stack import Part, Stack, cost, cpu_now
 
 PATIENCE = 60.0
+WHOLE_ROUNDS = 60.0
+"""Seconds in which each socket is pinged equally often: those that came together are pinged together, so that a part
+of a round of pings holds all of them, or none.
+"""
 
 
 async def measure(size: Size) -> list[Figure]:
     count = size.of(100, 1_000)
     tokens, interval = size.of(20, 30), size.of(50, 100)
-    seconds = size.of(2.0, 10.0)
+    seconds = size.of(2.0, WHOLE_ROUNDS)
     with Stack() as stack:
         model = stack.model()
         floor = stack.program("prepared_frames", str(model.port))
