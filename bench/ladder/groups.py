@@ -87,7 +87,7 @@ GROUPS = (
         (8, 14, 15),
         "it starts, holds sockets, and does nothing",
         "start fanout tokens",
-        remedy="a start is imports: less takes fewer libraries. A socket is pinged every twenty seconds and holds what "
+        remedy="a start is imports: less takes fewer libraries. A socket is pinged every thirty seconds and holds what "
         "uvicorn and websockets keep of it: less takes a protocol of our own.",
     ),
 )

@@ -8,9 +8,12 @@ from urllib.parse import urlsplit
 import pytest
 import websockets
 
+from tests.collector import living
 from tests.patience import PATIENCE
 from tests.process.served import Served, served
 from tests.services import HOST, free_port
+from turnkeep.doors.ping_wheel import PING_INTERVAL, TURNS
+from turnkeep.doors.socket_transport import SocketTransport
 
 PAGE = "http://localhost:3000"
 
@@ -76,6 +79,14 @@ async def test_a_socket_is_found_with_a_slash_at_its_end() -> None:
         await socket.send('{"action": "subscribe", "channel": "c"}')
         async with asyncio.timeout(PATIENCE):
             assert "subscri" in str(await socket.recv())
+
+
+async def test_a_silent_socket_is_pinged_before_a_proxy_gives_it_up() -> None:
+    """Those with the least patience, by their documentation: 50 s (HAProxy's example), 55 s (Heroku), 60 s (nginx)."""
+    async with served() as server, server.socket() as socket:
+        own = next(one for one in living(SocketTransport) if one.client == socket.local_address)
+        assert own.ping_interval == PING_INTERVAL
+        assert PING_INTERVAL * (1 + 1 / TURNS) < 50
 
 
 async def test_a_service_that_fails_beside_its_server_leaves_nothing_listening() -> None:

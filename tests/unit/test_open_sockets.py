@@ -1,4 +1,4 @@
-"""What an open socket holds and waits with, and when it is pinged."""
+"""What an open socket holds and waits with, and what becomes of it when it is pinged."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from tests.collector import nothing_left
 from tests.patience import PATIENCE
 from turnkeep.doors.http_transport import HttpTransport, transports
 from turnkeep.doors.peers import peers_of
-from turnkeep.doors.ping_wheel import PING_TICK, PingWheel
 from turnkeep.doors.socket_transport import Gate, ReaderQueue, SocketTransport, transport_of
 from turnkeep.settings import Settings
 
@@ -196,17 +195,6 @@ async def test_a_peer_that_does_not_answer_a_ping_is_closed_whatever_else_it_say
             await asyncio.sleep(0.01)
 
 
-class Pinged:
-    def __init__(self, *, breaks: bool = False) -> None:
-        self.count = 0
-        self._breaks = breaks
-
-    def send_keepalive_ping(self) -> None:
-        self.count += 1
-        if self._breaks:
-            raise RuntimeError("it breaks")
-
-
 class WriterUser:
     """Whoever writes past the protocol, and whether the connection was open when he was told to stop."""
 
@@ -258,25 +246,6 @@ async def test_who_writes_past_the_protocol_is_told_before_the_connection_takes_
         peer.transport.abort()
 
     assert user.was_open[0]
-
-
-async def test_a_wheel_pings_each_that_is_due_whatever_becomes_of_another() -> None:
-    wheel = PingWheel()
-    first, broken, late, left = Pinged(), Pinged(breaks=True), Pinged(), Pinged()
-    wheel.add(late, 3_600.0)
-    for socket in (broken, first):
-        wheel.add(socket, PING_TICK)
-    left_at = wheel.add(left, PING_TICK)
-    wheel.remove(left, left_at)
-    wheel.remove(left, left_at)
-    async with asyncio.timeout(20):
-        while not first.count or not broken.count:
-            await asyncio.sleep(PING_TICK)
-    wheel.add(first, 0.0)
-    async with asyncio.timeout(20):
-        while first.count < 2:
-            await asyncio.sleep(PING_TICK)
-    assert (broken.count, late.count, left.count, len(wheel)) == (1, 0, 0, 1)
 
 
 async def test_a_queue_gives_all_in_order_and_loses_nothing_with_a_reader_that_is_cancelled() -> None:

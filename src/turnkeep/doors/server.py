@@ -30,6 +30,7 @@ from turnkeep.doors.app import app, status_app
 from turnkeep.doors.http_transport import is_no_fault_of_a_peer, transports
 from turnkeep.doors.other_systems import outside
 from turnkeep.doors.peers import peers_of
+from turnkeep.doors.ping_wheel import PING_INTERVAL
 from turnkeep.doors.port import bound, doormen, port_of
 from turnkeep.doors.separation import demand_separation
 from turnkeep.doors.socket.session import READ_LIMIT
@@ -182,6 +183,7 @@ async def _answer(
             ws=ws,
             ws_max_size=max(READ_LIMIT, application.settings.max_frame_bytes),
             ws_per_message_deflate=False,
+            ws_ping_interval=PING_INTERVAL,
             # The queue is open before anybody can connect: a lifespan would be a second
             # one to open it.
             lifespan="off",

@@ -27,7 +27,7 @@ from websockets.protocol import OPEN
 
 from turnkeep.doors.backlog import Backlog, Rota, Valve
 from turnkeep.doors.peers import Peers, sender_of
-from turnkeep.doors.ping_wheel import PING_TICK, PingWheel
+from turnkeep.doors.ping_wheel import PingWheel
 from turnkeep.doors.request_refusals import NO_REQUEST
 
 T = TypeVar("T")
@@ -48,6 +48,8 @@ AFTER_FAULT = 1.0
 PING_HEAD, PONG_HEAD = b"\x89\x04", b"\x8a\x84"
 """Of a ping of four bytes, and of what a client answers: its mask and the four bytes come after it."""
 PONG_SIZE = 10
+EARLY = 0.05
+"""Seconds by which a look at a pong may come too early: by a whole interval it would be too late."""
 
 CONNECTION = "turnkeep.connection"
 """The connection, in the state of a socket's scope."""
@@ -151,7 +153,7 @@ class SocketTransport(WebSocketsSansIOProtocol):
     def __init__(self, *args: Any, peers: Peers, rota: Rota, wheel: PingWheel, **options: Any) -> None:
         super().__init__(*args, **options)
         self._wheel = wheel
-        self._ping_at = 0
+        self._ping_at = 0.0
         self._application, self.app = self.app, self._serve_to_the_end
         self._serving: Callable[[], Awaitable[None]] | None = None
         self._request: Request | None = None
@@ -417,8 +419,7 @@ class SocketTransport(WebSocketsSansIOProtocol):
         self.schedule_ping()
 
     def _is_pong_late(self) -> bool:
-        # A timer may come a little early: by a whole turn of the wheel it would be seen too late.
-        return self.ping_timeout is not None and self.loop.time() - self.ping_sent_at >= self.ping_timeout - PING_TICK
+        return self.ping_timeout is not None and self.loop.time() - self.ping_sent_at >= self.ping_timeout - EARLY
 
     def handle_pong(self, event: Frame) -> None:
         if bytes(event.data) == self.pending_ping_payload:
