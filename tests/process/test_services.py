@@ -150,6 +150,25 @@ async def test_a_killed_broker_comes_back_with_its_durable_messages(
     assert await take(rabbit_server, amqp_name) == b"kept"
 
 
+@pytest.mark.usefixtures("rabbit_installed")
+def test_an_erlang_that_dies_at_its_start_leaves_nothing_where_tests_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken, here = tmp_path / "rabbitmqctl", tmp_path / "here"
+    broken.write_text("#!/bin/sh\nexec erl -noinput -boot nothing\n")
+    broken.chmod(0o700)
+    here.mkdir()
+    monkeypatch.chdir(here)
+    server = RabbitServer(program=str(broken.with_name("rabbitmq-server")))
+    try:
+        with pytest.raises(subprocess.CalledProcessError):
+            server.ctl("status")
+        assert list(here.iterdir()) == []
+        assert list(server.directory.glob("erl_crash*")) == []
+    finally:
+        server.close()
+
+
 @pytest.mark.usefixtures("redis_installed")
 @pytest.mark.parametrize("death", [signal.SIGKILL, signal.SIGTERM, None])
 def test_no_server_outlives_the_test_process(death: signal.Signals | None) -> None:

@@ -71,7 +71,15 @@ class RabbitServer(Server):
         """Run `rabbitmqctl` against this broker (boots an Erlang machine: about two seconds)."""
         program = Path(self.program).with_name("rabbitmqctl")
         command = [str(program), "--quiet", *arguments]
-        done = subprocess.run(command, env=self._environment(), capture_output=True, text=True, timeout=280, check=True)
+        done = subprocess.run(
+            command,
+            cwd=self.directory,
+            env=self._environment(),
+            capture_output=True,
+            text=True,
+            timeout=280,
+            check=True,
+        )
         return done.stdout
 
     def settle(self) -> None:
@@ -99,6 +107,7 @@ class RabbitServer(Server):
             "HOME": home,
             "ERL_EPMD_PORT": str(self._epmd_port),
             "ERL_EPMD_ADDRESS": HOST,
+            "ERL_CRASH_DUMP_SECONDS": "0",  # an Erlang that dies at its start would write megabytes that nobody reads
             "RABBITMQ_NODENAME": f"t{self.port}@localhost",
             "RABBITMQ_DIST_PORT": str(self._dist_port),
             "RABBITMQ_MNESIA_BASE": f"{home}/data",
