@@ -29,6 +29,8 @@ export interface Receipt {
   due_in: number | null;
   idempotent: boolean;
   steer?: "accepted";
+  /** Of one that was sent: whether the message was there before. */
+  repeated?: boolean;
 }
 
 export interface HeldCall {

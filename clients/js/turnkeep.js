@@ -5,6 +5,7 @@
 // position, so a lost connection goes on where it ended: no frame is missed, none comes twice.
 
 const AGAIN = new Set([429, 502, 503, 504]); // what a server, or a proxy before it, says while it is away
+const REPEATED = 200; // the status of a receipt whose message was there before; that of a new one is 202
 const SILENCE = 45_000; // ms: a stream says at least every 15 s that it is still there
 const OUTBOX = "turnkeep:outbox:";
 
@@ -43,11 +44,13 @@ export class TurnkeepClient {
 
   /**
    * Send one message: its receipt, once it is durable there. Repeated until the server answers, or `signal` ends it.
-   * The same `messageId` again changes nothing.
+   * The same `messageId` again changes nothing, and `repeated` says so.
    */
-  send(channel, message, { messageId = newId(), signal, ...wishes } = {}) {
+  async send(channel, message, { messageId = newId(), signal, ...wishes } = {}) {
     const said = typeof message === "string" ? { message } : { content: message };
-    return this.call("POST", `${pathOf(channel)}/messages`, { ...said, message_id: messageId, ...wishes }, { signal });
+    const body = { ...said, message_id: messageId, ...wishes };
+    const { status, content } = await this.#reply("POST", `${pathOf(channel)}/messages`, body, { signal });
+    return { ...content, repeated: status === REPEATED };
   }
 
   /**
@@ -96,7 +99,7 @@ export class TurnkeepClient {
       if (!isSent) {
         isSent = true; // subscribed first: an answer may come faster than a subscription
         const receipt = await this.send(channel, message, { messageId, flush: true, signal, ...wishes });
-        const earlier = await this.#earlierAnswer(channel, receipt.message_id);
+        const earlier = receipt.repeated ? await this.#earlierAnswer(channel, receipt.message_id) : undefined;
         if (earlier !== undefined) return earlier;
       }
       if (frame.status === "in_progress") onText(frame.message);
@@ -238,7 +241,11 @@ export class TurnkeepClient {
    * Any route of the HTTP API. Repeated until it is answered, under one idempotency key, so it happens once. Where the
    * server knows no such key (a new thread, a new assistant) a lost answer rejects with "outcome_unknown".
    */
-  async call(method, path, body, { signal, idempotencyKey = newId("") } = {}) {
+  async call(method, path, body, options) {
+    return (await this.#reply(method, path, body, options)).content;
+  }
+
+  async #reply(method, path, body, { signal, idempotencyKey = newId("") } = {}) {
     const named = method === "GET" ? {} : { "idempotency-key": idempotencyKey };
     for (let failures = 1; ; failures++) {
       let wish = 0;
@@ -246,7 +253,7 @@ export class TurnkeepClient {
         const headers = { ...(await this.#headers()), ...named, "content-type": "application/json" };
         const text = body === undefined ? undefined : JSON.stringify(body);
         const answer = await fetch(this.#url + path, { method, headers, body: text, signal });
-        if (answer.ok) return answer.status === 204 ? undefined : await answer.json();
+        if (answer.ok) return { status: answer.status, content: answer.status === 204 ? undefined : await answer.json() };
         wish = 1000 * (Number(answer.headers.get("retry-after")) || 0);
         const error = await refusal(answer);
         if (!AGAIN.has(answer.status)) throw error;

@@ -232,8 +232,9 @@ def test_send_goes_on_when_the_server_is_killed_and_comes_back(desk: Desk) -> No
     assert [offset for offset, _ in places] == sorted(offset for offset, _ in places)
 
 
-async def test_a_server_that_goes_away_right_behind_the_receipt_is_waited_for(desk: Desk) -> None:
+async def test_a_server_that_goes_away_right_behind_the_receipt_of_a_repeat_is_waited_for(desk: Desk) -> None:
     with desk.running("dev") as service:
+        post(service, "/api/channels/c1/messages", {"message": "hello", "message_id": "m1", "flush": True})
         async with TcpProxy("127.0.0.1", service.port) as proxy:
             url = f"http://127.0.0.1:{proxy.port}"
             proxy.cut_before_reply(b"GET /api/channels/c1/messages/m1")
@@ -250,6 +251,18 @@ async def test_a_server_that_goes_away_right_behind_the_receipt_is_waited_for(de
     assert said.code == 0, said.err
     assert "the server went away; message m1 is kept" in said.err
     assert said.all_json[-1]["status"] in ("completed", "settled")
+
+
+async def test_only_a_message_that_was_sent_before_is_asked_after(desk: Desk) -> None:
+    with desk.running("dev") as service:
+        async with TcpProxy("127.0.0.1", service.port) as proxy:
+            words = ("send", "c1", "[[say:fine]]", "--message-id", "m1")
+            where = {"TURNKEEP_URL": f"http://127.0.0.1:{proxy.port}"}
+            proxy.cut_before_reply(b"GET /api/channels/c1/messages/m1")  # each such request is a cut
+            first = await asyncio.to_thread(desk.execute, *words, **where)
+            assert (first.code, first.out, proxy.cuts) == (0, "fine\n", 0), first.err
+            again = await asyncio.to_thread(desk.execute, *words, **where)
+            assert (again.code, again.out, proxy.cuts) == (0, "", 1), again.err
 
 
 def text_of(frames: list[dict[str, Any]]) -> str:

@@ -15,12 +15,14 @@ from typing import Any
 
 import aiohttp
 import pytest
+from yarl import URL
 
 from tests.patience import until
 from tests.process.programs import Server
 from tests.process.served import served
 from tests.services import free_port
 from tests.services.programs import packages, program
+from tests.services.tcp_proxy import TcpProxy
 from turnkeep.simulator import Simulator, StreamPace, serve
 
 pytestmark = pytest.mark.xdist_group("js client")  # they share packages that one installs
@@ -115,6 +117,15 @@ async def test_a_lost_answer_is_asked_for_again_only_where_that_makes_nothing_tw
         told = await told_by(process)
     assert told == {"made": "outcome_unknown", "cancelled": {}}
     assert asked == ["/api/threads", "/api/channels/c/cancel", "/api/channels/c/cancel"]
+
+
+async def test_only_a_message_that_was_sent_before_is_asked_after(node: str) -> None:
+    async with served() as there, TcpProxy("127.0.0.1", URL(there.url).port or 0) as proxy:
+        proxy.cut_before_reply(b"GET /api/channels/c/messages")  # each such request is a cut
+        for cuts in (0, 1):
+            async with driver(node, "ask.mjs", f"http://127.0.0.1:{proxy.port}") as process:
+                assert await told_by(process) == {"answer": "fine", "repeated": bool(cuts)}
+            assert proxy.cuts == cuts
 
 
 def open_streams(folder: Path) -> set[str]:

@@ -76,9 +76,10 @@ async def from_server(base: str, ask: Ask) -> AsyncGenerator[Frame, None]:
                 first = await anext(frames)
                 receipt = await client.send(ask.channel, ask.text, **ask.about)
                 accepted_id = str(receipt["message_id"])
+                is_repeat = receipt.pop("repeated")
                 yield {"type": "status", "status": "accepted", "message_id": accepted_id, "receipt": receipt}
                 # of a message that was settled before no event comes any more
-                if receipt["idempotent"]:
+                if is_repeat:
                     record = await _record_of(client, ask.channel, accepted_id)
                     for frame in _settled_frames(accepted_id, record["status"], record["run_id"]):
                         yield frame

@@ -6,6 +6,7 @@ import asyncio
 import secrets
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Any, Literal
 from urllib.parse import quote, urlsplit
 
@@ -36,6 +37,16 @@ JsonObject = dict[str, Any]
 StreamState = Literal["live", "away"]
 
 
+@dataclass(frozen=True, slots=True)
+class ServerReply:
+    """What a server has answered: its JSON, None where it has none, and the status, which says of a
+    receipt whether it is a new one.
+    """
+
+    status: int
+    content: Any
+
+
 class ServerLink:
     """One server, with a credential. `patience`: seconds that one call is repeated for."""
 
@@ -53,7 +64,13 @@ class ServerLink:
     async def call(
         self, method: str, path: str, body: object = None, *, once: str | None = None, repeats: bool = True
     ) -> Any:
-        """The JSON of the answer; None where it has none.
+        """The JSON of `reply`, for whom its status says nothing."""
+        return (await self.reply(method, path, body, once=once, repeats=repeats)).content
+
+    async def reply(
+        self, method: str, path: str, body: object = None, *, once: str | None = None, repeats: bool = True
+    ) -> ServerReply:
+        """What the server answers to a request.
 
         Repeated while the server is away or asks to wait. What changes something carries one key
         for all repeats, so it happens once. `repeats=False`: the server knows no such key for it, so
@@ -69,7 +86,7 @@ class ServerLink:
             except (aiohttp.ClientError, TimeoutError, TurnkeepError) as error:
                 # what a lost answer has deleted is not there for its repeat
                 if isinstance(error, NotFound) and failures and method == "DELETE":
-                    return None
+                    return ServerReply(204, None)
                 if not _is_passing(error):
                     raise
                 if not repeats and not isinstance(error, TurnkeepError | aiohttp.ClientConnectorError):
@@ -133,14 +150,14 @@ class ServerLink:
         for session in list(self._sessions.values()):
             await session.close()
 
-    async def _ask(self, method: str, path: str, body: object, key: Mapping[str, str]) -> Any:
+    async def _ask(self, method: str, path: str, body: object, key: Mapping[str, str]) -> ServerReply:
         headers = {**self._headers, **key}
         async with self._open(CALLS).request(
             method, self._url(path), json=body, headers=headers, timeout=ANSWER_TIMEOUT
         ) as response:
             await _demand_success(response)
             raw = await response.read()
-            return orjson.loads(raw) if raw else None
+            return ServerReply(response.status, orjson.loads(raw) if raw else None)
 
     def _open(self, connections: int) -> aiohttp.ClientSession:
         if self._is_closed:

@@ -17,6 +17,8 @@ from turnkeep.wishes import Wishes
 
 TIMEOUT = SecondsLimit(7_200.0)
 OPTIONS = ("base_url", "api_key", "patience")
+REPEATED = 200
+"""The status of a receipt whose message was there before; that of a new one is 202."""
 
 
 class TurnkeepClient:
@@ -72,13 +74,14 @@ class TurnkeepClient:
         """Take a message in durably: its receipt. Parts of content are a list.
 
         Without a `message_id` one is made, so that the repeats of this call send one message; your
-        own makes the next program that sends it harmless, too.
+        own makes the next program that sends it harmless, too. `repeated` in the receipt says that
+        the message was there before, be it from a repeat of this call whose answer was lost.
         """
         content = {"message": message} if isinstance(message, str) else {"content": list(message)}
         fields = {"message_id": message_id or f"msg_{secrets.token_hex(12)}", "instructions": instructions, **wishes}
         body = {**content, **{name: value for name, value in fields.items() if value is not None}}
-        receipt: JsonObject = await self._link.call("POST", self._path(channel, "messages"), body)
-        return receipt
+        reply = await self._link.reply("POST", self._path(channel, "messages"), body)
+        return {**reply.content, "repeated": reply.status == REPEATED}
 
     async def ask(
         self,
@@ -103,8 +106,8 @@ class TurnkeepClient:
             async with asyncio.timeout(timeout), aclosing(self.stream(channel, everything=True)) as frames:
                 # subscribed first: an answer may come faster than a subscription
                 await anext(frames)
-                await self.send(channel, message, message_id=message_id, instructions=instructions, **wishes)
-                if (text := await self._earlier_answer(channel, message_id)) is not None:
+                receipt = await self.send(channel, message, message_id=message_id, instructions=instructions, **wishes)
+                if receipt["repeated"] and (text := await self._earlier_answer(channel, message_id)) is not None:
                     return text
                 async for frame in frames:
                     if (text := _answer_in(frame, message_id)) is not None:
