@@ -128,13 +128,13 @@ class Message:
     `window` and `max_wait` (seconds) are None where the thread's or queue's setting counts; the
     store keeps what counted on arrival. `instructions` are the operator's, `user_instructions`
     those of somebody who may not speak for the operator: the model is told whose they are;
-    `assistant_instructions` stand in place of the assistant's own. `model`
-    and `parameters` (effort, format and their like, in the words of an assistant) count for the run
-    that answers it; so do `assistant`, who answers instead of the thread's own, and `client_tools`,
-    functions that the caller runs himself (name, description, parameters, strict). `not_before`
-    (Unix seconds) makes the message wait beside the inbox until then.
-    `minted` says that the id is ours: such a send is not idempotent. `arrival` (store clock) and
-    `seq` (place in the thread's order, from 1) are given by the store.
+    `assistant_instructions` stand in place of the assistant's own. `model` and `parameters`
+    (effort, format and their like, in the words of an assistant) count for the run that answers it;
+    so do `assistant`, who answers instead of the thread's own, and `client_tools`, functions that
+    the caller runs himself (name, description, parameters, strict). `not_before` (Unix seconds)
+    makes the message wait beside the inbox until then. `minted` says that the id is ours: such a
+    send is not idempotent. `arrival` (store clock) and `seq` (place in the thread's order, from 1)
+    are given by the store.
     """
 
     address: Address

@@ -130,10 +130,10 @@ class TurnkeepClient:
         """The frames of a channel, without end and without holes: from now, or after a position
         (`position_of` a frame).
 
-        The first connection is waited for as any call is. One that is lost later is made again for as
-        long as it takes, and goes on where it ended; no frame comes twice. `deltas`: each token by
-        itself; `everything`: the life of messages, tools and steps too. `on_state` is
-        told "live" and "away".
+        The first connection is waited for as any call is. One that is lost later is made again for
+        as long as it takes, and goes on where it ended; no frame comes twice. `deltas`: each token
+        by itself; `everything`: the life of messages, tools and steps too. `on_state` is told
+        "live" and "away".
         """
         options = {"text": "delta" if deltas else None, "events": "all" if everything else None}
         query = urlencode({name: value for name, value in options.items() if value})

@@ -279,9 +279,9 @@ class Reply:
     async def read(self, take: Take | None = None) -> list[StreamEvent] | None:
         """The frames of the next bytes (perhaps none), None at a clean end.
 
-        `take` is given them before this returns, and those of each later arrival, at the moment they
-        come, for as long as it says that it is content. It may not wait; what it
-        raises is raised here.
+        `take` is given them before this returns, and those of each later arrival, at the moment
+        they come, for as long as it says that it is content. It may not wait; what it raises is
+        raised here.
 
         Raises ModelTimedOut after silence, ModelUnavailable when the connection breaks,
         AnswerMalformed for what is no stream of events.

@@ -42,8 +42,8 @@ class WorkerInbox(Protocol):
         answered along with these.
 
         Raises `ThreadBusy` when the thread is leased, in retry, held or paused, or when its inbox
-        does not fit one batch; then nothing is stored. An id that was
-        accepted before raises `MessageConflict`.
+        does not fit one batch; then nothing is stored. An id that was accepted before raises
+        `MessageConflict`.
         """
         ...
 
@@ -91,8 +91,8 @@ class WorkerInbox(Protocol):
         `retry_in`: a batch of several messages without started effects is split (each alone,
         `last_chance`, due now, journal dropped, event ``retrying``); else its messages become dead
         letters with one ``dead`` event, and what is left is due by its window. If a stop was asked
-        since the claim, every failure is a retry, due now, so that the next
-        claimant obeys the stop.
+        since the claim, every failure is a retry, due now, so that the next claimant obeys the
+        stop.
         """
         ...
 

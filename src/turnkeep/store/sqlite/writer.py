@@ -293,8 +293,8 @@ class Writer:
 
     def _close_hole(self) -> None:
         """On a fresh connection, whose pages come from the file. Linux tells each failed sync once:
-        a sync of the same pages that succeeds afterwards says nothing, only
-        writing them elsewhere does.
+        a sync of the same pages that succeeds afterwards says nothing, only writing them elsewhere
+        does.
         """
         if not self.may_have_a_hole:
             return
