@@ -15,9 +15,8 @@ HEAD = """# HTTP and socket actions
 
 The same to try out: `/api/docs`; for machines: `/api/openapi.json` (OpenAPI 3.1). How to come in:
 [Put it on the internet](../how-to/go-public.md); where nobody is asked for credentials, everybody may do everything.
-Errors are `{"error": {"code", "message"}}`, with
-`retryable` and `retry_after` where trying again may help: [Errors](errors.md). This page is made by
-`scripts/http_reference.py`; a test compares it.
+Errors are `{"error": {"code", "message"}}`, with `retryable` and `retry_after` where trying again may help:
+[Errors](errors.md). This page is made by `scripts/http_reference.py`; a test compares it.
 
 ## Routes
 

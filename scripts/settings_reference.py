@@ -20,8 +20,7 @@ A `.env` that nobody named may have come with somebody else's project. It lets n
 (`TURNKEEP_TOOLS`, `TURNKEEP_TENANT_TOOL_FILES`, `TURNKEEP_WORKSPACE`, `TURNKEEP_ALLOW_BASH`, `TURNKEEP_SANDBOX`), and
 its addresses get no key that was set elsewhere. `turnkeep --env-file FILE` names a file that is yours.
 
-This page is made by `scripts/settings_reference.py`; a test
-compares it.
+This page is made by `scripts/settings_reference.py`; a test compares it.
 """
 
 
