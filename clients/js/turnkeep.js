@@ -5,7 +5,7 @@
 // position, so a lost connection goes on where it ended: no frame is missed, none comes twice.
 
 const AGAIN = new Set([429, 502, 503, 504]); // what a server, or a proxy before it, says while it is away
-const REPEATED = 200; // the status of a receipt whose message was there before; that of a new one is 202
+const REPEAT_STATUS = 200; // the status of a receipt whose message was there before; that of a new one is 202
 const SILENCE = 45_000; // ms: a stream says at least every 15 s that it is still there
 const OUTBOX = "turnkeep:outbox:";
 
@@ -50,7 +50,7 @@ export class TurnkeepClient {
     const said = typeof message === "string" ? { message } : { content: message };
     const body = { ...said, message_id: messageId, ...wishes };
     const { status, content } = await this.#reply("POST", `${pathOf(channel)}/messages`, body, { signal });
-    return { ...content, repeated: status === REPEATED };
+    return { ...content, repeated: status === REPEAT_STATUS };
   }
 
   /**

@@ -129,15 +129,18 @@ async def test_one_conversation_with_all_that_can_be_done_to_it() -> None:
 
 
 async def test_only_a_message_that_was_sent_before_is_asked_after() -> None:
-    async with served() as there, TcpProxy("127.0.0.1", URL(there.url).port or 0) as proxy:
-        async with TurnkeepClient(f"http://127.0.0.1:{proxy.port}") as client:
-            proxy.cut_before_reply(b"GET /api/channels/c1/messages")  # each such request is a cut
-            assert await client.ask("c1", "hello [[say:fine]]", message_id="m1") == "fine"
-            assert proxy.cuts == 0
-            assert await client.ask("c1", "hello [[say:fine]]", message_id="m1") == "fine"
-            assert proxy.cuts == 1
-            assert not (await client.send("c1", "hello", message_id="m2"))["repeated"]
-            assert (await client.send("c1", "hello", message_id="m2"))["repeated"]
+    async with (
+        served() as there,
+        TcpProxy("127.0.0.1", URL(there.url).port or 0) as proxy,
+        TurnkeepClient(f"http://127.0.0.1:{proxy.port}") as client,
+    ):
+        proxy.cut_before_reply(b"GET /api/channels/c1/messages")  # each such request is a cut
+        assert await client.ask("c1", "hello [[say:fine]]", message_id="m1") == "fine"
+        assert proxy.cuts == 0
+        assert await client.ask("c1", "hello [[say:fine]]", message_id="m1") == "fine"
+        assert proxy.cuts == 1
+        assert not (await client.send("c1", "hello", message_id="m2"))["repeated"]
+        assert (await client.send("c1", "hello", message_id="m2"))["repeated"]
 
 
 async def test_however_many_streams_leave_room_for_a_call() -> None:

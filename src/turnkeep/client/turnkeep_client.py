@@ -17,7 +17,7 @@ from turnkeep.wishes import Wishes
 
 TIMEOUT = SecondsLimit(7_200.0)
 OPTIONS = ("base_url", "api_key", "patience")
-REPEATED = 200
+REPEAT_STATUS = 200
 """The status of a receipt whose message was there before; that of a new one is 202."""
 
 
@@ -81,7 +81,7 @@ class TurnkeepClient:
         fields = {"message_id": message_id or f"msg_{secrets.token_hex(12)}", "instructions": instructions, **wishes}
         body = {**content, **{name: value for name, value in fields.items() if value is not None}}
         reply = await self._link.reply("POST", self._path(channel, "messages"), body)
-        return {**reply.content, "repeated": reply.status == REPEATED}
+        return {**reply.content, "repeated": reply.status == REPEAT_STATUS}
 
     async def ask(
         self,
