@@ -17,16 +17,20 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # what a killed process had i
 PLANS = {"everything": EVERYTHING, "zombies": ZOMBIES, "failovers": FAILOVERS}
 
 SHOWN_BY = {
-    "no_fence": ("zombies", 3),
-    "resumes_too_early": ("everything", 30),
-    "ids_forgotten_with_the_answer": ("zombies", 1),
-    "retry_of_a_grown_batch": ("everything", 3),
+    "no_fence": ("failovers", 1),
+    "commit_in_two_commands": ("zombies", 1),
+    "retry_of_a_grown_batch": ("everything", 7),
+    "death_forgets_the_journal": ("zombies", 1),
     "act_before_journal": ("everything", 2),
-    "effects_run_again": ("zombies", 2),
-    "cut_taken_for_the_end": ("everything", 3),
-    "deaf_heartbeat": ("zombies", 4),
-    "never_gives_up": ("everything", 2),
-    "answer_ends_without_its_words": ("failovers", 3),
+    "effects_run_again": ("everything", 2),
+    "key_of_the_attempt": ("everything", 5),
+    "cut_taken_for_the_end": ("zombies", 1),
+    "steering_not_journalled": ("zombies", 1),
+    "answer_ends_without_its_words": ("failovers", 2),
+    "compares_the_clocks_of_two_hosts": ("everything", 2),
+    "deaf_heartbeat": ("failovers", 1),
+    "never_gives_up": ("zombies", 1),
+    "resumes_too_early": ("zombies", 8),
 }
 """The storm that is likely to show a bug, where it is not the first: tried first, to save time."""
 
@@ -39,7 +43,7 @@ SHOWN_AT_ONCE = (
     "retry_of_a_grown_batch",
     "death_forgets_the_journal",
 )
-"""One each of fences, leases, due times, batches and journals, whose first storm shows it: these are for every day."""
+"""One each of fences, leases, due times, batches and journals, shown by the storm tried first: for every day."""
 
 
 @pytest.fixture(autouse=True)
@@ -88,21 +92,22 @@ def test_the_same_seed_is_the_same_storm() -> None:
 
 @pytest.mark.parametrize("name", SHOWN_AT_ONCE)
 def test_a_planted_bug_is_found(name: str) -> None:
-    assert is_found(name), f"{len(storms_for(name))} storms show nothing"
+    assert storm_that_shows(name) is not None, f"{len(storms_for(name))} storms show nothing"
 
 
 @pytest.mark.prove
 @pytest.mark.only_in_prove  # minutes of storms
 @pytest.mark.timeout(3600)
 def test_every_planted_bug_is_found(proof: Callable[[str, str], None]) -> None:
-    missed = [name for name in BUGS if not is_found(name)]
+    shown = {name: storm_that_shows(name) for name in BUGS}
 
-    assert missed == []
-    proof("planted bugs", f"caught {len(BUGS)} of {len(BUGS)}")
+    assert [name for name, storm in shown.items() if storm is None] == []
+    late = {name: storm for name, storm in shown.items() if storm != storms_for(name)[0]}
+    proof("planted bugs", f"caught {len(BUGS)} of {len(BUGS)} | not by the storm that is tried first: {late or 'none'}")
 
 
-def is_found(name: str) -> bool:
-    return any(shows(name, PLANS[plan], seed) for plan, seed in storms_for(name))
+def storm_that_shows(name: str) -> tuple[str, int] | None:
+    return next((storm for storm in storms_for(name) if shows(name, PLANS[storm[0]], storm[1])), None)
 
 
 def storms_for(name: str) -> list[tuple[str, int]]:
