@@ -1,13 +1,9 @@
-"""What operations see inside the writer: threads in memory over those in the file, and one act to
-store what changed.
-
-A loaded thread stays in memory while nobody else has changed it, and goes when an operation on it
-raised.
+"""What operations see inside the writer: threads, of memory or of the file, and one act to store what
+changed.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -27,6 +23,7 @@ from turnkeep.store.sqlite.due_index import DueIndex, TenantShares
 from turnkeep.store.sqlite.outbox import OpenSink, open_sinks
 from turnkeep.store.sqlite.owners import Owners
 from turnkeep.store.sqlite.rows import ThreadRow, letter_to_json
+from turnkeep.store.sqlite.thread_cache import ThreadCache
 from turnkeep.store.sqlite.view import Setup, View
 from turnkeep.store.sqlite.waiters import News
 from turnkeep.store.thread import AcceptedId, Out, Thread
@@ -37,9 +34,6 @@ FORGOTTEN_HEAD = '"forgotten"'
 
 SYNC_MARK = "REPLACE INTO meta (name, value) VALUES ('synced', ?)"
 """Nobody reads it. Only a commit that wrote something is synced, and with it the whole log before it."""
-
-MOST_CACHED = 4096
-"""Threads kept in memory."""
 
 
 class Transaction(View):
@@ -69,9 +63,7 @@ class Transaction(View):
         """Since the log was emptied last, which still holds what was erased."""
         self.is_behind = True
         """Somebody else has written since it was told here what others did."""
-        self._version = -1
-        self._cache: OrderedDict[Address, ThreadRow] = OrderedDict()
-        self._operation_addresses: list[Address] = []
+        self._threads = ThreadCache(connection, owners)
         self._is_marked = False
         self._events_before = 0
         self._seen_before = 0
@@ -136,20 +128,14 @@ class Transaction(View):
             self.file.execute("ROLLBACK")
         self._batch.forget()
         self.seen_position = self._seen_before
-        # memory holds what was taken back: the next look at the version has to find it changed
-        self._version = -1
-        self._cache.clear()
+        self._threads.clear()
         self.forget()
 
     def look(self) -> None:
         """Forget what somebody else may have changed since the last look. Of a thread in memory it is
         asked when it is needed.
         """
-        # changes by commits of other connections alone, and is read from shared memory: no query of
-        # the file
-        version: int = self.file.execute("PRAGMA data_version").get
-        if version != self._version:
-            self._version = version
+        if self._threads.look():
             self.is_behind = True
             self.forget()
 
@@ -166,7 +152,7 @@ class Transaction(View):
 
     def begin_operation(self) -> None:
         self.now = self.setup.clock.now()
-        self._operation_addresses.clear()
+        self._threads.begin_operation()
         self._is_marked = False
         self._events_before = len(self.news.events)
 
@@ -177,9 +163,7 @@ class Transaction(View):
 
     def undo_operation(self) -> None:
         """Take one operation back; the others of the group stay."""
-        # rules change threads in place: one that was begun to be changed is not to be trusted
-        for address in self._operation_addresses:
-            self._cache.pop(address, None)
+        self._threads.undo_operation()
         del self.news.events[self._events_before :]
         if self._is_marked:
             self.file.execute("ROLLBACK TO operation")
@@ -202,7 +186,7 @@ class Transaction(View):
 
     def find(self, address: Address) -> ThreadRow | None:
         """The thread of this address, if there is one; one that has expired is deleted when met."""
-        thread_row = self._from_cache(address) or self._load(address)
+        thread_row = self._threads.get(address) or self._load(address)
         if thread_row is None:
             return None
         if is_over(thread_row.thread, self.policy(thread_row), self.now):
@@ -217,15 +201,15 @@ class Transaction(View):
             return None if row_address is None else self.at(row_address.row, row_address.address)
         thread_row = rows.load_channel(self._seen_with(address), address, self.setup.incarnation)
         if thread_row is not None:
-            self._keep(thread_row)
+            self._threads.keep(thread_row)
         return thread_row
 
     def at(self, row: int, address: Address) -> ThreadRow:
         """The thread of a row. Raises `ThreadQuarantined`."""
-        thread_row = self._from_cache(address)
+        thread_row = self._threads.get(address)
         if thread_row is None:
             thread_row = rows.load(self._seen_with(address), row, self.setup.incarnation)
-            self._keep(thread_row)
+            self._threads.keep(thread_row)
         return thread_row
 
     def _seen_with(self, address: Address) -> apsw.Connection:
@@ -244,36 +228,7 @@ class Transaction(View):
 
     def recall(self, address: Address) -> ThreadRow | None:
         """What memory has of a thread, which may be old by now: for a guess of the event loop."""
-        return self._cache.get(address)
-
-    def _from_cache(self, address: Address) -> ThreadRow | None:
-        thread_row = self._cache.get(address)
-        if thread_row is None:
-            return None
-        if thread_row.version != self._version:
-            if not self._is_as_stored(thread_row):
-                del self._cache[address]
-                return None
-            thread_row.version = self._version
-        self._cache.move_to_end(address)
-        self._operation_addresses.append(address)
-        return thread_row
-
-    def _is_as_stored(self, thread_row: ThreadRow) -> bool:
-        """Whether nobody else has changed this thread since it was read or stored."""
-        # what a run of another process publishes does not show in the head
-        if thread_row.thread.state == "leased" and thread_row.thread.owner not in self.owners:
-            return False
-        return rows.is_as_stored(self.file, thread_row)
-
-    def _keep(self, thread_row: ThreadRow) -> None:
-        address = thread_row.thread.address
-        thread_row.version = self._version
-        self._cache[address] = thread_row
-        self._operation_addresses.append(address)
-        # the one that was used longest ago: `_from_cache` moves to the end
-        if len(self._cache) > MOST_CACHED:
-            self._cache.popitem(last=False)
+        return self._threads.recall(address)
 
     def get(self, address: Address) -> ThreadRow:
         thread_row = self.find(address)
@@ -311,7 +266,7 @@ class Transaction(View):
 
     def drop(self, thread_row: ThreadRow) -> None:
         """Forget changes in memory that are not to be stored."""
-        self._cache.pop(thread_row.thread.address, None)
+        self._threads.drop(thread_row.thread.address)
 
     def accepted_before(self, thread_row: ThreadRow, message_id: str) -> AcceptedId | None:
         """What is remembered of an id on this channel, of an earlier thread too."""
@@ -337,7 +292,7 @@ class Transaction(View):
         out = thread.take_out()
         if not thread_row.row:
             thread_row.row = self._new_row()
-            self._keep(thread_row)
+            self._threads.keep(thread_row)
         self._pending.add(thread.address)
         if out.entries:
             history.append(batch, thread_row, out.entries)
@@ -365,8 +320,8 @@ class Transaction(View):
     def _put_head(self, thread_row: ThreadRow) -> None:
         thread = thread_row.thread
         rows.put_head(self._batch, thread_row, self.policy(thread_row))
-        if thread.address not in self._cache:
-            self._keep(thread_row)
+        if thread.address not in self._threads:
+            self._threads.keep(thread_row)
         wake = thread.wake
         if wake != thread_row.wake:
             thread_row.wake = wake
@@ -451,7 +406,7 @@ class Transaction(View):
         rows.erase(self.connection, row)
         self.has_erased = True
         self._has_past_ids = None
-        self._cache.pop(address, None)
+        self._threads.drop(address)
         self.leases.discard(row)
         self.due.mark_changed(address)
 
@@ -471,7 +426,7 @@ class Transaction(View):
         # without a wake it is in no index that claims and waiting workers look at
         self.connection.execute("UPDATE thread SET damaged = 1, wake = NULL WHERE id = ?", (row,))
         # a rule may have begun to change it
-        self._cache.pop(address, None)
+        self._threads.drop(address)
         self.due.mark_changed(address)
 
     @property
