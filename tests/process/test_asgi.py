@@ -6,17 +6,17 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import aiohttp
 import pytest
 import uvicorn
 import websockets
-from fastapi import Depends, FastAPI
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp
 
 import turnkeep.asgi
+from tests.late_import import late_import
 from tests.patience import PATIENCE
 from tests.process.served import ask, heard, served
 from tests.scenario.house import QUICK
@@ -26,6 +26,11 @@ from turnkeep.asgi import Principal
 from turnkeep.auth.api_keys import ApiKeys
 from turnkeep.errors import ConfigurationError
 from turnkeep.simulator import Simulator, serve
+
+if TYPE_CHECKING:
+    import fastapi
+else:
+    fastapi = late_import("fastapi")  # takes half a second to load
 
 
 @contextlib.asynccontextmanager
@@ -55,7 +60,7 @@ async def who(connection: HTTPConnection) -> Principal | None:
 
 
 async def test_a_mounted_application_knows_people_by_the_one_around_it(queue: AssistantMessageQueue) -> None:
-    application = FastAPI(lifespan=turnkeep.asgi.lifespan(queue))
+    application = fastapi.FastAPI(lifespan=turnkeep.asgi.lifespan(queue))
     application.mount("/chat", turnkeep.asgi.app(queue, access=who))
     ann = {"X-User": "ann"}
     async with running(application) as url, aiohttp.ClientSession(f"{url}/chat/") as http:
@@ -104,10 +109,10 @@ async def test_behind_a_proxy_a_key_is_asked_for_also_of_the_first_who_come(queu
 
 async def test_the_queue_is_a_dependency_and_its_absence_is_said() -> None:
     queue = AssistantMessageQueue(store="memory:", preset="web")
-    application = FastAPI(lifespan=turnkeep.asgi.lifespan(queue))
+    application = fastapi.FastAPI(lifespan=turnkeep.asgi.lifespan(queue))
 
     @application.get("/status")
-    async def show(queue: Annotated[AssistantMessageQueue, Depends(turnkeep.asgi.queue_of)]) -> dict[str, int]:
+    async def show(queue: Annotated[AssistantMessageQueue, fastapi.Depends(turnkeep.asgi.queue_of)]) -> dict[str, int]:
         return (await queue.get_queue_status()).to_json()
 
     async with running(application) as url, aiohttp.ClientSession() as http, http.get(f"{url}/status") as told:

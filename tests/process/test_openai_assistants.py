@@ -12,12 +12,14 @@ from typing import Any
 
 import openai
 import pytest
-from openai import AsyncAssistantEventHandler
 
 from tests.process.openai_desk import NESTED, WANTS_LOOKUP, OpenAiDesk, openai_desk
 from turnkeep.simulator import Fault
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.xdist_group("openai assistants"),  # the client's part of them takes a second to load
+]
 
 
 class Desk:
@@ -55,17 +57,22 @@ async def assistants_desk(store: str = "memory:", **settings: Any) -> AsyncItera
         yield Desk(desk, made.id)
 
 
-class Listener(AsyncAssistantEventHandler):
-    def __init__(self) -> None:
-        super().__init__()
-        self.events: list[str] = []
-        self.text = ""
+def new_listener() -> Any:
+    """Hears what a run says, as a program of OpenAI's own does."""
 
-    async def on_event(self, event: Any) -> None:
-        self.events.append(event.event.removeprefix("thread."))
+    class Listener(openai.AsyncAssistantEventHandler):
+        def __init__(self) -> None:
+            super().__init__()
+            self.events: list[str] = []
+            self.text = ""
 
-    async def on_text_delta(self, delta: Any, snapshot: Any) -> None:
-        self.text += delta.value
+        async def on_event(self, event: Any) -> None:
+            self.events.append(event.event.removeprefix("thread."))
+
+        async def on_text_delta(self, delta: Any, snapshot: Any) -> None:
+            self.text += delta.value
+
+    return Listener()
 
 
 async def test_an_assistant_is_made_changed_listed_and_deleted() -> None:
@@ -112,7 +119,7 @@ async def test_lists_are_read_page_by_page_from_either_end() -> None:
 
 async def test_a_stream_says_what_the_transcript_holds_under_the_same_ids() -> None:
     async with assistants_desk() as desk:
-        thread_id, listener = await desk.thread("[[words:60]]"), Listener()
+        thread_id, listener = await desk.thread("[[words:60]]"), new_listener()
         stream = desk.threads.runs.stream(thread_id=thread_id, assistant_id=desk.assistant_id, event_handler=listener)
         async with stream as events:
             await events.until_done()
@@ -134,7 +141,7 @@ async def test_functions_are_run_by_the_caller_with_and_without_a_stream() -> No
         assert (run.status, call.function.name, call.function.arguments) == ("requires_action", "lookup", '{"q":"a"}')
         with pytest.raises(openai.BadRequestError, match="Expected tool outputs for call_ids"):
             await desk.threads.runs.submit_tool_outputs(run.id, thread_id=thread_id, tool_outputs=[])
-        outputs, listener = [{"tool_call_id": call.id, "output": "found"}], Listener()
+        outputs, listener = [{"tool_call_id": call.id, "output": "found"}], new_listener()
         stream = desk.threads.runs.submit_tool_outputs_stream(
             thread_id=thread_id, run_id=run.id, tool_outputs=outputs, event_handler=listener
         )
@@ -214,7 +221,7 @@ async def test_a_run_that_nobody_could_answer_has_failed_and_the_thread_goes_on(
 
 async def test_an_attempt_that_fails_in_its_middle_leaves_one_whole_message() -> None:
     async with assistants_desk() as desk:
-        thread_id, listener = await desk.thread("[[words:80]]"), Listener()
+        thread_id, listener = await desk.thread("[[words:80]]"), new_listener()
         desk.house.server.simulator.faults.append(Fault(kind="cut", after=6, how="reset", times=1))
         stream = desk.threads.runs.stream(thread_id=thread_id, assistant_id=desk.assistant_id, event_handler=listener)
         async with stream as events:
