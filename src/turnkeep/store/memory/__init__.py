@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from turnkeep.store.memory.dead_letters import MemoryLetters
+from turnkeep.store.memory.dead_letters import MemoryDeadLetters
 from turnkeep.store.memory.events import MemoryEvents
 from turnkeep.store.memory.inbox import MemoryInbox
 from turnkeep.store.memory.ledger import MemoryLedger
@@ -21,7 +21,7 @@ from turnkeep.store.values import LAYOUT
 __all__ = ["MemoryStore"]
 
 
-class MemoryStore(MemoryInbox, MemoryLetters, MemoryEvents, MemoryThreads, MemoryRegistry, MemoryLedger):
+class MemoryStore(MemoryInbox, MemoryDeadLetters, MemoryEvents, MemoryThreads, MemoryRegistry, MemoryLedger):
     """A `Store` in memory: nothing survives the process, and nobody else can see it."""
 
     engine = "memory"

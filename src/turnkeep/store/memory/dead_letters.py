@@ -11,7 +11,7 @@ from turnkeep.store.thread import Thread
 from turnkeep.store.values import Counts, DeadLetter, Receipt
 
 
-class MemoryLetters(MemoryState):
+class MemoryDeadLetters(MemoryState):
     """How much is where, and what could not be answered."""
 
     async def counts(self, *, tenant: str | None = None, queue: str | None = None) -> Counts:

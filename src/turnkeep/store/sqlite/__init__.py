@@ -1,13 +1,14 @@
 """SQLite: a `Store` in one file, for one or several processes of one machine, with one writer
 thread per process.
 
-From the outside in: one file per protocol of the contract (`inbox`, `events`, `threads`,
-`registry`, `ledger`), all of them an `engine`, which opens the file and takes operations to its
-threads (`reader`, and `writer`, which takes them in groups from its `operation_queue`). There an
-operation sees a `transaction` or a `view`, and stores by `rows`, `event_log`, `history`, `outbox`
-and `once`; what a group writes goes into the file by table (`batch`). `due_index` says which thread
-wakes first, `waiters` and `other_processes` whom to wake, `owners` who lives; `layout`,
-`connection`, `codec`, `file_identity` and `backup` are about the file.
+From the outside in: one file per protocol of the contract (`inbox`, `dead_letters`, `events`,
+`threads`, `registry`, `ledger`), all of them an `engine`, which opens the file and takes operations
+to its threads (`reader`, and `writer`, which takes them in groups from its `operation_queue`).
+There an operation sees a `transaction` (with the `thread_cache` before the file) or a `view`, and
+stores by `rows`, `event_log`, `history`, `outbox` and `once`; what a group writes goes into the
+file by table (`batch`). `due_index` says which thread wakes first, `waiters` and `other_processes`
+whom to wake, `owners` who lives; `layout`, `connection`, `codec`, `file_identity` and `backup` are
+about the file.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any
 import apsw
 
 from turnkeep.store.sqlite.backup import backup, place_aside, restore, vacuum
+from turnkeep.store.sqlite.dead_letters import SqliteDeadLetters
 from turnkeep.store.sqlite.events import SqliteEvents
 from turnkeep.store.sqlite.inbox import SqliteInbox
 from turnkeep.store.sqlite.ledger import SqliteLedger
@@ -31,7 +33,7 @@ from turnkeep.store.values import LAYOUT
 __all__ = ["SqliteStore", "backup", "place_aside", "restore", "vacuum"]
 
 
-class SqliteStore(SqliteInbox, SqliteEvents, SqliteThreads, SqliteRegistry, SqliteLedger):
+class SqliteStore(SqliteInbox, SqliteDeadLetters, SqliteEvents, SqliteThreads, SqliteRegistry, SqliteLedger):
     """A `Store` in one file.
 
     What an operation returned is synced to disk, except what `publish`, `pace` and `claim` returned: a

@@ -16,13 +16,13 @@ from turnkeep.store import rules_accept, rules_change, rules_claim, rules_settle
 from turnkeep.store.ids import new_run_id, new_token
 from turnkeep.store.records import message_record
 from turnkeep.store.sqlite import view as counting
-from turnkeep.store.sqlite.codec import decode, encode, restore
+from turnkeep.store.sqlite.codec import decode, encode
 from turnkeep.store.sqlite.connection import every
 from turnkeep.store.sqlite.due_index import First, TenantQueue, earliest
 from turnkeep.store.sqlite.engine import Engine
 from turnkeep.store.sqlite.once import Once
 from turnkeep.store.sqlite.operation_queue import WriteKind
-from turnkeep.store.sqlite.rows import ThreadRow, letter_from_json
+from turnkeep.store.sqlite.rows import ThreadRow
 from turnkeep.store.sqlite.transaction import Transaction
 from turnkeep.store.sqlite.view import View
 from turnkeep.store.sqlite.waiters import News
@@ -30,7 +30,6 @@ from turnkeep.store.values import (
     Claim,
     Commit,
     Counts,
-    DeadLetter,
     Decision,
     Directive,
     FailOutcome,
@@ -45,18 +44,6 @@ from turnkeep.telemetry import get_log
 
 T = TypeVar("T")
 log = get_log(__name__)
-
-
-_LETTERS = (
-    "SELECT body FROM dead WHERE dead_id > ?1 AND (?2 IS NULL OR tenant = ?2)"
-    " AND (?3 IS NULL OR queue = ?3) ORDER BY dead_id LIMIT ?4"
-)
-# a union, so that each half has its index: a condition with OR would read all letters of the tenant
-_LETTERS_OF_CHANNEL = (
-    "SELECT body FROM (SELECT dead_id, body FROM dead WHERE tenant = ?2 AND queue = ?3 AND channel = ?4 UNION"
-    " SELECT dead_id, body FROM dead WHERE tenant = ?2 AND queue = ?3 AND thread_id = ?4)"
-    " WHERE dead_id > ?1 ORDER BY dead_id LIMIT ?5"
-)
 
 
 class SqliteInbox(Engine):
@@ -277,33 +264,6 @@ class SqliteInbox(Engine):
         self.use()
         return addresses
 
-    async def dead(
-        self,
-        *,
-        tenant: str | None = None,
-        queue: str | None = None,
-        channel: str | None = None,
-        after: str = "",
-        limit: int = 100,
-    ) -> list[DeadLetter]:
-        def look(view: View) -> list[DeadLetter]:
-            if channel is not None:
-                rows = every(view.connection, _LETTERS_OF_CHANNEL, (after, tenant, queue, channel, limit))
-            else:
-                rows = every(view.connection, _LETTERS, (after, tenant, queue, limit))
-            return [restore("dead letter", letter_from_json, body) for (body,) in rows]
-
-        return await self.read_from(look)
-
-    async def dead_letter(self, dead_id: str) -> DeadLetter | None:
-        return await self.read_from(lambda view: _letter(view, dead_id))
-
-    async def redrive(self, dead_id: str) -> Receipt:
-        return await self.write(lambda tx: _redrive(tx, dead_id))
-
-    async def discard(self, dead_id: str, *, once: str | None = None) -> bool:
-        return await self.write(lambda tx: _remove_letter(tx, dead_id), "ending", Once.of(once, "discard", dead_id))
-
 
 def _accept(
     tx: Transaction, address: Address, messages: Iterable[Message], *, create: bool, max_inbox: int | None
@@ -444,37 +404,3 @@ def _record(tx: Transaction, thread_row: ThreadRow, message_id: str) -> MessageR
     if accepted_id is None:
         raise NotFound(f"no message {message_id!r} is known on this channel")
     return message_record(thread_row.thread, message_id, accepted_id)
-
-
-def _letter(view: View, dead_id: str) -> DeadLetter | None:
-    body = view.connection.execute("SELECT body FROM dead WHERE dead_id = ?", (dead_id,)).get
-    return None if body is None else restore("dead letter", letter_from_json, body)
-
-
-def _remove_letter(tx: Transaction, dead_id: str) -> bool:
-    tx.mark()
-    tx.connection.execute("DELETE FROM dead WHERE dead_id = ?", (dead_id,))
-    return tx.connection.changes() > 0
-
-
-def _redrive(tx: Transaction, dead_id: str) -> Receipt:
-    # the letter is gone after the first time: a repeat finds the first receipt instead of an error
-    receipt_text = tx.connection.execute(
-        "SELECT receipt FROM redriven WHERE dead_id = ? AND forget_at > ?", (dead_id, tx.now)
-    ).get
-    if receipt_text is not None:
-        return Receipt(**decode(receipt_text))
-    letter = _letter(tx, dead_id)
-    if letter is None:
-        raise NotFound(f"there is no dead letter {dead_id!r}")
-    thread_row = tx.find_or_new(letter.address)
-    policy = tx.policy(thread_row)
-    accepted_id = tx.accepted_before(thread_row, letter.message.message_id)
-    receipt = rules_change.redrive(thread_row.thread, letter, policy, tx.now, accepted_id)
-    tx.save(thread_row)
-    _remove_letter(tx, dead_id)
-    tx.connection.execute(
-        "REPLACE INTO redriven (dead_id, forget_at, receipt) VALUES (?, ?, ?)",
-        (dead_id, tx.now + policy.dedupe, encode(receipt)),
-    )
-    return receipt

@@ -19,6 +19,7 @@ from turnkeep.store.sqlite import history as transcript
 from turnkeep.store.sqlite import view as counting
 from turnkeep.store.sqlite.codec import encode, restore
 from turnkeep.store.sqlite.connection import every
+from turnkeep.store.sqlite.dead_letters import forget_letters
 from turnkeep.store.sqlite.engine import Engine
 from turnkeep.store.sqlite.once import Once
 from turnkeep.store.sqlite.rows import ThreadRow, run_from_json
@@ -339,9 +340,9 @@ def _forget(tx: Transaction, address: Address, *, force: bool) -> bool:
     row_address = rows.find(tx.connection, address)
     if row_address is not None and _is_there(tx, address, force=force):
         tx.erase_row(row_address.row, row_address.address)
-        _forget_letters(tx, row_address.address)
+        forget_letters(tx, row_address.address)
         return True
-    return _forget_letters(tx, address if row_address is None else row_address.address) > 0
+    return forget_letters(tx, address if row_address is None else row_address.address) > 0
 
 
 def _is_there(tx: Transaction, address: Address, *, force: bool) -> bool:
@@ -355,18 +356,6 @@ def _is_there(tx: Transaction, address: Address, *, force: bool) -> bool:
     if thread_row is not None and (thread_row.thread.inbox or thread_row.thread.delayed) and not force:
         raise ThreadBusy("messages are open on this channel, wait for their answer or force it")
     return thread_row is not None
-
-
-def _forget_letters(tx: Transaction, address: Address) -> int:
-    """Dead letters outlive their thread: those of a channel, or of the thread
-    that the channel names.
-    """
-    tx.mark()
-    tx.connection.execute(
-        "DELETE FROM dead WHERE tenant = ?1 AND queue = ?2 AND (channel = ?3 OR thread_id = ?3)",
-        (address.tenant, address.queue, address.channel),
-    )
-    return tx.connection.changes()
 
 
 def _expire(tx: Transaction, limit: int) -> tuple[int, set[str]]:
