@@ -4,6 +4,7 @@ the log of `python dev.py test --durations 0`. It writes `tests/durations.json`,
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 import sys
@@ -21,8 +22,10 @@ LEAST = 1.0
 
 
 def main(arguments: list[str]) -> int:
-    (log,) = arguments
-    durations = long_tests(Path(log).read_text(errors="replace"))
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("log", type=Path)
+    log = options.parse_args(arguments).log
+    durations = long_tests(log.read_text(errors="replace"))
     if not durations:
         print(f"{log} holds no durations; run the tests with --durations 0")
         return 1

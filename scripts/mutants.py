@@ -1,6 +1,6 @@
 """Break the code at random, one place at a time, and see whether the tests notice.
 
-    .venv/bin/python scripts/mutants.py --modules run.py journal.py --count 60 --seed 7
+    .venv/bin/python scripts/mutants.py --modules runs/run.py runs/journal.py --count 60 --seed 7
 
 Each mutant is one changed expression of one module, tried in a copy of the package: the tree stays as it is. A mutant
 that no test notices has survived; it is printed with its place, as it was and as it is. Mutants that change nothing
