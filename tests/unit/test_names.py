@@ -8,8 +8,11 @@ import pathlib
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import pytest
+
+pytestmark = pytest.mark.xdist_group("names")  # they share what was parsed
 
 ROOT = pathlib.Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "turnkeep"
@@ -126,42 +129,16 @@ class Names(ast.NodeVisitor):
         self.generic_visit(node)
 
 
-@functools.cache
-def names_of(source: str) -> list[tuple[str, str, int]]:
+def names_of(tree: ast.Module) -> list[tuple[str, str, int]]:
     reader = Names()
-    reader.visit(ast.parse(source))
+    reader.visit(tree)
     return reader.given
 
 
-def breaches(source: str) -> Iterator[str]:
-    for kind, name, line in names_of(source):
+def breaches(given: Sequence[tuple[str, str, int]]) -> Iterator[str]:
+    for kind, name, line in given:
         if kind != "state" and is_participle(name) and f"{kind} {name}" not in PARTICIPLES_ALLOWED:
             yield f"{line}: the {kind} {name!r} is a bare participle: say what it is (a noun) or does (a verb)"
-
-
-def test_no_name_is_a_bare_participle() -> None:
-    wrong = [f"{path.relative_to(ROOT)}:{breach}" for path in FILES for breach in breaches(path.read_text())]
-    wrong += [
-        f"{path.relative_to(ROOT)}: the module is a bare participle" for path in FILES if is_participle(path.stem)
-    ]
-    assert wrong == []
-
-
-def test_no_file_name_means_two_things() -> None:
-    homes = defaultdict(list)
-    for path in FILES:
-        if not path.stem.startswith("__"):
-            homes[path.stem].append(str(path.relative_to(SOURCE)))
-    assert {stem: files for stem, files in homes.items() if len(files) > 1 and stem not in STEMS_ALLOWED} == {}
-
-
-def test_no_class_name_means_two_things() -> None:
-    homes = defaultdict(list)
-    for path in FILES:
-        for kind, name, line in names_of(path.read_text()):
-            if kind == "class":
-                homes[name].append(f"{path.relative_to(SOURCE)}:{line}")
-    assert {name: places for name, places in homes.items() if len(places) > 1 and name not in CLASSES_ALLOWED} == {}
 
 
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
@@ -172,12 +149,12 @@ def targets_of(node: ast.Assign | ast.AnnAssign) -> set[str]:
     return {one.id for target in targets for one in ast.walk(target) if isinstance(one, ast.Name)}
 
 
-def late_constants(source: str) -> Iterator[str]:
+def late_constants(source: str, tree: ast.Module) -> Iterator[str]:
     """What stands behind the first function or class though it could stand before it: not what is made of them, and not
     what shares its lines with such a one (no blank line between), as the options of a verb do.
     """
     lines, defined, block, end = source.splitlines(), set[str](), list[tuple[str, bool]](), 0
-    for node in ast.parse(source).body:
+    for node in tree.body:
         if any(not line.strip() for line in lines[end : node.lineno - 1]):
             yield from together(block)
             block = []
@@ -203,8 +180,60 @@ def together(block: Sequence[tuple[str, bool]]) -> Iterator[str]:
         yield from (name for name, _ in block)
 
 
+@dataclass(frozen=True)
+class Outline:
+    """What the tests ask of a file."""
+
+    given: list[tuple[str, str, int]]
+    late: list[str]
+    assigned: set[str]
+    aliases: set[str]
+    imports: set[tuple[str, str | None]]
+
+
+@functools.cache
+def outline_of(path: pathlib.Path) -> Outline:
+    source = path.read_text()
+    tree = ast.parse(source)
+    assignments = [node for node in tree.body if isinstance(node, ast.Assign | ast.AnnAssign)]
+    aliases = [node for node in assignments if "TypeVar" not in source or "TypeVar" not in ast.unparse(node)]
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    return Outline(
+        given=names_of(tree),
+        late=list(late_constants(source, tree)),
+        assigned={name for node in assignments for name in targets_of(node)},
+        aliases={name for node in aliases for name in targets_of(node)},
+        imports={(one.name, node.module) for node in imports for one in node.names},
+    )
+
+
+def test_no_name_is_a_bare_participle() -> None:
+    wrong = [f"{path.relative_to(ROOT)}:{breach}" for path in FILES for breach in breaches(outline_of(path).given)]
+    wrong += [
+        f"{path.relative_to(ROOT)}: the module is a bare participle" for path in FILES if is_participle(path.stem)
+    ]
+    assert wrong == []
+
+
+def test_no_file_name_means_two_things() -> None:
+    homes = defaultdict(list)
+    for path in FILES:
+        if not path.stem.startswith("__"):
+            homes[path.stem].append(str(path.relative_to(SOURCE)))
+    assert {stem: files for stem, files in homes.items() if len(files) > 1 and stem not in STEMS_ALLOWED} == {}
+
+
+def test_no_class_name_means_two_things() -> None:
+    homes = defaultdict(list)
+    for path in FILES:
+        for kind, name, line in outline_of(path).given:
+            if kind == "class":
+                homes[name].append(f"{path.relative_to(SOURCE)}:{line}")
+    assert {name: places for name, places in homes.items() if len(places) > 1 and name not in CLASSES_ALLOWED} == {}
+
+
 def test_constants_stand_at_the_head_of_their_file() -> None:
-    late = {f"{path.relative_to(ROOT)}: {name}" for path in FILES for name in late_constants(path.read_text())}
+    late = {f"{path.relative_to(ROOT)}: {name}" for path in FILES for name in outline_of(path).late}
     assert sorted(late) == []
 
 
@@ -217,7 +246,7 @@ def test_constants_stand_at_the_head_of_their_file() -> None:
     ],
 )
 def test_a_late_constant_is_seen(source: str) -> None:
-    assert len(list(late_constants(source))) == 1
+    assert len(list(late_constants(source, ast.parse(source)))) == 1
 
 
 @pytest.mark.parametrize(
@@ -230,23 +259,16 @@ def test_a_late_constant_is_seen(source: str) -> None:
     ],
 )
 def test_what_is_made_of_functions_may_come_after_them(source: str) -> None:
-    assert list(late_constants(source)) == []
+    assert list(late_constants(source, ast.parse(source))) == []
 
 
 def test_a_name_that_others_import_means_one_thing() -> None:
     homes, imports = defaultdict(set), set()
     for path in FILES:
         module = ".".join(path.relative_to(SOURCE.parent).with_suffix("").parts).removesuffix(".__init__")
-        for node in ast.parse(path.read_text()).body:
-            if isinstance(node, ast.Assign | ast.AnnAssign):
-                for name in targets_of(node):
-                    homes[name].add(module)
-        imports |= {
-            (one.name, node.module)
-            for node in ast.walk(ast.parse(path.read_text()))
-            if isinstance(node, ast.ImportFrom)
-            for one in node.names
-        }
+        for name in outline_of(path).assigned:
+            homes[name].add(module)
+        imports |= outline_of(path).imports
     shared = {name for name, modules in homes.items() if any((name, module) in imports for module in modules)}
     assert {name: sorted(homes[name]) for name in sorted(shared) if len(homes[name]) > 1} == {}
 
@@ -254,11 +276,9 @@ def test_a_name_that_others_import_means_one_thing() -> None:
 def test_no_alias_of_a_type_means_two_things() -> None:
     homes = defaultdict(list)
     for path in FILES:
-        for node in ast.parse(path.read_text()).body:
-            if isinstance(node, ast.Assign | ast.AnnAssign) and "TypeVar" not in ast.unparse(node):
-                for name in targets_of(node):
-                    if re.fullmatch(r"[A-Z][a-z]\w*", name):
-                        homes[name].append(str(path.relative_to(SOURCE)))
+        for name in outline_of(path).aliases:
+            if re.fullmatch(r"[A-Z][a-z]\w*", name):
+                homes[name].append(str(path.relative_to(SOURCE)))
     assert {name: places for name, places in homes.items() if len(places) > 1} == {}
 
 
@@ -271,7 +291,7 @@ def test_what_test_modules_share_has_a_home_of_its_own() -> None:
 
 
 def test_exceptions_are_still_needed() -> None:
-    given = {f"{kind} {name}" for path in FILES for kind, name, _ in names_of(path.read_text())}
+    given = {f"{kind} {name}" for path in FILES for kind, name, _ in outline_of(path).given}
     assert [name for name in PARTICIPLES_ALLOWED if name not in given] == []
     stems = [path.stem for path in FILES]
     assert [stem for stem in STEMS_ALLOWED if stems.count(stem) < 2] == []
@@ -311,11 +331,11 @@ def test_packages_are_words_of_the_glossary() -> None:
     ],
 )
 def test_a_breach_is_seen(source: str) -> None:
-    assert list(breaches(source))
+    assert list(breaches(names_of(ast.parse(source))))
 
 
 @pytest.mark.parametrize(
     "source", ["is_paused = 1", "def read(): ...", "kept_rows = 1", "class ModelRefused: ...", "seed = 1"]
 )
 def test_good_names_pass(source: str) -> None:
-    assert list(breaches(source)) == []
+    assert list(breaches(names_of(ast.parse(source)))) == []
