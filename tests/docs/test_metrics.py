@@ -96,12 +96,13 @@ def test_panels_do_not_overlap() -> None:
 
 def taken() -> Iterator[tuple[str, str, set[str]]]:
     """Method, name and labels of every measurement in the code."""
-    for path in (ROOT / "src/turnkeep").rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
+    texts = [path.read_text() for path in (ROOT / "src/turnkeep").rglob("*.py")]
+    for tree in (ast.parse(text) for text in texts if "meter." in text):  # to parse all takes a second
+        for node in ast.walk(tree):
             if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.args):
                 continue
             first, method = node.args[0], node.func.attr
-            if re.search(r"\b_?meter$", ast.unparse(node.func.value)) and isinstance(first, ast.Constant):
+            if isinstance(first, ast.Constant) and re.search(r"\b_?meter$", ast.unparse(node.func.value)):
                 yield method, str(first.value), {word.arg for word in node.keywords if word.arg}
 
 
