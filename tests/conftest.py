@@ -61,6 +61,8 @@ MARKED_BY_FIXTURE = {
     "prove": {"proof", "size"},  # who has two sizes is to be run at the large one somewhere
 }
 ONLY_IN_PROVE = "only_in_prove"
+LONGEST_NAME = 100
+"""Letters of a text that names a row of a test."""
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -110,6 +112,16 @@ def pytest_pycollect_makeitem(collector: pytest.Collector, name: str, obj: objec
     """Make no tests of a contract suite that are not for today: each worker would make them all, to take them out."""
     is_test = isinstance(collector, pytest.Class) and inspect.isfunction(obj) and name.startswith("test_")
     return [] if is_test and not FULL and not is_of_daily_promises(collector, name) else None
+
+
+@pytest.hookimpl
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """Name a row by the beginning of a long text: a million letters would go from each worker, and with each report."""
+    if not isinstance(val, str | bytes) or len(val) <= LONGEST_NAME:
+        return None
+    beginning = val[:LONGEST_NAME]
+    text = beginning if isinstance(beginning, str) else beginning.decode("latin-1")
+    return f"{text.encode('unicode_escape').decode()}... {len(val)} long"
 
 
 def is_of_daily_promises(node: pytest.Item | pytest.Collector, name: str) -> bool:

@@ -113,6 +113,14 @@ def test_worker(number):
     assert len(set((tmp_path / "workers").read_text().split())) == 1
 
 
+@pytest.mark.parametrize("row", ["x" * 1_000_000, "x" * 1_000_001, b"\xff" * 200, "\n\0\u00e9" * 50, "short"])
+def test_a_row_is_named_by_the_beginning_of_a_long_text(row: str | bytes, request: pytest.FixtureRequest) -> None:
+    assert len(request.node.name) < 500
+    assert request.node.name.isascii()
+    assert request.node.name.isprintable()
+    assert f"{len(row)} long]" in request.node.name or row == "short"
+
+
 async def test_a_wait_in_vain_says_what_it_waited_for_and_what_there_was_last() -> None:
     there = [1, 2]
 
