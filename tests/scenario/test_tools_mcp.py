@@ -1,6 +1,7 @@
 """Tools of MCP servers: renamed, called, and connected again when a server goes away."""
 
 import asyncio
+import importlib.util
 import json
 import os
 import signal
@@ -24,7 +25,11 @@ from turnkeep.tools.mcp import MOST_PAGES, McpServer, McpSettings, tool_name
 from turnkeep.tools.pins import Pins
 from turnkeep.tools.tool_file import DeclaredTools, load_tools
 
-pytest.importorskip("mcp")
+pytestmark = [
+    pytest.mark.skipif(importlib.util.find_spec("mcp") is None, reason="there is no mcp (the extra of that name)"),
+    pytest.mark.xdist_group("mcp"),  # it takes a second to load, which is left to the tests
+]
+
 SERVER = Path(__file__).with_name("tools_mcp_server.py")
 
 
