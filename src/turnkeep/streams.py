@@ -13,6 +13,9 @@ from turnkeep.messages import Address
 from turnkeep.store.contract import Store
 from turnkeep.subscription import SubscriptionStart
 
+LOG_PATIENCE = 0.5
+"""Seconds for which a reader of arrivals waits for the log, which `wake` does not end."""
+
 
 class EventStream:
     """A subscription as an async iterator: `async with EventStream(hub, store, address) as events`,
@@ -99,9 +102,13 @@ class EventStream:
                 timer.cancel()
         if not self._buffer and self._has_overflow:
             with suppress(TimeoutError):
-                async with asyncio.timeout(seconds):
+                async with asyncio.timeout(min(seconds, LOG_PATIENCE)):
                     await self._refill_once()
         return self.ready()
+
+    def wake(self) -> None:
+        """Let whoever waits for what arrives go on without it."""
+        self._some.set()
 
     def ready(self) -> list[Event]:
         """All that can be had without waiting, so that it can be told together."""

@@ -25,6 +25,7 @@ from turnkeep.auth.revocations import FRESH, Revocations
 from turnkeep.auth.signing import shared_secret
 from turnkeep.auth.tickets import Tickets
 from turnkeep.auth.tokens import OneKey, TokenRules, Tokens
+from turnkeep.doors.http import event_stream, turn_feed
 from turnkeep.errors import InvalidMessage, NotAuthenticated
 from turnkeep.settings import Settings
 from turnkeep.store.memory import MemoryStore
@@ -60,6 +61,33 @@ async def closed(socket: ClientConnection) -> int | None:
             while True:
                 await heard(socket)
     return socket.close_code
+
+
+CHAT = {"id": "c", "messages": [{"id": "m", "role": "user", "parts": [{"type": "text", "text": "hello"}]}]}
+AGENT = {"threadId": "c", "messages": [{"id": "m", "role": "user", "content": "hello"}]}
+STREAMS: dict[str, tuple[str, str, dict[str, Any] | None]] = {
+    "events": ("GET", "/api/channels/c/events", None),
+    "a turn, for the AI SDK": ("POST", "/api/chat", CHAT),
+    "a turn, for AG-UI": ("POST", "/api/agui", AGENT),
+}
+"""That go on for as long as nothing happens."""
+
+
+@pytest.mark.parametrize("which", STREAMS)
+async def test_a_silent_stream_ends_with_its_user(which: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (event_stream, turn_feed):
+        monkeypatch.setattr(module, "HEARTBEAT", 3_600.0)
+    method, path, body = STREAMS[which]
+    async with (
+        served(role="gateway", auth="on", jwt_secret=SECRET, jwt_leeway=0) as server,
+        server.http.request(method, server.url + path, json=body, headers=bearer()) as stream,
+    ):
+        assert stream.status == 200
+        await stream.content.readany()
+        url = f"{server.url}/api/users/mallory/disconnect"
+        async with server.http.post(url, headers=bearer(**ADMIN)) as told:
+            assert told.status == 200
+        assert b"sign in" in (await rest_of(stream)).lower()
 
 
 async def rest_of(stream: aiohttp.ClientResponse) -> bytes:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
 import aiohttp
 
 from tests.patience import until
 from tests.process.programs import Server, running
+from turnkeep.doors.http.event_stream import HEARTBEAT
 
 SECONDS = 5.0
 MOST_WAKES = 12.0
 """A second. Five are looks whether another process has come to the file; what else looks around by itself
 does so with others, at whole seconds and halves.
 """
+
+STREAMS = 30
 
 
 async def test_an_idle_service_wakes_some_times_a_second(tmp_path: Path) -> None:
@@ -29,10 +32,24 @@ async def test_an_idle_service_wakes_some_times_a_second(tmp_path: Path) -> None
         await until(lambda: is_at_rest(process.pid))
 
 
-async def is_at_rest(pid: int) -> bool:
+async def test_streams_in_which_nothing_happens_wake_it_for_their_heartbeats_alone(tmp_path: Path) -> None:
+    server = Server(["serve"], tmp_path, {"TURNKEEP_STORE": str(tmp_path / "a.db")})
+    async with running(server), AsyncExitStack() as streams:
+        http = await streams.enter_async_context(aiohttp.ClientSession())
+        await server.answers(http)
+        for number in range(STREAMS):
+            path = f"{server.url}/api/channels/c{number % 3}/events"
+            answer = await streams.enter_async_context(http.get(path, timeout=aiohttp.ClientTimeout(total=None)))
+            assert b"subscribed" in await answer.content.readuntil(b"subscribed")
+        process = server.process
+        assert process is not None
+        await until(lambda: is_at_rest(process.pid, MOST_WAKES + 2 * STREAMS / HEARTBEAT))
+
+
+async def is_at_rest(pid: int, most: float = MOST_WAKES) -> bool:
     before = count_wakes(pid)
     await asyncio.sleep(SECONDS)
-    return (count_wakes(pid) - before) / SECONDS < MOST_WAKES
+    return (count_wakes(pid) - before) / SECONDS < most
 
 
 def count_wakes(pid: int) -> int:

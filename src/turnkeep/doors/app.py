@@ -19,6 +19,7 @@ from starlette.staticfiles import StaticFiles
 
 from turnkeep.application import Application
 from turnkeep.auth.audit_trail import Trail
+from turnkeep.auth.credential_watch import CredentialWatch
 from turnkeep.auth.limits import Limits
 from turnkeep.auth.principals import Access, OpenAccess
 from turnkeep.doors.error_answers import JsonResponse, error_response
@@ -71,8 +72,9 @@ def app(application: Application, *, access: Access | None = None, own_applicati
     """All doors in one. With `own_application` its lifespan opens and closes `application`."""
     access = access or OpenAccess()
     limits = Limits(application.settings, store=application.store)
-    door = HttpDoor(application, access, limits)
-    sockets = Sockets(application, access, limits)
+    credentials = CredentialWatch(access)
+    door = HttpDoor(application, credentials, limits)
+    sockets = Sockets(application, credentials, limits)
     endpoints = [door.route(endpoint) for endpoint in ENDPOINTS]
 
     @contextlib.asynccontextmanager
@@ -116,7 +118,7 @@ def app(application: Application, *, access: Access | None = None, own_applicati
 def status_app(application: Application, *, access: Access | None = None) -> Starlette:
     """Whether a worker lives and how it is, for probes and Prometheus; nothing can be sent here."""
     access = access or OpenAccess()
-    door = HttpDoor(application, access, Limits(application.settings, store=application.store))
+    door = HttpDoor(application, CredentialWatch(access), Limits(application.settings, store=application.store))
     trail = Trail(application.store, application.meter, application.clock)
     asgi_app = Starlette(
         middleware=_middleware(application.settings, access, trail),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from functools import wraps
 from typing import Any
@@ -20,6 +21,7 @@ from starlette.routing import Route
 from turnkeep.application import Application
 from turnkeep.auth import acts
 from turnkeep.auth.audit_trail import Act, report
+from turnkeep.auth.credential_watch import CredentialWatch, StreamCredential
 from turnkeep.auth.limits import Holder, Limits, holder
 from turnkeep.auth.principals import Access, Principal, Scope, credentials_of_request
 from turnkeep.doors.error_answers import error_response
@@ -57,13 +59,22 @@ class HttpCall:
     """One authenticated and allowed request."""
 
     def __init__(
-        self, request: Request, principal: Principal, application: Application, limits: Limits, access: Access
+        self,
+        request: Request,
+        principal: Principal,
+        application: Application,
+        limits: Limits,
+        credentials: CredentialWatch,
     ) -> None:
         self.request = request
         self.principal = principal
         self.application = application
         self.limits = limits
-        self.access = access
+        self._credentials = credentials
+
+    @property
+    def access(self) -> Access:
+        return self._credentials.access
 
     @property
     def address(self) -> Address:
@@ -91,6 +102,12 @@ class HttpCall:
         if scope is not None:
             names_channel = "channel" in self.request.path_params
             self.principal.require(scope, self.address.channel if names_channel else None)
+
+    def watch_credential(self, on_end: Callable[[], object]) -> AbstractContextManager[StreamCredential]:
+        """Know when whoever called may not be told more, to the end of the block: `on_end` is called
+        then. For what may last long.
+        """
+        return self._credentials.stream_of(self.principal, on_end)
 
     async def end_of_credential(self) -> NotAuthenticated | None:
         """Why whoever called may not be told more; None while he may, or while nobody can say."""
@@ -206,9 +223,10 @@ class HttpEndpoint:
 class HttpDoor:
     """Endpoints, bound to a queue."""
 
-    def __init__(self, application: Application, access: Access, limits: Limits) -> None:
+    def __init__(self, application: Application, credentials: CredentialWatch, limits: Limits) -> None:
         self._application = application
-        self._access = access
+        self._credentials = credentials
+        self._access = credentials.access
         self._limits = limits
 
     def route(self, endpoint: HttpEndpoint) -> Route:
@@ -244,7 +262,7 @@ class HttpDoor:
         query = request.query_params if request.scope["query_string"] else {}  # most have none, and it is parsed
         credentials = credentials_of_request(request.headers, request.cookies, query, changes=changes)
         principal = NOBODY if endpoint.public else await self._access.authenticate(credentials)
-        call = HttpCall(request, principal, self._application, self._limits, self._access)
+        call = HttpCall(request, principal, self._application, self._limits, self._credentials)
         call.allow(endpoint.scope)
         if endpoint.is_metered and not endpoint.public:
             self._limits.check_request(principal)

@@ -7,7 +7,6 @@ is missing before it.
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import AsyncIterator, Sequence
 
 from starlette.responses import Response
@@ -23,8 +22,6 @@ from turnkeep.wire import Dialect, WireEncoder, subscription_frame
 
 HEARTBEAT = 15.0
 EVERY = 0.05
-LOOK_AGAIN = 0.5
-"""Seconds between two looks at the credential."""
 
 
 async def stream_events(call: HttpCall) -> Response:
@@ -64,41 +61,36 @@ async def _frames(
     the credential.
     """
     loop = asyncio.get_running_loop()
-    async with stream:
-        encoder = WireEncoder(address, thread_id, dialect, stream.subscription_start)
-        start = subscription_frame(address, thread_id, stream.subscription_start, at=call.application.clock.now())
-        # How long EventSource waits before it comes back is otherwise the browser's own matter.
-        yield b"retry: 1000\n\n" + encoder.encode_frame(start)
-        quiet, heard_at = 0.0, loop.time()
-        # those that began together would look together, for ever: some hundred at one turn of the loop
-        looked_at = loop.time() - random.uniform(0, LOOK_AGAIN)  # noqa: S311 - no secret
-        while True:
-            if loop.time() - looked_at >= LOOK_AGAIN:
-                looked_at = loop.time()
-                if (over := await call.end_of_credential()) is not None:
-                    yield closed_event(over)
-                    return
-            until_look = max(0.0, looked_at + LOOK_AGAIN - loop.time())
-            events = await stream.arrivals(EVERY if encoder.owes else until_look)
-            if not events:
-                messages = encoder.flush()
+    with call.watch_credential(stream.wake) as credential:
+        async with stream:
+            encoder = WireEncoder(address, thread_id, dialect, stream.subscription_start)
+            start = subscription_frame(address, thread_id, stream.subscription_start, at=call.application.clock.now())
+            # How long EventSource waits before it comes back is otherwise the browser's own matter.
+            yield b"retry: 1000\n\n" + encoder.encode_frame(start)
+            quiet, heard_at = 0.0, loop.time()
+            while credential.end is None:
+                until_heartbeat = max(0.0, heard_at + HEARTBEAT - loop.time())
+                events = await stream.arrivals(EVERY if encoder.owes else until_heartbeat)
+                if not events:
+                    messages = encoder.flush()
+                    if messages:
+                        quiet = loop.time()
+                        yield b"".join(messages)
+                    elif loop.time() - heard_at >= HEARTBEAT:
+                        heard_at = loop.time()
+                        yield COMMENT
+                    continue
+                heard_at = now = loop.time()
+                # What is here together is written together: a write costs more than what is in it.
+                messages = _messages_of(encoder, events, at_once=dialect.deltas)
+                # Text is merged between two frames of 50 ms: each token alone costs more bytes around
+                # it than in it.
+                if encoder.owes and now - quiet >= EVERY:
+                    quiet = now
+                    messages += encoder.flush()
                 if messages:
-                    quiet = loop.time()
                     yield b"".join(messages)
-                elif loop.time() - heard_at >= HEARTBEAT:
-                    heard_at = loop.time()
-                    yield COMMENT
-                continue
-            heard_at = now = loop.time()
-            # What is here together is written together: a write costs more than what is in it.
-            messages = _messages_of(encoder, events, at_once=dialect.deltas)
-            # Text is merged between two frames of 50 ms: each token alone costs more bytes around
-            # it than in it.
-            if encoder.owes and now - quiet >= EVERY:
-                quiet = now
-                messages += encoder.flush()
-            if messages:
-                yield b"".join(messages)
+            yield closed_event(credential.end)
 
 
 def _messages_of(encoder: WireEncoder, events: Sequence[Event], *, at_once: bool) -> list[bytes]:

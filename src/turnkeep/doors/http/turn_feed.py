@@ -9,7 +9,6 @@ more memory than the turn itself.
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -26,8 +25,6 @@ from turnkeep.wire import call_form
 HEARTBEAT = 15.0
 EVERY = 0.05
 """Seconds between two pieces of text: each token alone costs more bytes around it than in it."""
-LOOK_AGAIN = 0.5
-"""Seconds between two looks at the credential."""
 
 _OF_THE_RUN = frozenset({"waiting", "retrying", "held", "completed", "dead"})
 _OF_MESSAGES = frozenset({"withdrawn", "completed", "dead"})
@@ -165,21 +162,18 @@ async def chunks(call: HttpCall, feed: TurnFeed, encoder: TurnEncoder, first: by
     loop = asyncio.get_running_loop()
     yield first or b": waiting\n\n"
     wrote_at = loop.time()
-    # those that began together would look together, for ever
-    looked_at = loop.time() - random.uniform(0, LOOK_AGAIN)  # noqa: S311 - no secret
-    while not encoder.is_done:
-        if loop.time() - looked_at >= LOOK_AGAIN:
-            looked_at = loop.time()
-            if (over := await call.end_of_credential()) is not None:
+    with call.watch_credential(feed.some.set) as credential:
+        while not encoder.is_done:
+            if (over := credential.end) is not None:
                 yield encoder.break_off(TurnFault(over.code, over.public))
                 return
-        await _until_worth_writing(feed, EVERY - (loop.time() - wrote_at))
-        if data := encoder.encode(feed.news()):
-            wrote_at = loop.time()
-            yield data
-        elif loop.time() - wrote_at >= HEARTBEAT:
-            wrote_at = loop.time()
-            yield COMMENT
+            await _until_worth_writing(feed, loop.time() - wrote_at)
+            if data := encoder.encode(feed.news()):
+                wrote_at = loop.time()
+                yield data
+            elif loop.time() - wrote_at >= HEARTBEAT:
+                wrote_at = loop.time()
+                yield COMMENT
 
 
 async def one_chunk(data: bytes) -> AsyncIterator[bytes]:
@@ -187,12 +181,14 @@ async def one_chunk(data: bytes) -> AsyncIterator[bytes]:
 
 
 async def _until_worth_writing(feed: TurnFeed, quiet: float) -> None:
-    """Until something happens, and then for as long as text alone may wait for more."""
+    """Until something happens, and then for as long as text alone may wait for more; `quiet` is how long
+    nothing was written. Or until something has to be.
+    """
     try:
-        async with asyncio.timeout(LOOK_AGAIN):
+        async with asyncio.timeout(max(0.0, HEARTBEAT - quiet)):
             await feed.some.wait()
-        if quiet > 0:
-            async with asyncio.timeout(quiet):
+        if quiet < EVERY:
+            async with asyncio.timeout(EVERY - quiet):
                 await feed.urgent.wait()
     except TimeoutError:
         return

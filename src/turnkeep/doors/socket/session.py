@@ -29,7 +29,7 @@ from turnkeep.auth.principals import Access, Principal
 from turnkeep.doors.socket.socket_actions import NOT_AUTHENTICATED, Subscription, answer_requests
 from turnkeep.doors.socket.socket_watch import SocketWatch
 from turnkeep.doors.socket.writers import CLOSE_AFTER, TOO_SLOW, Broadcast, Broadcasts, Payload, PeerWriter, SocketEnded
-from turnkeep.errors import TooManyRequests
+from turnkeep.errors import NotAuthenticated, TooManyRequests
 from turnkeep.events import Event
 from turnkeep.messages import Address
 from turnkeep.subscription import SubscriptionStart
@@ -109,11 +109,11 @@ class Socket:
 
     @property
     def access(self) -> Access:
-        return self._watch.access
+        return self._watch.credentials.access
 
     def change_principal(self, principal: Principal) -> None:
         """Go on with this credential."""
-        self._watch.change_principal(self, principal)
+        self._watch.credentials.change_principal(self, principal)
 
     def close(self, code: int, reason: str) -> None:
         """Ask for the end; what waits is not written any more."""
@@ -139,9 +139,9 @@ class Socket:
     def count_unsent(self) -> Callable[[], int]:
         return self.writer.count_unsent
 
-    def expel(self, reason: str) -> None:
+    def expel(self, reason: NotAuthenticated) -> None:
         """Close it, because its credential is over."""
-        self.close(NOT_AUTHENTICATED, reason)
+        self.close(NOT_AUTHENTICATED, str(reason)[:100])
 
     def _cut(self) -> None:
         """A peer that does not read cannot be told: the connection is dropped."""

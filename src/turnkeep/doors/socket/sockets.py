@@ -9,11 +9,11 @@ from functools import partial
 from starlette.websockets import WebSocket
 
 from turnkeep.application import Application
+from turnkeep.auth.credential_watch import CredentialWatch
 from turnkeep.auth.limits import Holder, Limits, Slots, holder
 from turnkeep.auth.principals import (
     LONGEST_CREDENTIAL,
     PROTOCOL,
-    Access,
     Credentials,
     Principal,
     credentials_of_request,
@@ -44,14 +44,14 @@ WAITING_OF_ONE = 500
 class Sockets:
     """Opens sockets, and closes all of them at the end."""
 
-    def __init__(self, application: Application, access: Access, limits: Limits) -> None:
+    def __init__(self, application: Application, credentials: CredentialWatch, limits: Limits) -> None:
         self._application = application
-        self._access = access
+        self._access = credentials.access
         self._limits = limits
         self._greeting = Greeting(application.store)
         self._takes_first_frames = application.settings.first_frame_auth
         self._open: set[Socket] = set()
-        self._watch = SocketWatch(access)
+        self._watch = SocketWatch(credentials)
         self._broadcasts = Broadcasts(application.hub)
         self._waiting = 0
         self._nobodies = Slots("sockets that have shown no credential", WAITING_OF_ONE)
