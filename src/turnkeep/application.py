@@ -30,9 +30,8 @@ from turnkeep.pricing.tokenizer import tokenizer_for
 from turnkeep.runs.activity import Activity
 from turnkeep.runs.backlog_series import MOST_CHARTED_TENANTS, BacklogSeries
 from turnkeep.runs.journal import user_item
-from turnkeep.runs.lease import LeaseRules
 from turnkeep.runs.run_context import RunContext
-from turnkeep.runs.worker import Worker, WorkerRules
+from turnkeep.runs.worker import LeaseRules, Worker, WorkerRules
 from turnkeep.settings import Settings
 from turnkeep.store import store_of
 from turnkeep.store.contract import Store

@@ -20,7 +20,7 @@ from turnkeep.events import Event
 from turnkeep.messages import AssistantItem, CallItem, Item, OutputItem
 from turnkeep.queue import AssistantMessageQueue
 from turnkeep.resumption import StartingPoint
-from turnkeep.runs import announcer, answer, journal, lease, outcomes, run, tool_calls
+from turnkeep.runs import announcer, answer, journal, lease, outcomes, run, tool_calls, worker
 from turnkeep.store import rules_accept, rules_change, rules_claim, rules_settle
 from turnkeep.store.memory import MemoryStore, once
 from turnkeep.store.thread import Thread
@@ -372,10 +372,10 @@ def deaf_heartbeat(replaces: Replace) -> None:
 def never_gives_up(replaces: Replace) -> None:
     """A worker that cannot renew goes on as if it had."""
 
-    def overlook(self: lease.Keeper) -> None:
+    def overlook(self: worker.Keeper) -> None:
         """Their time is over, and nobody is told."""
 
-    replaces(lease.Keeper, "_give_up", overlook)
+    replaces(worker.Keeper, "_give_up", overlook)
 
 
 # ---------------------------------------------------------------- the doors

@@ -29,9 +29,8 @@ from turnkeep.messages import Address, Item
 from turnkeep.pricing.catalog import Catalog
 from turnkeep.pricing.prices import PriceBook
 from turnkeep.queue import AssistantMessageQueue
-from turnkeep.runs.lease import LeaseRules
 from turnkeep.runs.run_context import RunContext, RunRules
-from turnkeep.runs.worker import Worker, WorkerRules
+from turnkeep.runs.worker import LeaseRules, Worker, WorkerRules
 from turnkeep.settings import Settings
 from turnkeep.simulator.exchanges import ExchangeLedger
 from turnkeep.store.memory import MemoryStore

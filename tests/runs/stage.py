@@ -25,10 +25,11 @@ from turnkeep.runs.announcer import Announcer, Disclosure
 from turnkeep.runs.budget import Budgets
 from turnkeep.runs.interrupt import Interrupt
 from turnkeep.runs.journal import Journal
-from turnkeep.runs.lease import Keeper, Lease, LeaseRules
+from turnkeep.runs.lease import Lease
 from turnkeep.runs.outcomes import Verdict
 from turnkeep.runs.run import Run
 from turnkeep.runs.run_context import RunContext, RunRules
+from turnkeep.runs.worker import Keeper, LeaseRules
 from turnkeep.store.contract import EventGap
 from turnkeep.store.memory import MemoryStore
 from turnkeep.store.shared_ledger import Circuit

@@ -14,7 +14,8 @@ from tests.runs.stage import HERE, LostReply, Stage, Stumble, reason_of
 from turnkeep.errors import LeaseLost, OutcomeUnknown, StoreUnavailable, ThreadBusy
 from turnkeep.messages import Address, Message, text_content
 from turnkeep.runs.interrupt import DrainRequest, StopRequest
-from turnkeep.runs.lease import Keeper, Lease, LeaseRules
+from turnkeep.runs.lease import Lease
+from turnkeep.runs.worker import Keeper, LeaseRules
 from turnkeep.store.memory import MemoryStore
 from turnkeep.store.values import Directive
 

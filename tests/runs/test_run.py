@@ -55,9 +55,10 @@ from turnkeep.pricing.prices import PriceBook
 from turnkeep.runs.activity import quantile, read_days
 from turnkeep.runs.budget import Budget, Budgets, Pace
 from turnkeep.runs.interrupt import DrainRequest, StopRequest, weightiest
-from turnkeep.runs.lease import Lease, LeaseRules
+from turnkeep.runs.lease import Lease
 from turnkeep.runs.outcomes import VERDICT_LABELS, Dropping, HoldVerdict, Releasing
 from turnkeep.runs.run_context import DETAILS
+from turnkeep.runs.worker import LeaseRules
 from turnkeep.store.values import Claim, Commit, Failure, HeldCall, Page, Remainder, Stop
 from turnkeep.telemetry import SILENT
 from turnkeep.telemetry.traces import use_tracer

@@ -18,8 +18,7 @@ from turnkeep.models.model import Began
 from turnkeep.pricing.prices import PriceBook
 from turnkeep.runs.activity import WRITTEN_EVERY
 from turnkeep.runs.budget import Budget, Budgets
-from turnkeep.runs.lease import LeaseRules
-from turnkeep.runs.worker import AT_ONCE, Worker, WorkerRules
+from turnkeep.runs.worker import AT_ONCE, LeaseRules, Worker, WorkerRules
 from turnkeep.store.values import Policy
 
 LogLines = Callable[[], list[dict[str, Any]]]

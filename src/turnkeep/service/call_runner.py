@@ -14,9 +14,10 @@ from turnkeep.events import Event
 from turnkeep.messages import Address, Item, Message, OutputItem, turns_of
 from turnkeep.pricing.tokenizer import tokenizer_for
 from turnkeep.runs.journal import Journal, Step
-from turnkeep.runs.lease import Keeper, Lease
+from turnkeep.runs.lease import Lease
 from turnkeep.runs.outcomes import Verdict
 from turnkeep.runs.run_context import RunContext
+from turnkeep.runs.worker import Keeper
 from turnkeep.service.request import DirectRequest
 from turnkeep.store import Policies, Policy
 from turnkeep.store.contract import Follower

@@ -20,9 +20,10 @@ from turnkeep.composition import Lifespan, RunParts, open_endpoint, open_run_con
 from turnkeep.errors import ConfigurationError, LeaseLost, ModelGone, RunBroke, TurnkeepError
 from turnkeep.inputs import checked_channel
 from turnkeep.messages import DEFAULT_TENANT, Address, Item
-from turnkeep.runs.lease import Keeper, Lease, LeaseRules
+from turnkeep.runs.lease import Lease
 from turnkeep.runs.outcomes import HoldVerdict, Verdict
 from turnkeep.runs.run import Run
+from turnkeep.runs.worker import Keeper, LeaseRules
 from turnkeep.seconds import SecondsLimit
 from turnkeep.service.call_runner import NO_LIMITS, CallRunner, DirectCall, ForgetfulStore
 from turnkeep.service.chunks import Chunk, Completion, DoneChunk, ErrorChunk, Metadata, Outlet, ToolCall, fold_chunks

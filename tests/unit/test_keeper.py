@@ -12,7 +12,7 @@ from tests.patience import PATIENCE
 from tests.runs.stage import reason_of
 from turnkeep.errors import LeaseLost
 from turnkeep.messages import Address, Message, text_content
-from turnkeep.runs.lease import Keeper, LeaseRules
+from turnkeep.runs.worker import Keeper, LeaseRules
 from turnkeep.store.memory import MemoryStore
 from turnkeep.store.values import Claim, Directive, Policies, Policy
 
