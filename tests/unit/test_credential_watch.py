@@ -31,6 +31,10 @@ class User:
 class Access:
     over: set[str] = field(default_factory=set)
     is_away: bool = False
+    silent: set[str] = field(default_factory=set)
+    """Of these it says nothing."""
+    cancelled: set[str] = field(default_factory=set)
+    """What it asks about these is cancelled by others."""
     subjects: list[str] = field(default_factory=list)
     """Whom it was asked about."""
 
@@ -38,6 +42,10 @@ class Access:
         self.subjects.append(principal.subject)
         if self.is_away:
             raise StoreUnavailable("away")
+        if principal.subject in self.cancelled:
+            raise asyncio.CancelledError
+        if principal.subject in self.silent:
+            await asyncio.Event().wait()
         if principal.subject in self.over:
             raise NotAuthenticated("the credential has expired")
 
@@ -127,6 +135,47 @@ async def test_a_store_that_is_away_empties_no_room() -> None:
     await access.was_asked()
     assert user.reasons == []
     leave(watch, user)
+
+
+@pytest.mark.parametrize("fault", ["silent", "cancelled"])
+@pytest.mark.parametrize("first", [True, False], ids=["first", "last"])
+async def test_whatever_becomes_of_some_questions_others_are_asked(fault: str, *, first: bool) -> None:
+    bad = {f"bad {number}" for number in range(3)}
+    access, alice = Access(silent=bad) if fault == "silent" else Access(cancelled=bad), User(person("alice"))
+    users = [User(person(name)) for name in bad]
+    watch = watch_over(access, *([*users, alice] if first else [alice, *users]))
+    await access.was_asked(4)
+    access.over.add("alice")
+    async with asyncio.timeout(PATIENCE):
+        while not alice.reasons:
+            await asyncio.sleep(0)
+    assert not any(user.reasons for user in users)
+    leave(watch, alice, *users)
+
+
+async def test_an_answer_that_never_comes_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(credential_watch, "ANSWER_WITHIN", 0.01)
+    access, alice = Access(silent={"alice"}), User(person("alice"))
+    watch = watch_over(access, alice)
+    await access.was_asked()
+    access.silent.clear()
+    access.over.add("alice")
+    async with asyncio.timeout(PATIENCE):
+        while not alice.reasons:
+            await asyncio.sleep(0)
+    leave(watch, alice)
+
+
+async def test_nobody_is_asked_after_twice_at_a_time() -> None:
+    access, alice, bob = Access(silent={"alice"}), User(person("alice")), User(person("bob"))
+    watch = watch_over(access, alice, bob)
+    await access.was_asked(10)
+    assert access.subjects.count("alice") == 1
+    before = len(asyncio.all_tasks())
+    leave(watch, alice, bob)
+    async with asyncio.timeout(PATIENCE):
+        while len(asyncio.all_tasks()) > before - 2:
+            await asyncio.sleep(0)
 
 
 async def test_a_stream_is_told_that_its_credential_is_over_and_watched_no_more_when_it_ends() -> None:

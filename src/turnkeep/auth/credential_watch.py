@@ -7,6 +7,7 @@ nothing is said. So credentials are counted as their users come and go, and each
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +24,10 @@ LOOK_AGAIN = 0.5
 """Seconds between two looks."""
 LOOKS_AT_ONCE = 50
 """Credentials at one turn of the loop: a thousand would hold up all others for some milliseconds."""
+ANSWER_WITHIN = 10.0
+"""Seconds after which a question that nobody answers is asked again: a store that is away, or an `Access`
+of others that hangs.
+"""
 
 
 class CredentialUser(Protocol):
@@ -56,6 +61,8 @@ class _Credential:
 
     principal: Principal
     users: int = 0
+    is_in_question: bool = False
+    """Somebody waits for what `Access` says of it."""
 
 
 class CredentialWatch:
@@ -107,14 +114,34 @@ class CredentialWatch:
             del self._credentials[id(principal)]
 
     async def _run(self) -> None:
-        while True:
-            await asyncio.sleep(until_tick(LOOK_AGAIN))
-            principals = [credential.principal for credential in self._credentials.values()]
-            for number, principal in enumerate(principals, 1):
-                if (reason := await self._refusal(principal)) is not None:
-                    self._expel(principal, reason)
-                if number % LOOKS_AT_ONCE == 0:
+        async with asyncio.TaskGroup() as group:
+            while True:
+                await asyncio.sleep(until_tick(LOOK_AGAIN))
+                rest = deque(one for one in self._credentials.values() if not one.is_in_question)
+                # One question that is not answered must not hold up the others: while it waits, another
+                # task goes on. Where all are answered at once it is one task for many.
+                while rest:
+                    group.create_task(self._ask(rest))
                     await asyncio.sleep(0)
+
+    async def _ask(self, rest: deque[_Credential]) -> None:
+        """Take some of these, and end what rests on those that are over."""
+        try:
+            async with asyncio.timeout(ANSWER_WITHIN):
+                for _ in range(min(LOOKS_AT_ONCE, len(rest))):
+                    if rest:  # others took some while this one waited
+                        await self._look_at(rest.popleft())
+        except TimeoutError:
+            log.warning("credential_not_checked", error=f"no answer within {ANSWER_WITHIN:g} s")
+
+    async def _look_at(self, credential: _Credential) -> None:
+        credential.is_in_question = True
+        try:
+            reason = await self._refusal(credential.principal)
+        finally:
+            credential.is_in_question = False
+        if reason is not None:
+            self._expel(credential.principal, reason)
 
     def _expel(self, principal: Principal, reason: NotAuthenticated) -> None:
         for user in [one for one in self._users if one.principal is principal]:
