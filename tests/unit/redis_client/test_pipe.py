@@ -161,6 +161,23 @@ async def test_a_process_that_was_away_before_it_wrote_waits_for_the_answer() ->
     assert await command == b"PONG"
 
 
+async def test_a_command_after_a_long_rest_is_no_silence() -> None:
+    pipe, wire = connected(timeout=3600)
+    before = pipe.send("PING")
+    await tick()
+    pipe.data_received(b"+PONG\r\n")
+    assert await before == b"PONG"
+    pipe._silent_since -= 7200  # nothing was said since
+
+    command = pipe.send("PING")
+    pipe._look_for_silence()  # the timer of the first one, at the same turn of the loop
+
+    assert not wire.aborted
+    await tick()
+    pipe.data_received(b"+PONG\r\n")
+    assert await command == b"PONG"
+
+
 async def test_garbage_ends_the_connection() -> None:
     pipe, wire = connected()
     reply = pipe.send("PING")

@@ -65,6 +65,9 @@ class Pipe(asyncio.Protocol):
             self._loop.call_soon(self._flush)
         self._batch.append(hiredis.pack_command(command))  # type: ignore[arg-type]  # a union is as good
         self._batch_size += 1
+        if not self._waiting:
+            # The timer of an earlier command may be due before the write, at this turn of the loop.
+            self._silent_since = self._loop.time()
         self._waiting.append(reply)
         if self._timer is None:
             self._timer = self._loop.call_later(self._timeout, self._look_for_silence)
@@ -106,7 +109,7 @@ class Pipe(asyncio.Protocol):
         if self._transport is not None and self._transport.is_closing():
             return  # the word of it is on its way, and tells those who wait that nothing was sent
         if self._transport is not None and self._batch and not self._transport.is_closing():
-            # Not from `send` on: the time that this process took between the two is its own.
+            # Anew, not from `send` on: the time that this process took between the two is its own.
             if len(self._waiting) == self._batch_size:
                 self._silent_since = self._loop.time()
             self._transport.write(b"".join(self._batch))
