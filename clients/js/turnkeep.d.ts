@@ -29,8 +29,11 @@ export interface Receipt {
   due_in: number | null;
   idempotent: boolean;
   steer?: "accepted";
-  /** Of one that was sent: whether the message was there before. */
-  repeated?: boolean;
+}
+
+/** What sending gives: also whether the message was there before. */
+export interface SentReceipt extends Receipt {
+  repeated: boolean;
 }
 
 export interface HeldCall {
@@ -171,9 +174,9 @@ export class TurnkeepError extends Error {
 export class TurnkeepClient {
   constructor(options?: ClientOptions);
   readonly outbox: OutboxEntry[];
-  send(channel: string, message: string | Part[], options?: SendOptions): Promise<Receipt>;
-  post(channel: string, message: string | Part[], options?: Wishes & { messageId?: string }): { messageId: string; sent: Promise<Receipt> };
-  resumeOutbox(): Promise<PromiseSettledResult<Receipt>[]>;
+  send(channel: string, message: string | Part[], options?: SendOptions): Promise<SentReceipt>;
+  post(channel: string, message: string | Part[], options?: Wishes & { messageId?: string }): { messageId: string; sent: Promise<SentReceipt> };
+  resumeOutbox(): Promise<PromiseSettledResult<SentReceipt>[]>;
   ask(channel: string, message: string | Part[], options?: SendOptions & { onText?: (text: string) => void }): Promise<string>;
   stream(channel: string, options?: StreamOptions): AsyncGenerator<Frame, void, void>;
   subscribe(
