@@ -3,6 +3,11 @@
 `Client` keeps the connections of one endpoint, `Reply` is one answer while it arrives. Nothing is
 repeated here, and every failure of the network, of HTTP or of time comes out as a `ModelError`.
 
+aiohttp makes and keeps the connections (`http_connector`), and parses what arrives. Its session is passed
+by: of all that it does between a request and the line (an address parsed, cookies, redirects, a task that
+writes the body) nothing is needed where address and headers are an endpoint's, and it was most of what a
+request cost here.
+
 `Framer` cuts the bytes into server-sent events by the standard: lines end with LF, CRLF or CR (also
 when a read falls between the two), one leading byte order mark, comments, several `data` lines in
 one event, `event`, `id` and `retry`. An event that the end of the stream cuts off is not given by
@@ -15,27 +20,26 @@ before it) never reaches the line parser.
 from __future__ import annotations
 
 import asyncio
-import io
 import uuid
 from collections.abc import Callable, Mapping
-from contextlib import suppress
-from typing import Any
+from contextlib import closing, suppress
+from typing import Any, cast
 
 import aiohttp
 import orjson
 from aiohttp.client_proto import ResponseHandler
-from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.connector import Connection
+from aiohttp.http import RawResponseMessage
 
 from turnkeep.errors import (
     AnswerMalformed,
-    EndpointBlocked,
     ModelError,
-    ModelTimedOut,
-    ModelUnavailable,
+    ModelRefused,
     ModelUnreachable,
 )
-from turnkeep.models.classify import classify, scrub
-from turnkeep.models.http_session import open_session
+from turnkeep.models.classify import classify
+from turnkeep.models.http_connector import head_of, open_connector, request_to
+from turnkeep.models.network_failures import NETWORK_ERRORS, connection_error, no_answer, silence
 from turnkeep.models.provider import Provider
 from turnkeep.models.reading import is_json, json_bytes, request_id
 from turnkeep.models.waits import NOTHING_LEFT, wait_for_spent
@@ -50,15 +54,17 @@ _BOM = b"\xef\xbb\xbf"
 ERROR_BODY = 64 * 1024
 ERROR_BODY_TIME = 5.0
 LOOK_UP_TIME = 3.0
-LOOK_UP_BODY = 4 * 1024 * 1024
 TAIL_TIME = 0.1
 """How long the end of a finished answer may take to arrive before its connection is given up."""
 
 Take = Callable[[list[StreamEvent]], bool]
 """Takes frames; False: somebody has to look at what came of them."""
 
-_LARGE = 1024 * 1024
-_NETWORK_ERRORS = (aiohttp.ClientError, HttpProcessingError, OSError)
+MOST_TARGETS = 64
+"""Addresses of an endpoint whose heads are kept: nearly all requests go to one."""
+LARGE = 1024 * 1024
+PIECE = 64 * 1024
+"""A body that is larger than `LARGE` is written in such pieces: in one it holds up the loop."""
 
 
 class Framer:
@@ -171,12 +177,41 @@ class Framer:
             raise AnswerMalformed(f"one event of the stream is larger than {self._limit} bytes")
 
 
+class Target:
+    """An address of an endpoint, and what the head of every request to it says."""
+
+    __slots__ = ("_line", "_lines", "request")
+
+    def __init__(self, request: aiohttp.ClientRequest) -> None:
+        self.request = request
+        self._line = ""
+        self._lines: dict[str, str] = {}
+
+    def head(self, headers: Mapping[str, str], size: int | None) -> bytes:
+        """Of one request, with a body of that size, once there is a connection. Of two headers of one name
+        the request's own is said.
+        """
+        if not self._line:
+            self._line, self._lines = head_of(self.request)
+        lines = self._lines | {name.lower(): f"{name}: {value}\r\n" for name, value in headers.items()}
+        if size is not None:
+            lines["content-length"] = f"Content-Length: {size}\r\n"
+        head = "".join((self._line, *lines.values(), "\r\n"))
+        # A line break in a value (`betas` come from a message) would begin a header, or a request, of its own.
+        if len(head.splitlines()) != len(lines) + 2:
+            raise ModelRefused("a header for the model server must be one line of text")
+        return head.encode()
+
+
 class Client:
     """The connections to one endpoint. Opened on the first request, on the loop that makes it."""
 
     def __init__(self, endpoint: Provider) -> None:
         self.endpoint = endpoint
-        self._session: aiohttp.ClientSession | None = None
+        # No total: an answer may take as long as its run. What is bounded is silence, by the watchdog.
+        self._timeout = aiohttp.ClientTimeout(total=None, connect=endpoint.connect_timeout)
+        self._connector: aiohttp.BaseConnector | None = None
+        self._targets: dict[tuple[str, str], Target] = {}
 
     async def post(self, url: str, body: Mapping[str, Any], headers: Mapping[str, str]) -> Reply:
         """Send one request to an address of the endpoint and wait for the head of its answer; the
@@ -185,69 +220,85 @@ class Client:
         Raises ModelError: what the answer's status means, ModelTimedOut without an answer in time,
         ModelUnreachable without a connection.
         """
-        return await self._send("POST", url, headers=headers, data=_payload(body))
+        return await self._send("POST", url, headers, json_bytes(body))
 
     async def get(self, path: str, **query: str) -> Reply:
         """Read something that is there already; the same as `post` otherwise."""
-        return await self._send("GET", self.endpoint.url(path, **query), headers={}, data=None)
+        return await self.get_at(self.endpoint.url(path, **query))
 
-    async def _send(
-        self, method: str, url: str, *, headers: Mapping[str, str], data: bytes | io.BytesIO | None
-    ) -> Reply:
-        endpoint = self.endpoint
-        started_at = asyncio.get_running_loop().time()
+    async def get_at(self, url: str) -> Reply:
+        """The same by a whole address."""
+        return await self._send("GET", url, {}, None)
+
+    async def _send(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None) -> Reply:
+        endpoint, asked_at = self.endpoint, asyncio.get_running_loop().time()
         # OpenAI logs it: a request that never came back can be asked after by this name.
         headers = {"X-Client-Request-Id": uuid.uuid4().hex, **headers}
         try:
             async with asyncio.timeout(endpoint.first_event_timeout):
-                # A redirect would carry the key to an address that nobody has set.
-                response = await self._open_session().request(
-                    method, url, data=data, headers=headers, allow_redirects=False
-                )
+                reply = await self._ask(self._target(method, url), headers, body, asked_at=asked_at)
         except aiohttp.ServerTimeoutError as error:
             raise ModelUnreachable(f"no connection to {endpoint.host} within {endpoint.connect_timeout:g} s") from error
         except TimeoutError as error:
-            raise _no_answer(endpoint) from error
-        except _NETWORK_ERRORS as error:
-            raise _connection_error(endpoint, error) from error
-        if response.status != 200:
-            raise await self._refusal(response)
-        return Reply(endpoint, response, asked_at=started_at)
+            raise no_answer(endpoint) from error
+        except NETWORK_ERRORS as error:
+            raise connection_error(endpoint, error) from error
+        # A redirect is a refusal too: followed, it would carry the key to an address that nobody has set.
+        if reply.status != 200:
+            raise await reply.refusal()
+        return reply
 
-    async def _refusal(self, response: aiohttp.ClientResponse) -> ModelError:
-        body = b""
+    def _target(self, method: str, url: str) -> Target:
+        target = self._targets.get((method, url))
+        if target is None:
+            if len(self._targets) >= MOST_TARGETS:
+                self._targets.clear()
+            target = self._targets[method, url] = Target(request_to(self.endpoint, method, url))
+        return target
+
+    async def _ask(self, target: Target, headers: Mapping[str, str], body: bytes | None, *, asked_at: float) -> Reply:
+        if (connector := self._connector) is None or connector.closed:
+            connector = self._connector = open_connector(self.endpoint, ArrivalHandler)
         try:
-            async with asyncio.timeout(ERROR_BODY_TIME):
-                while len(body) < ERROR_BODY and (data := await response.content.readany()):
-                    body += data
-        except (*_NETWORK_ERRORS, TimeoutError):
-            pass  # the status says enough
-        finally:
-            response.close()
-        return classify(response.status, response.headers, body, secrets=self.endpoint.secrets)
-
-    def _open_session(self) -> aiohttp.ClientSession:
-        if self._session is None or self._session.closed:
-            self._session = open_session(self.endpoint, _Handler)
-        return self._session
+            connection = await connector.connect(target.request, [], self._timeout)
+        except TimeoutError as error:
+            raise aiohttp.ConnectionTimeoutError(f"no connection to {self.endpoint.host}") from error
+        try:
+            handler = cast("ArrivalHandler", connection.protocol)
+            head, content = await handler.ask(target.head(headers, None if body is None else len(body)), body)
+            return Reply(self.endpoint, connection, head, content, asked_at=asked_at)
+        except BaseException:
+            connection.close()
+            raise
 
     async def close(self) -> None:
         """Close all connections; answers that still arrive end with ModelUnavailable."""
-        if self._session is not None:
-            await self._session.close()
+        if self._connector is not None:
+            await self._connector.close()
 
 
 class Reply:
-    """One answer while it arrives."""
+    """One answer while it arrives. Read to its end, it has given its connection back."""
 
-    def __init__(self, endpoint: Provider, response: aiohttp.ClientResponse, *, asked_at: float) -> None:
+    def __init__(
+        self,
+        endpoint: Provider,
+        connection: Connection,
+        head: RawResponseMessage,
+        content: aiohttp.StreamReader,
+        *,
+        asked_at: float,
+    ) -> None:
         self._loop = asyncio.get_running_loop()
-        self.headers = {name.lower(): value for name, value in response.headers.items()}
+        self.status = head.code
+        self.headers = {name.lower(): value for name, value in head.headers.items()}
         self._endpoint = endpoint
-        self._response = response
-        self._content = response.content
+        self._connection = connection
+        self._content = content
+        content.on_eof(connection.release)
         self._framer = Framer()
-        self._handler = _handler_of(response)
+        # None where it has ended, and its connection serves another
+        self._handler = cast("ArrivalHandler | None", connection.protocol)
         time_left = asked_at + endpoint.first_event_timeout - self._loop.time()
         # Connecting, and waiting for the head, have used up a part of the same patience.
         self._dog = Watchdog(self._loop, self._bark, max(0.05, time_left))
@@ -275,6 +326,19 @@ class Reply:
         if there was one.
         """
         return self.failure(complaint) if complaint else AnswerMalformed(f"the stream ended without {end}")
+
+    async def refusal(self) -> ModelError:
+        """What its status means, and what it says about that; closes it."""
+        body = b""
+        try:
+            async with asyncio.timeout(ERROR_BODY_TIME):
+                while len(body) < ERROR_BODY and (data := await self._content.readany()):
+                    body += data
+        except (*NETWORK_ERRORS, TimeoutError):
+            pass  # the status says enough
+        finally:
+            self.close()
+        return classify(self.status, self.headers, body, secrets=self._endpoint.secrets)
 
     async def read(self, take: Take | None = None) -> list[StreamEvent] | None:
         """The frames of the next bytes (perhaps none), None at a clean end.
@@ -324,7 +388,7 @@ class Reply:
             if handler.on_arrival is look:
                 handler.on_arrival = None
 
-    def _take_arrivals(self, handler: _Handler, take: Take) -> bool:
+    def _take_arrivals(self, handler: ArrivalHandler, take: Take) -> bool:
         """Whether nobody has to look yet."""
         content = self._content
         while content.exception() is None:
@@ -338,7 +402,7 @@ class Reply:
         return False
 
     def _bark(self) -> None:
-        self._response.close()
+        self._hang_up()
         if self._look is not None:
             self._look()
 
@@ -346,14 +410,14 @@ class Reply:
         if not (data := await self._arrival()):
             return self._unterminated_frames() or None
         if not self._has_begun and self._begins_whole(data):
-            return [(b"", await self._body(data))]
+            return [(b"", await self.body(data))]
         return self._framer.push(data)
 
     async def _arrival(self) -> bytes:
         self._dog.since = self._loop.time()
         try:
             return await self._content.readany()
-        except _NETWORK_ERRORS as error:
+        except NETWORK_ERRORS as error:
             raise self._network_failure(error) from error
         finally:
             self._dog.since = None
@@ -375,7 +439,7 @@ class Reply:
 
     async def rest(self) -> None:
         """Let the last bytes arrive, for a moment, so that the connection can serve again."""
-        with suppress(*_NETWORK_ERRORS, TimeoutError):
+        with suppress(*NETWORK_ERRORS, TimeoutError):
             if not self._content.at_eof():
                 async with asyncio.timeout(TAIL_TIME):
                     while await self._content.readany():
@@ -384,7 +448,13 @@ class Reply:
     def close(self) -> None:
         """Close the connection at once, unless the answer was read to its end."""
         self._dog.leave()
-        self._response.close()
+        self._hang_up()
+
+    def _hang_up(self) -> None:
+        """Whoever reads is told. A connection that was given back is not touched."""
+        if self._content.exception() is None:
+            self._content.set_exception(aiohttp.ClientConnectionError("the connection was closed"))
+        self._connection.close()
 
     def _begins_whole(self, data: bytes) -> bool:
         """Whether this is the beginning of one JSON body, from a server that does not stream."""
@@ -395,7 +465,8 @@ class Reply:
             raise AnswerMalformed(f"{self._endpoint.host} answered with a page instead of a stream")
         return first in (b"{", b"[")
 
-    async def _body(self, data: bytes) -> bytes:
+    async def body(self, data: bytes = b"") -> bytes:
+        """All that is still to come, behind what was read of it."""
         while more := await self._arrival():
             data += more
             if len(data) > MAX_EVENT:
@@ -404,16 +475,57 @@ class Reply:
 
     def _network_failure(self, error: Exception) -> ModelError:
         if self._dog.has_barked:
-            return _silence(self._endpoint, self._dog.limit) if self._has_begun else _no_answer(self._endpoint)
-        return _connection_error(self._endpoint, error)
+            return silence(self._endpoint, self._dog.limit) if self._has_begun else no_answer(self._endpoint)
+        return connection_error(self._endpoint, error)
 
 
-class _Handler(ResponseHandler):
-    """A connection of aiohttp that tells when something has arrived on it."""
+class ArrivalHandler(ResponseHandler):
+    """A connection of aiohttp that asks, and tells when something has arrived on it."""
 
     on_arrival: Callable[[], None] | None = None
     has_resumed = False
     """A read has let the parser go on, which may have given more."""
+
+    async def ask(self, head: bytes, body: bytes | None) -> tuple[RawResponseMessage, aiohttp.StreamReader]:
+        """Write a request and wait for the head of its reply, which comes with what is to be read after it."""
+        if self.transport is None or self.transport.is_closing():
+            raise aiohttp.ClientConnectionResetError("the connection was closed before the request was written")
+        self.set_response_params(read_until_eof=True)
+        if body is not None and len(body) > LARGE:
+            return await self._upload(head, body)
+        # not joined: of a long past that would be one more copy, in fresh memory
+        self.transport.writelines((head,) if body is None else (head, body))
+        return await self._head()
+
+    async def _head(self) -> tuple[RawResponseMessage, aiohttp.StreamReader]:
+        while True:
+            head, content = await self.read()
+            if head.code == 101 or not 100 <= head.code < 200:  # what is said before (early hints) is passed over
+                return head, content
+
+    async def _upload(self, head: bytes, body: bytes) -> tuple[RawResponseMessage, aiohttp.StreamReader]:
+        """A reply may come before all is written: a refusal, of who reads nothing more of it."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                uploading = group.create_task(self._write(head, body))
+                parts = await self._head()
+                uploading.cancel()
+        except ExceptionGroup as errors:  # what was read: what is written raises nothing
+            raise errors.exceptions[0] from errors
+        return parts
+
+    async def _write(self, head: bytes, body: bytes) -> None:
+        """As fast as it is read. A connection on which that was not done serves nobody else."""
+        # That it is lost is told to who reads it.
+        with suppress(*NETWORK_ERRORS):
+            try:
+                for piece in (head, *(body[place : place + PIECE] for place in range(0, len(body), PIECE))):
+                    await self._drain_helper()
+                    if self.transport is not None:
+                        self.transport.write(piece)
+            except BaseException:
+                self.force_close()
+                raise
 
     def resume_reading(self, resume_parser: bool = True) -> None:
         # aiohttp resumes after each read, and gives its parser nothing to parse: a fifth of what a token
@@ -431,12 +543,6 @@ class _Handler(ResponseHandler):
         super().connection_lost(exc)
         if self.on_arrival is not None:
             self.on_arrival()
-
-
-def _handler_of(response: aiohttp.ClientResponse) -> _Handler | None:
-    """The connection of an answer; None where it has ended."""
-    protocol = response.connection.protocol if response.connection is not None else None
-    return protocol if isinstance(protocol, _Handler) else None
 
 
 class Watchdog:
@@ -492,41 +598,13 @@ async def look_up(
     to know, not needed.
     """
     url = endpoint.root_url(path) if from_root else endpoint.url(path)
-    data = b""
-    with suppress(*_NETWORK_ERRORS, TimeoutError, ValueError):
-        async with asyncio.timeout(LOOK_UP_TIME), open_session(endpoint, _Handler) as session:
-            asking = session.get(url, allow_redirects=False) if body is None else session.post(url, data=_payload(body))
-            async with asking as answer:
-                while answer.status == 200 and len(data) <= LOOK_UP_BODY and (more := await answer.content.readany()):
-                    data += more
-        return orjson.loads(data)
-    return None
-
-
-def _payload(body: Mapping[str, Any]) -> bytes | io.BytesIO:
-    data = json_bytes(body)
-    # Larger bytes are written in one piece, which holds up the loop; aiohttp warns of it.
-    return io.BytesIO(data) if len(data) > _LARGE else data
-
-
-def _no_answer(endpoint: Provider) -> ModelTimedOut:
-    return ModelTimedOut(f"no answer from {endpoint.host} within {endpoint.first_event_timeout:g} s")
-
-
-def _silence(endpoint: Provider, limit: float) -> ModelTimedOut:
-    return ModelTimedOut(f"{endpoint.host} fell silent for {limit:g} s in the middle of an answer")
-
-
-def _connection_error(endpoint: Provider, error: Exception) -> ModelError:
-    # The texts of network errors hold whole addresses, with what people put into their queries.
-    why = scrub(f"{type(error).__name__}: {error}", endpoint.secrets)[:300]
-    if isinstance(error, aiohttp.ClientConnectorCertificateError):
-        return ModelUnavailable(f"the certificate of {endpoint.host} is not trusted; set its CA file ({why})")
-    if isinstance(error, aiohttp.ClientHttpProxyError):
-        kind = EndpointBlocked if error.status in (401, 403, 407) else ModelUnavailable
-        return kind(f"the proxy to {endpoint.host} answered {error.status}")
-    if isinstance(error, (aiohttp.ClientResponseError, HttpProcessingError)):
-        return AnswerMalformed(f"{endpoint.host} does not speak HTTP ({why})")
-    if isinstance(error, aiohttp.ClientConnectorError):
-        return ModelUnreachable(f"no connection to {endpoint.host} ({why})")
-    return ModelUnavailable(f"lost the connection to {endpoint.host} ({why})")
+    client = Client(endpoint)
+    try:
+        async with asyncio.timeout(LOOK_UP_TIME):
+            reply = await (client.get_at(url) if body is None else client.post(url, body, {}))
+            with closing(reply):
+                return orjson.loads(await reply.body())
+    except (ModelError, TimeoutError, ValueError):
+        return None
+    finally:
+        await client.close()

@@ -62,7 +62,8 @@ class Provider:
     def __post_init__(self) -> None:
         if not _is_address(self.base_url):
             raise ConfigurationError("the base url of the model server must look like https://host/v1, without a user")
-        for name, value in {**self.headers, "api key": self.api_key}.items():
+        ours = {"api key": self.api_key, "organisation": self.organisation or "", "project": self.project or ""}
+        for name, value in {**self.headers, **ours}.items():
             # A line break would be a header of its own.
             if not (name + value).isprintable() or not (name + value).isascii():
                 raise ConfigurationError(f"the {name!r} for the model server must be one line of ASCII characters")

@@ -1,4 +1,6 @@
-"""How connections to an endpoint are made: through which proxy, with whose certificates, under which name."""
+"""How connections to an endpoint are made: through which proxy, with whose certificates; and what every
+request says there, under which name.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +14,7 @@ from importlib import metadata
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.tracing import Trace
+from yarl import URL
 
 from turnkeep.errors import ConfigurationError
 from turnkeep.models.provider import Provider
@@ -20,20 +23,8 @@ CONNECTIONS = 1024
 KEEP_ALIVE = 20.0
 
 
-def open_session(endpoint: Provider, handler: type[ResponseHandler]) -> aiohttp.ClientSession:
+def open_connector(endpoint: Provider, handler: type[ResponseHandler]) -> aiohttp.BaseConnector:
     """`handler` speaks HTTP on each connection. Raises `ConfigurationError` for a CA file that cannot be used."""
-    # No total: an answer may take as long as its run. What is bounded is silence, by the watchdog.
-    timeout = aiohttp.ClientTimeout(total=None, connect=endpoint.connect_timeout)
-    return aiohttp.ClientSession(
-        connector=_connector(endpoint, handler),
-        timeout=timeout,
-        headers=_headers(endpoint),
-        proxy=endpoint.proxy,
-        trust_env=False,
-    )
-
-
-def _connector(endpoint: Provider, handler: type[ResponseHandler]) -> aiohttp.BaseConnector:
     connector: aiohttp.BaseConnector
     if endpoint.dial is not None:
         connector = _DialConnector(endpoint.dial)
@@ -43,6 +34,23 @@ def _connector(endpoint: Provider, handler: type[ResponseHandler]) -> aiohttp.Ba
     # an arrival.
     connector._factory = partial(handler, loop=asyncio.get_running_loop())
     return connector
+
+
+def request_to(endpoint: Provider, method: str, url: str) -> aiohttp.ClientRequest:
+    """What a connector goes by: where to, through which proxy, with which credentials. It is never sent."""
+    proxy = None if endpoint.proxy is None else URL(endpoint.proxy)
+    loop = asyncio.get_running_loop()
+    return aiohttp.ClientRequest(method, URL(url), headers=_headers(endpoint), loop=loop, proxy=proxy)
+
+
+def head_of(request: aiohttp.ClientRequest) -> tuple[str, dict[str, str]]:
+    """The first line of such requests, and their other lines by the lower-case name. Once there is a
+    connection: that is when aiohttp knows what a proxy has to be told.
+    """
+    is_told_whole = request.proxy is not None and not request.is_ssl()
+    address = request.url if is_told_whole else request.url.raw_path_qs
+    lines = {name.lower(): f"{name}: {value}\r\n" for name, value in request.headers.items()}
+    return f"{request.method} {address} HTTP/1.1\r\n", lines
 
 
 class _DialConnector(aiohttp.BaseConnector):

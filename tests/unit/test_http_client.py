@@ -1,0 +1,185 @@
+"""One request to a provider and the head of its reply, over a connection that was kept or not: byte for byte."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, closing
+from typing import Any
+
+import pytest
+
+from tests.contract.canned import Visit, canned
+from tests.patience import PATIENCE
+from turnkeep.errors import ConfigurationError, ModelError, ModelRefused, ModelUnavailable
+from turnkeep.models.http_client import LARGE, Client, Reply
+from turnkeep.models.provider import Provider
+
+Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}"
+
+
+@asynccontextmanager
+async def served(serve: Serve) -> AsyncIterator[str]:
+    """The address of a server that speaks for itself."""
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with closing(writer):
+            await serve(reader, writer)
+
+    server = await asyncio.start_server(connected, "127.0.0.1", 0, limit=4 * LARGE)
+    async with server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+
+
+@asynccontextmanager
+async def client_of(url: str, **options: Any) -> AsyncIterator[Client]:
+    client = Client(Provider(url, **options))
+    try:
+        async with asyncio.timeout(PATIENCE):
+            yield client
+    finally:
+        await client.close()
+
+
+async def text_of(reply: Reply) -> bytes:
+    with closing(reply):
+        return await reply.body()
+
+
+def body_of(size: int) -> dict[str, Any]:
+    return {"text": "x" * size}
+
+
+async def test_a_refusal_is_heard_by_who_still_writes_and_the_connection_is_not_used_again() -> None:
+    connections: list[asyncio.StreamWriter] = []
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.append(writer)
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b'HTTP/1.1 400 Bad\r\ncontent-length: 33\r\n\r\n{"error":{"message":"no thanks"}}')
+        await gone.wait()
+
+    gone = asyncio.Event()
+    async with served(refuse) as url, client_of(url) as client:
+        for _ in range(2):
+            with pytest.raises(ModelError, match="no thanks"):
+                await client.post(f"{url}/responses", body_of(32 * LARGE), {})
+        gone.set()
+    assert len(connections) == 2
+
+
+async def test_a_large_request_is_written_whole_and_the_connection_serves_again() -> None:
+    sizes: list[int] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for _ in range(2):
+            head = await reader.readuntil(b"\r\n\r\n")
+            size = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+            sizes.append(len(await reader.readexactly(size)))
+            writer.write(OK)
+
+    async with served(answer) as url, client_of(url) as client:
+        for size in (3 * LARGE, 3):
+            assert await text_of(await client.post(f"{url}/responses", body_of(size), {})) == b"{}"
+    assert sizes == [3 * LARGE + 11, 3 + 11]
+
+
+async def test_a_connection_that_breaks_while_a_large_request_is_written_is_a_failure_of_the_network() -> None:
+    async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+
+    async with served(hang_up) as url, client_of(url) as client:
+        with pytest.raises(ModelUnavailable):
+            await client.post(f"{url}/responses", body_of(32 * LARGE), {})
+
+
+async def test_what_is_said_before_the_head_is_passed_over() -> None:
+    heads: list[bytes] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heads.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(b"HTTP/1.1 103 Early Hints\r\nlink: </x>\r\n\r\n" + OK)
+
+    async with served(answer) as url, client_of(url) as client:
+        assert await text_of(await client.get("/models")) == b"{}"
+    assert heads[0].startswith(b"GET /v1/models HTTP/1.1\r\n")
+    assert b"content-length" not in heads[0].lower()
+
+
+async def test_a_header_is_said_once_and_the_nearest_to_the_request_counts() -> None:
+    heads: list[str] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heads.append((await reader.readuntil(b"\r\n\r\n")).decode())
+        writer.write(OK)
+
+    async with served(answer) as url:
+        own = {"authorization": "Bearer theirs", "X-Team": "one"}
+        async with client_of(url, api_key="ours", headers=own) as client:
+            (await client.post(f"{url}/responses?a=b", {}, {"x-team": "two"})).close()
+    first, *lines = heads[0].removesuffix("\r\n\r\n").split("\r\n")
+    headers = dict(line.lower().split(": ", 1) for line in lines)
+    assert first == "POST /v1/responses?a=b HTTP/1.1"
+    assert len(headers) == len(lines)
+    assert headers["host"] == url.removeprefix("http://").removesuffix("/v1")
+    assert (headers["authorization"], headers["x-team"], headers["content-length"]) == ("bearer theirs", "two", "2")
+
+
+@pytest.mark.parametrize("end", ["\r\n", "\n", "\r"], ids=repr)
+async def test_no_value_becomes_a_header_of_its_own(end: str) -> None:
+    async def answer(visit: Visit) -> None:
+        visit.whole("{}")
+
+    async with canned(answer) as server, client_of(server.url) as client:
+        url = f"{server.url}/responses"
+        with pytest.raises(ModelRefused, match="one line"):
+            await client.post(url, {}, {"anthropic-beta": f"one{end}x-team: two"})
+        assert await text_of(await client.post(url, {}, {"anthropic-beta": "one"})) == b"{}"
+        assert [visit.headers["anthropic-beta"] for visit in server.visits] == ["one"]
+
+
+@pytest.mark.parametrize("name", ["api_key", "organisation", "project"])
+def test_no_setting_becomes_a_header_of_its_own(name: str) -> None:
+    with pytest.raises(ConfigurationError, match="one line"):
+        Provider("http://model.invalid/v1", **{name: "one\r\nx-team: two"})  # type: ignore[arg-type]
+
+
+async def test_nothing_that_a_server_sets_is_brought_to_it_by_the_next_request() -> None:
+    async def answer(visit: Visit) -> None:
+        visit.whole("{}", set_cookie="who=one; Path=/")
+
+    async with canned(answer) as server, client_of(server.url) as client:
+        for _ in range(2):
+            await text_of(await client.post(f"{server.url}/responses", {}, {}))
+        assert [visit.headers.get("cookie") for visit in server.visits] == [None, None]
+        assert server.connections == 1
+
+
+async def test_a_proxy_is_told_its_password_with_every_request() -> None:
+    async def answer(visit: Visit) -> None:
+        visit.whole("{}")
+
+    async with canned(answer) as proxy:
+        address = proxy.url.removesuffix("/v1").replace("//", "//user:secret@")
+        async with client_of("http://model.invalid/v1", proxy=address) as client:
+            for _ in range(2):
+                await text_of(await client.post("http://model.invalid/v1/responses", {}, {}))
+        told = "Basic " + base64.b64encode(b"user:secret").decode()
+        assert [visit.headers["proxy-authorization"] for visit in proxy.visits] == [told, told]
+        assert [visit.path for visit in proxy.visits] == ["http://model.invalid/v1/responses"] * 2
+
+
+async def test_who_reads_is_told_that_the_connection_was_closed() -> None:
+    async def begin(visit: Visit) -> None:
+        visit.begin()
+
+    async with canned(begin) as server, client_of(server.url) as client:
+        reply = await client.post(f"{server.url}/responses", {}, {})
+        reading = asyncio.create_task(reply.read())
+        await asyncio.sleep(0)
+        reply.close()
+        with pytest.raises(ModelUnavailable):
+            await reading
+        await server.last.left.wait()
