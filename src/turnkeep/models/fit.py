@@ -423,8 +423,14 @@ class PastForm:
         """
         if not self._leaves_in_place(past, names, offers_tools=offers_tools):
             return None
-        words = [turn.words if turn.form is self else self._remember(turn) for turn in past.turns]
-        return None if None in words else [text for text in words if text]
+        words: list[bytes] = []
+        for turn in past.turns:  # in one look at each: a thread may have thousands behind it
+            text = turn.words if turn.form is self else self._remember(turn)
+            if text is None:
+                return None
+            if text:
+                words.append(text)
+        return words
 
     def _leaves_in_place(self, past: Past, names: ToolNames, *, offers_tools: bool) -> bool:
         caps = self._caps
