@@ -94,11 +94,9 @@ async def _frames(
 
 
 def _messages_of(encoder: WireEncoder, events: Sequence[Event], *, at_once: bool) -> list[bytes]:
-    messages: list[bytes] = []
+    tell, messages = encoder.tell if at_once else encoder.encode, list[bytes]()
     for event in events:
-        messages += encoder.encode(event)
-        if at_once:
-            messages += encoder.flush()
+        messages += tell(event)
     return messages
 
 
