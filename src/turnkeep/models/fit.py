@@ -423,14 +423,10 @@ class PastForm:
         """
         if not self._leaves_in_place(past, names, offers_tools=offers_tools):
             return None
-        words: list[bytes] = []
-        for turn in past.turns:  # in one look at each: a thread may have thousands behind it
-            text = turn.words if turn.form is self else self._remember(turn)
-            if text is None:
-                return None
-            if text:
-                words.append(text)
-        return words
+        words = [turn.words if turn.form is self else self._remember(turn) for turn in past.turns]
+        # a thread may have thousands of turns behind it: what each is compared with is felt
+        texts = list(filter(None, words))
+        return texts if len(texts) == len(words) or None not in words else None
 
     def _leaves_in_place(self, past: Past, names: ToolNames, *, offers_tools: bool) -> bool:
         caps = self._caps

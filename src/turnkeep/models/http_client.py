@@ -62,6 +62,8 @@ Take = Callable[[list[StreamEvent]], bool]
 
 MOST_TARGETS = 64
 """Addresses of an endpoint whose heads are kept: nearly all requests go to one."""
+BEFORE_A_HEAD = (100, 102, 103)
+"""What a server may say of a request that it goes on with (RFC 9110, 15.2; RFC 8297)."""
 LARGE = 1024 * 1024
 PIECE = 64 * 1024
 """A body that is larger than `LARGE` is written in such pieces: in one it holds up the loop."""
@@ -187,15 +189,11 @@ class Target:
         self._line = ""
         self._lines: dict[str, str] = {}
 
-    def head(self, headers: Mapping[str, str], size: int | None) -> bytes:
-        """Of one request, with a body of that size, once there is a connection. Of two headers of one name
-        the request's own is said.
-        """
+    def head(self, headers: Mapping[str, str]) -> bytes:
+        """Of one request, once there is a connection. Of two headers of one name the request's own is said."""
         if not self._line:
             self._line, self._lines = head_of(self.request)
         lines = self._lines | {name.lower(): f"{name}: {value}\r\n" for name, value in headers.items()}
-        if size is not None:
-            lines["content-length"] = f"Content-Length: {size}\r\n"
         head = "".join((self._line, *lines.values(), "\r\n"))
         # A line break in a value (`betas` come from a message) would begin a header, or a request, of its own.
         if len(head.splitlines()) != len(lines) + 2:
@@ -220,7 +218,8 @@ class Client:
         Raises ModelError: what the answer's status means, ModelTimedOut without an answer in time,
         ModelUnreachable without a connection.
         """
-        return await self._send("POST", url, headers, json_bytes(body))
+        data = json_bytes(body)
+        return await self._send("POST", url, {**headers, "Content-Length": str(len(data))}, data)
 
     async def get(self, path: str, **query: str) -> Reply:
         """Read something that is there already; the same as `post` otherwise."""
@@ -228,15 +227,16 @@ class Client:
 
     async def get_at(self, url: str) -> Reply:
         """The same by a whole address."""
-        return await self._send("GET", url, {}, None)
+        return await self._send("GET", url, {}, b"")
 
-    async def _send(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None) -> Reply:
+    async def _send(self, method: str, url: str, headers: Mapping[str, str], body: bytes) -> Reply:
         endpoint, asked_at = self.endpoint, asyncio.get_running_loop().time()
         # OpenAI logs it: a request that never came back can be asked after by this name.
         headers = {"X-Client-Request-Id": uuid.uuid4().hex, **headers}
         try:
             async with asyncio.timeout(endpoint.first_event_timeout):
-                reply = await self._ask(self._target(method, url), headers, body, asked_at=asked_at)
+                target = self._targets.get((method, url)) or self._aim(method, url)
+                reply = await self._ask(target, headers, body, asked_at=asked_at)
         except aiohttp.ServerTimeoutError as error:
             raise ModelUnreachable(f"no connection to {endpoint.host} within {endpoint.connect_timeout:g} s") from error
         except TimeoutError as error:
@@ -248,15 +248,13 @@ class Client:
             raise await reply.refusal()
         return reply
 
-    def _target(self, method: str, url: str) -> Target:
-        target = self._targets.get((method, url))
-        if target is None:
-            if len(self._targets) >= MOST_TARGETS:
-                self._targets.clear()
-            target = self._targets[method, url] = Target(request_to(self.endpoint, method, url))
+    def _aim(self, method: str, url: str) -> Target:
+        if len(self._targets) >= MOST_TARGETS:
+            self._targets.clear()
+        target = self._targets[method, url] = Target(request_to(self.endpoint, method, url))
         return target
 
-    async def _ask(self, target: Target, headers: Mapping[str, str], body: bytes | None, *, asked_at: float) -> Reply:
+    async def _ask(self, target: Target, headers: Mapping[str, str], body: bytes, *, asked_at: float) -> Reply:
         if (connector := self._connector) is None or connector.closed:
             connector = self._connector = open_connector(self.endpoint, ArrivalHandler)
         try:
@@ -264,8 +262,7 @@ class Client:
         except TimeoutError as error:
             raise aiohttp.ConnectionTimeoutError(f"no connection to {self.endpoint.host}") from error
         try:
-            handler = cast("ArrivalHandler", connection.protocol)
-            head, content = await handler.ask(target.head(headers, None if body is None else len(body)), body)
+            head, content = await cast("ArrivalHandler", connection.protocol).ask(target.head(headers), body)
             return Reply(self.endpoint, connection, head, content, asked_at=asked_at)
         except BaseException:
             connection.close()
@@ -451,10 +448,11 @@ class Reply:
         self._hang_up()
 
     def _hang_up(self) -> None:
-        """Whoever reads is told. A connection that was given back is not touched."""
-        if self._content.exception() is None:
-            self._content.set_exception(aiohttp.ClientConnectionError("the connection was closed"))
-        self._connection.close()
+        """Whoever reads is told. A connection that was given back serves others by now."""
+        if self._connection.protocol is not None:
+            if self._content.exception() is None:
+                self._content.set_exception(aiohttp.ClientConnectionError("the connection was closed"))
+            self._connection.close()
 
     def _begins_whole(self, data: bytes) -> bool:
         """Whether this is the beginning of one JSON body, from a server that does not stream."""
@@ -486,22 +484,22 @@ class ArrivalHandler(ResponseHandler):
     has_resumed = False
     """A read has let the parser go on, which may have given more."""
 
-    async def ask(self, head: bytes, body: bytes | None) -> tuple[RawResponseMessage, aiohttp.StreamReader]:
+    async def ask(self, head: bytes, body: bytes) -> tuple[RawResponseMessage, aiohttp.StreamReader]:
         """Write a request and wait for the head of its reply, which comes with what is to be read after it."""
         if self.transport is None or self.transport.is_closing():
             raise aiohttp.ClientConnectionResetError("the connection was closed before the request was written")
         self.set_response_params(read_until_eof=True)
-        if body is not None and len(body) > LARGE:
+        if len(body) > LARGE:
             return await self._upload(head, body)
         # not joined: of a long past that would be one more copy, in fresh memory
-        self.transport.writelines((head,) if body is None else (head, body))
+        self.transport.writelines((head, body) if body else (head,))
         return await self._head()
 
     async def _head(self) -> tuple[RawResponseMessage, aiohttp.StreamReader]:
-        while True:
+        head, content = await self.read()
+        while head.code in BEFORE_A_HEAD:
             head, content = await self.read()
-            if head.code == 101 or not 100 <= head.code < 200:  # what is said before (early hints) is passed over
-                return head, content
+        return head, content
 
     async def _upload(self, head: bytes, body: bytes) -> tuple[RawResponseMessage, aiohttp.StreamReader]:
         """A reply may come before all is written: a refusal, of who reads nothing more of it."""
