@@ -69,7 +69,7 @@ LONGEST_NAME = 100
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark by the fixtures used; keep all tests of the heavy broker on one worker, so that one broker starts."""
     for item in items:
-        if not is_of_daily_promises(item, getattr(item, "originalname", "")):
+        if not (is_of_daily_promises(item, getattr(item, "originalname", "")) and is_a_daily_row(item)):
             item.add_marker(ONLY_IN_PROVE)
     if not FULL:  # taken out, not skipped: a skip is a failure where everything is demanded
         config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker(ONLY_IN_PROVE)])
@@ -133,6 +133,26 @@ def is_of_daily_promises(node: pytest.Item | pytest.Collector, name: str) -> boo
         return True
     is_promised = any(name in vars(promises) for promises in daily.args)
     return is_promised and zlib.crc32(name.encode()) % int(daily.kwargs.get("share", 1)) == 0
+
+
+def is_a_daily_row(item: pytest.Item) -> bool:
+    """Whether a row of a test is for every day: `@pytest.mark.daily_rows(n)` takes every n-th, the first one always.
+
+    Of a test with several tables, or with rows and engines, their places are added: so each row of one meets another
+    row of the other, none is always left out, and n engines take one another's turns.
+    """
+    daily = item.get_closest_marker("daily_rows")
+    return daily is None or sum(places_of(item)) % int(daily.args[0]) == 0
+
+
+def places_of(item: pytest.Item) -> Iterator[int]:
+    """Where in each of its tables the row of a test stands: names that are given together have one place."""
+    places: dict[str, int] = dict(item.callspec.indices) if hasattr(item, "callspec") else {}
+    for table in item.iter_markers("parametrize"):
+        names = table.args[0].split(",") if isinstance(table.args[0], str) else list(table.args[0])
+        for name in names[1:]:
+            places.pop(name.strip(), None)
+    yield from places.values()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -14,6 +14,10 @@ LONG_PATIENCE = 180.0
 """Seconds for many turns, or for what a server does that starts again. Several such waits are longer than a test may
 be: `within` and `until` end with the test.
 """
+SELDOM = 0.1
+"""Seconds between two questions of a wait that takes longer. Ten tests that wait side by side ask a thousand times a
+second otherwise, and each question costs a request: the machine was busy with that.
+"""
 SOON = 90.0
 """Seconds that a busy machine may take for what is due at once: what came an hour or a day late would be seen. How
 long it took is told as a figure.
@@ -33,8 +37,9 @@ def within(patience: float) -> asyncio.Timeout:
 async def until(
     holds: Callable[[], object] | Callable[[], Awaitable[object]], *, patience: float = PATIENCE, every: float = 0.01
 ) -> None:
-    """Wait until what this function gives, or what awaiting that gives, is true: it is asked `every` so many seconds.
-    Raises TimeoutError with what did not come, and with what it gave last; before the test is ended, if that is sooner.
+    """Wait until what this function gives, or what awaiting that gives, is true: it is asked `every` so many seconds,
+    and less often the longer that takes. Raises TimeoutError with what did not come, and with what it gave last; before
+    the test is ended, if that is sooner.
     """
     given: object = None
     begun, limit = asyncio.get_running_loop().time(), within(patience)
@@ -46,11 +51,17 @@ async def until(
                 if given:
                     return
                 await asyncio.sleep(every)
+                every = less_often(every)
     except TimeoutError as error:
         if not limit.expired():  # it is the function's own
             raise
         waited = asyncio.get_running_loop().time() - begun
         raise TimeoutError(f"after {waited:.0f} s this is still {given!r}: {words_of(holds)}") from error
+
+
+def less_often(every: float) -> float:
+    """After how many seconds to ask again, where it was asked after so many."""
+    return max(every, min(1.25 * every, SELDOM))
 
 
 def words_of(function: Callable[[], object]) -> str:

@@ -168,6 +168,7 @@ async def test_no_flood_is_felt_by_others(tmp_path: Path, size: Sized, proof: Pr
         await flood_all(service.url, (keys[0], keys[1]), tmp_path, size, proof, "by TCP")
 
 
+@pytest.mark.only_in_prove  # the same floods come by TCP, above
 @pytest.mark.prove
 @pytest.mark.slow
 @pytest.mark.timeout(900)

@@ -283,6 +283,7 @@ def _without_id(properties: dict[str, Any]) -> dict[str, Any]:
     return {"message_id": "x" * 200, **properties}
 
 
+@pytest.mark.daily_rows(3)  # all take one way
 @pytest.mark.parametrize(
     "properties",
     [
@@ -430,6 +431,7 @@ async def test_what_cannot_be_parked_waits_alone(rabbit: Broker) -> None:
         assert await _empty(rabbit)
 
 
+@pytest.mark.only_in_prove  # a broker of its own: properties that cannot be decoded, or parked as they are, are above
 async def test_headers_that_fill_a_frame_of_the_broker_are_left_behind(rabbit_installed: str, amqp_name: str) -> None:
     async with RabbitServer(program=rabbit_installed, config="frame_max = 8192\n") as server:
         await _with_small_frames(server.url(), amqp_name)

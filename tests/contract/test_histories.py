@@ -44,8 +44,8 @@ def test_the_books_agree_with_the_memory_engine(loop: asyncio.AbstractEventLoop,
 def test_redis_lives_as_memory_does(
     loop: asyncio.AbstractEventLoop, size: Size, proof: Proof, redis_server: RedisServer
 ) -> None:
-    drive(on(redis_server), examples=size(6, 500), steps=50, loop=loop)
-    proof("histories: redis", f"{size(6, 500)} × 50 steps, every answer equal")
+    drive(on(redis_server), examples=size(3, 500), steps=50, loop=loop)
+    proof("histories: redis", f"{size(3, 500)} × 50 steps, every answer equal")
 
 
 @pytest.mark.only_in_prove  # the scripts are those that Redis runs above

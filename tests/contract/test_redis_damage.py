@@ -149,7 +149,7 @@ async def attempt_everything(store: RedisStore, where: Address, claim: Claim | N
 async def test_damage_of_one_thread_stays_with_that_thread(
     redis_server: RedisServer, size: Size, proof: Proof, caplog: pytest.LogCaptureFixture
 ) -> None:
-    count, quarantined = size(60, 500), 0
+    count, quarantined = size(30, 500), 0
     source = random.Random(7)
     vandal = Vandal(redis_server, source)
     for _ in range(count):

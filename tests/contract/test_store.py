@@ -44,6 +44,7 @@ class OnServer(StoreSuite):
         return store
 
 
+@pytest.mark.daily_rows(4)  # memory tries all, by the same rules
 class TestRedis(OnServer):
     @pytest.fixture(autouse=True)
     def on(self, redis_server: RedisServer) -> None:
@@ -51,6 +52,7 @@ class TestRedis(OnServer):
 
 
 @pytest.mark.daily(LetterPromises, ThreadPromises)  # the scripts are those that Redis runs above
+@pytest.mark.daily_rows(4)
 class TestRedisCutFiner(OnServer):
     """Four times as many partitions: an id that carries one of 16 leads to four."""
 
@@ -62,6 +64,7 @@ class TestRedisCutFiner(OnServer):
 
 
 @pytest.mark.daily(EnginePromises, ClaimPromises, RepeatPromises)  # the scripts are those that Redis runs above
+@pytest.mark.daily_rows(4)
 class TestValkey(OnServer):
     @pytest.fixture(autouse=True)
     def on(self, valkey_server: RedisServer) -> None:

@@ -188,7 +188,13 @@ def test_every_route_has_its_row() -> None:
     assert set(SOCKET_ACTIONS) == set(ACTIONS)
 
 
-@pytest.fixture(params=["memory", "sqlite", pytest.param("redis", marks=pytest.mark.redis)])
+@pytest.fixture(
+    params=[  # who may what is asked above the store, and keys are a promise of its contract
+        "sqlite",
+        pytest.param("memory", marks=pytest.mark.only_in_prove),
+        pytest.param("redis", marks=[pytest.mark.redis, pytest.mark.only_in_prove]),
+    ]
+)
 def store(request: pytest.FixtureRequest, tmp_path: Any) -> str:
     """A store of each engine."""
     if request.param == "redis":

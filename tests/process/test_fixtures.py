@@ -16,8 +16,14 @@ from tests.patience import LAST_WORDS, TEST_ENDS, until, within
 ROOT = Path(__file__).parents[2]
 PLAIN = {"PYTHONPATH": str(ROOT), "HOME": os.environ.get("HOME", "/")}
 EXAMPLE = """
+import pytest
 def test_counts(size, proof):
     proof("counting", f"{size(3, 3000)} sheep")
+@pytest.mark.daily_rows(3)
+@pytest.mark.parametrize("engine", "abc")
+@pytest.mark.parametrize(("row", "twice"), [(0, 0), (1, 2), (2, 4), (3, 6)])
+def test_row(engine, row, twice):
+    print(f"tried {engine}{row}")
 """
 
 
@@ -36,26 +42,32 @@ def run_tests(directory: Path, source: str, *arguments: str, **environment: str)
 def test_the_everyday_run_is_small_and_tells_its_figures_at_the_end(tmp_path: Path) -> None:
     said = run_tests(tmp_path, EXAMPLE)
     assert said.count("PROVE counting: 3 sheep") == 1
+    assert sorted(re.findall(r"tried (\w+)", said)) == ["a0", "a3", "b2", "c1"]  # each row on one of three engines
     assert "figures at reduced size" in said
 
 
 def test_a_proof_is_full_size_and_tells_its_figures_at_once_and_at_the_end(tmp_path: Path) -> None:
     said = run_tests(tmp_path, EXAMPLE, TURNKEEP_PROVE="1")
     assert said.count("PROVE counting: 3000 sheep") == 2
+    assert len(set(re.findall(r"tried (\w+)", said))) == 12
     assert "figures at full size" in said
 
 
-@pytest.mark.parametrize("fixture", ["rabbit_server", "rabbit_installed"])
-def test_a_missing_broker_is_skipped_with_the_remedy(tmp_path: Path, fixture: str) -> None:
-    said = run_tests(tmp_path, f"def test_needs({fixture}): ...", PATH="/nowhere")
-    assert "1 skipped" in said
+BY_EACH_FIXTURE = """
+def test_shares_one(rabbit_server): ...
+def test_starts_its_own(rabbit_installed): ...
+"""
+
+
+def test_a_missing_broker_is_skipped_with_the_remedy(tmp_path: Path) -> None:
+    said = run_tests(tmp_path, BY_EACH_FIXTURE, PATH="/nowhere")
+    assert "2 skipped" in said
     assert "apt-get install" in said
 
 
-@pytest.mark.parametrize("fixture", ["rabbit_server", "rabbit_installed"])
-def test_a_missing_broker_is_a_failure_where_servers_are_required(tmp_path: Path, fixture: str) -> None:
-    said = run_tests(tmp_path, f"def test_needs({fixture}): ...", PATH="/nowhere", TURNKEEP_REQUIRE_SERVICES="1")
-    assert "1 error" in said
+def test_a_missing_broker_is_a_failure_where_servers_are_required(tmp_path: Path) -> None:
+    said = run_tests(tmp_path, BY_EACH_FIXTURE, PATH="/nowhere", TURNKEEP_REQUIRE_SERVICES="1")
+    assert "2 errors" in said
     assert "skipped" not in said
 
 

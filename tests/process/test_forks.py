@@ -160,6 +160,7 @@ def test_whatever_is_broken_off_the_next_order_is_carried_out(tmp_path: Path, sa
     assert process.wait(PATIENCE) == -signal.SIGKILL
 
 
+@pytest.mark.only_in_prove  # of the tools of tests: it imports everything twice more
 def test_after_its_death_another_one_is_started(tmp_path: Path) -> None:
     if not forks.FORKS:
         pytest.skip("nothing is forked")

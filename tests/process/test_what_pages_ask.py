@@ -19,7 +19,13 @@ from turnkeep.runs.budget import read_balances
 from turnkeep.store.values import ThreadRecord
 
 
-@pytest.fixture(params=["memory", "sqlite", pytest.param("redis", marks=pytest.mark.redis)])
+@pytest.fixture(
+    params=[
+        pytest.param("memory", marks=pytest.mark.only_in_prove),  # daily in the contract
+        "sqlite",
+        pytest.param("redis", marks=pytest.mark.redis),
+    ]
+)
 async def house(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Served]:
     store = {"memory": "memory:", "sqlite": f"sqlite:{tmp_path / 'turnkeep.db'}"}.get(request.param)
     async with served(store or request.getfixturevalue("redis_server").url(), max_attempts=1) as house:

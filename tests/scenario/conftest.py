@@ -7,7 +7,13 @@ from pathlib import Path
 import pytest
 
 
-@pytest.fixture(params=["memory", "sqlite", pytest.param("redis", marks=pytest.mark.redis)])
+@pytest.fixture(
+    params=[
+        pytest.param("memory", marks=pytest.mark.only_in_prove),  # daily in the contract, and under all of tests/runs
+        "sqlite",
+        pytest.param("redis", marks=pytest.mark.redis),
+    ]
+)
 def store(request: pytest.FixtureRequest, memory_path: Path) -> str:
     """The URL of an empty store."""
     match request.param:

@@ -20,7 +20,13 @@ from turnkeep.testing.fake_clock import FakeClock
 Attack = Callable[[Guarded], Awaitable[object]]
 
 
-@pytest.fixture(params=["memory", "sqlite", pytest.param("redis", marks=pytest.mark.redis)])
+@pytest.fixture(
+    params=[
+        pytest.param("memory", marks=pytest.mark.only_in_prove),  # daily in the contract
+        "sqlite",
+        pytest.param("redis", marks=pytest.mark.redis),
+    ]
+)
 def store(request: pytest.FixtureRequest, memory_path: Any) -> str:
     if request.param == "redis":
         return str(request.getfixturevalue("redis_server").url())

@@ -42,7 +42,13 @@ class Joiners:
         return self.subscribed == self.number
 
 
-@pytest.fixture(params=["memory", "sqlite", pytest.param("redis", marks=pytest.mark.redis)])
+@pytest.fixture(
+    params=[
+        pytest.param("memory", marks=pytest.mark.only_in_prove),  # daily in the contract
+        "sqlite",
+        pytest.param("redis", marks=pytest.mark.redis),
+    ]
+)
 def place(request: pytest.FixtureRequest, memory_path: Path) -> str:
     if request.param == "redis":
         return str(request.getfixturevalue("redis_server").url())

@@ -45,11 +45,11 @@ def run_corpus(user: int | None, share: str) -> dict[str, Any]:
 def test_nothing_gets_out_of_the_workspace(
     identity: str, size: Callable[[int, int], int], proof: Callable[[str, str], None]
 ) -> None:
-    """In the small form an eighth of the attempts. Every day as a service runs, which is not as root."""
+    """In the small form a sixteenth of the attempts. Every day as a service runs, which is not as root."""
     root = os.getuid() == 0
     if identity == "root" and not root:
         pytest.skip("only root can try as root")
-    of = size(8, 1)
+    of = size(16, 1)
 
     told = run_corpus(ORDINARY if root and identity != "root" else None, f"{1 if identity == 'root' else of}/{of}")
 
@@ -64,8 +64,8 @@ def test_nothing_gets_out_of_the_workspace(
     assert escaped == {}, told["report"]
     # where no sandbox is, git and the shell are not offered, and nothing of them can be tried
     if told["refusal"] is None:
-        assert len(results) >= size(80, 700)
-        assert in_a_shell >= size(40, 300)
+        assert len(results) >= size(40, 700)
+        assert in_a_shell >= size(20, 300)
 
 
 def test_the_corpus_has_at_least_seven_hundred_different_attempts() -> None:

@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Protocol, Self
 
-from tests.patience import LONG_PATIENCE, PATIENCE
+from tests.patience import LONG_PATIENCE, PATIENCE, less_often
 
 PORTS = range(20_000, 30_000)  # below the ephemeral range, so that no outgoing connection takes one of ours
 HOST = "127.0.0.1"
@@ -303,14 +303,15 @@ def eventually(
     holds: Callable[[], bool], patience: float, what: str, hopeless: Callable[[], str | None] = lambda: None
 ) -> None:
     """Wait until `holds()`; give up with a sentence after `patience` seconds or as soon as it is `hopeless`."""
-    end = time.monotonic() + patience
+    end, every = time.monotonic() + patience, 0.01
     while not holds():
         reason = hopeless()
         if reason is not None:
             raise RuntimeError(reason)
         if time.monotonic() > end:
             raise TimeoutError(f"waited {patience:.0f} s for {what}")
-        time.sleep(0.01)
+        time.sleep(every)
+        every = less_often(every)
 
 
 def exchange(port: int, request: bytes, timeout: float = 1.0) -> bytes:

@@ -60,6 +60,7 @@ def test_benchmarks_are_chosen_by_name_or_by_what_they_begin_with(names: Sequenc
     assert comparison.chosen(names) == found
 
 
+@pytest.mark.slow  # a program that imports every benchmark
 def test_what_cannot_be_compared_is_refused_by_name() -> None:
     command = [sys.executable, run.__file__, "windows", "--against", "HEAD"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -65,6 +65,7 @@ def routers() -> tuple[EndpointRouter, Router]:
     return EndpointRouter(elsewhere, routes), Router(routes, redirect_slashes=False)
 
 
+@pytest.mark.slow  # thousands of paths
 async def test_the_same_endpoint_is_found_as_by_starlette_with_the_same_names() -> None:
     ours, starlette = routers()
     found = 0

@@ -259,6 +259,7 @@ def taken_after(server: str, request: ModelRequest) -> int:
     raise AssertionError(f"{server} refuses again and again")
 
 
+@pytest.mark.slow  # random transcripts for each server
 def test_no_transcript_makes_a_thread_unanswerable_anywhere(size: Callable[[int, int], int]) -> None:
     @settings(max_examples=size(60, 2_000), deadline=None, database=None)
     @given(

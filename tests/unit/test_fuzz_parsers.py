@@ -477,6 +477,7 @@ def test_what_was_found_stays_found(name: str, data: bytes, readers: Readers) ->
         assert found.slow == []
 
 
+@pytest.mark.slow  # every line is traced
 @pytest.mark.prove
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", NAMES)

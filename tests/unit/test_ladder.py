@@ -134,6 +134,7 @@ def test_the_clock_of_another_process_counts_its_cpu() -> None:
     assert free_port() > 0
 
 
+@pytest.mark.slow  # a program that imports every benchmark
 @pytest.mark.parametrize(
     ("argument", "code"), [("--list", 0), pytest.param("--help", 0, marks=pytest.mark.only_in_prove), ("frobnicate", 2)]
 )

@@ -50,6 +50,7 @@ def test_importing_turnkeep_loads_next_to_nothing() -> None:
     assert len(loaded) < len(modules_after("import pydantic"))
 
 
+@pytest.mark.slow  # a program that imports everything
 def test_a_public_name_loads_nothing_that_may_be_missing() -> None:
     names = {place: name for name, place in turnkeep._PLACES.items()}.values()
     loaded = modules_after("\n".join(f"from turnkeep import {name}" for name in names))

@@ -7,6 +7,8 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.contract.comparing import Names, differences
 from tests.contract.suite.desk import Desk, answer, at, delta, give_up, said
 from tests.unit.sqlite_files import opened, together, traced
@@ -77,11 +79,12 @@ async def outcome(operation: Awaitable[Any]) -> Any:
         return error
 
 
+@pytest.mark.slow  # random lives
 async def test_a_group_does_what_its_operations_do_one_after_the_other(
     tmp_path: Path, size: Callable[[int, int], int]
 ) -> None:
     chance = random.Random(11)
-    for round_ in range(size(12, 200)):
+    for round_ in range(size(5, 200)):
         clock = FakeClock()
         oracle = Desk(MemoryStore(POLICIES, clock=clock), clock)
         async with opened(tmp_path / f"{round_}.db", POLICIES) as desk:

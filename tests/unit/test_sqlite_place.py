@@ -52,6 +52,7 @@ async def copied(path: Path, target: Path) -> None:
         await engine(desk).backup(target)
 
 
+@pytest.mark.slow  # a program for each moment
 async def test_a_restore_that_is_killed_at_any_moment_is_noticed_and_can_be_done_again(tmp_path: Path) -> None:
     path, source = tmp_path / "a.db", tmp_path / "source.db"
     await filled(tmp_path / "b.db", "new")

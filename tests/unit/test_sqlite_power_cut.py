@@ -227,6 +227,7 @@ def some_of(seed: int) -> Choice:
 CHOICES = (none_of, some_of(1), all_of, some_of(2))
 
 
+@pytest.mark.slow  # a life for each point
 @pytest.mark.usefixtures("no_sweep")  # each sync is asked for by a step of this life
 async def test_a_power_cut_at_any_point_of_a_life_breaks_no_promise(
     tmp_path: Path, boot: Path, size: Callable[[int, int], int]

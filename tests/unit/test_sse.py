@@ -104,6 +104,7 @@ def test_there_are_recorded_streams() -> None:
     assert len(STREAMS) >= 6
 
 
+@pytest.mark.slow  # thousands of streams
 @each_row("path", STREAMS, ids=lambda path: path.stem)
 def test_a_recorded_stream_cut_at_every_byte_gives_the_same_frames(path: Path) -> None:
     stream = path.read_bytes()

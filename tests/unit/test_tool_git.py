@@ -50,6 +50,7 @@ async def used(one: Tool, operation: str, *arguments: str, **more: Any) -> Resul
     return await call(one, ToolRequest("call_1", one.name, text), ToolContext(), clock=SystemClock())
 
 
+@pytest.mark.slow  # dozens of programs
 async def test_a_history_can_be_written_and_read(git: Tool, tmp_path: Path) -> None:
     await use(git, "init")
     (tmp_path / "a.txt").write_text("one\n")
@@ -68,6 +69,7 @@ async def test_a_history_can_be_written_and_read(git: Tool, tmp_path: Path) -> N
     assert "two" in await use(git, "blame", paths=["a.txt"])
 
 
+@pytest.mark.slow  # dozens of programs
 async def test_branches_tags_and_restoring(git: Tool, tmp_path: Path) -> None:
     await use(git, "init")
     (tmp_path / "a.txt").write_text("one\n")

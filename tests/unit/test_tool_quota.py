@@ -64,6 +64,8 @@ async def test_a_nearly_full_disk_refuses_to_be_filled(tmp_path: Path, monkeypat
     assert "bytes free" in (await use(write, path="a.txt", content="x")).output
 
 
+@pytest.mark.slow  # it fills a disk
+@pytest.mark.daily_rows(2)  # where the shell looks, and where it does not
 @pytest.mark.parametrize(
     "command",
     [
