@@ -1,7 +1,7 @@
 """The desk: one command for each thing one does in this repository. Needs python3 (3.11 or newer), pip and git.
 
 python3 dev.py up [ARG…]       start everything in one process (= turnkeep dev)
-python3 dev.py test [ARG…]     all tests at reduced sizes; ARG… go to pytest
+python3 dev.py test [ARG…]     every promise, in the size of a day; ARG… go to pytest
                                --quick: what can be told within a minute
                                --no-install: install nothing; --all: the large programs too (Chromium, Node)
                                --repeat N: N times, counted; --busy: beside a spinning process for each core

@@ -15,11 +15,12 @@ from typing import Any
 import aiohttp
 import pytest
 
+from tests.conftest import FULL
 from tests.patience import PATIENCE, until
 from tests.process.programs import Program, Server
 from tests.services import RedisServer, lives
 
-COUNT = 3
+COUNT = 3 if FULL else 2
 PEOPLE, TURNS = 6, 3
 QUIET = {"TURNKEEP_WINDOW": "0.05", "TURNKEEP_LEASE": "2", "TURNKEEP_CHANNEL_RATE": "0", "TURNKEEP_USER_RATE": "0"}
 pytestmark = pytest.mark.xdist_group("several processes")  # they share a service

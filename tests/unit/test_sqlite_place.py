@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.contract.suite.desk import HERE
+from tests.patience import PATIENCE
+from tests.services.forks import start_python
 from tests.unit.sqlite_files import engine, opened
 from turnkeep.errors import StoreMisconfigured
 from turnkeep.store.sqlite import restore
@@ -82,8 +82,9 @@ async def state(path: Path) -> str:
 
 
 def _restored_until(source: Path, path: Path, changes: int) -> int:
-    command = [sys.executable, "-c", RESTORE, str(source), str(path), str(changes)]
-    return subprocess.run(command, check=False, timeout=60).returncode
+    program = ["-c", RESTORE, str(source), str(path), str(changes)]
+    environment = {"PATH": os.environ["PATH"]}
+    return start_python(program, path.parent, environment, log=path.parent / "log").wait(PATIENCE)
 
 
 def _clear(folder: Path) -> None:

@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from openai._streaming import SSEDecoder
 
+from tests.late_import import late_import
 from tests.rows import each_row
 from turnkeep.errors import AnswerMalformed
 from turnkeep.models.http_client import Framer, StreamEvent
+
+openai = late_import("openai")  # takes a second to load
 
 STREAMS = sorted((Path(__file__).parents[1] / "data" / "streams").glob("*.sse"))
 
@@ -44,7 +46,7 @@ def by_the_standard(stream: bytes) -> list[StreamEvent]:
 
 def by_the_sdk(stream: bytes) -> list[StreamEvent]:
     """What the official client makes of a stream; it also yields events without data, which the standard drops."""
-    events = SSEDecoder().iter_bytes(iter([stream]))
+    events = openai._streaming.SSEDecoder().iter_bytes(iter([stream]))
     return [((event.event or "").encode(), event.data.encode()) for event in events if event.data]
 
 
