@@ -68,12 +68,13 @@ LONGEST_NAME = 100
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark by the fixtures used; keep all tests of the heavy broker on one worker, so that one broker starts."""
-    for item in items:
-        if not (is_of_daily_promises(item, getattr(item, "originalname", "")) and is_a_daily_row(item)):
+    late = {item for item in items if not is_daily(item)}
+    if FULL:
+        for item in late:
             item.add_marker(ONLY_IN_PROVE)
-    if not FULL:  # taken out, not skipped: a skip is a failure where everything is demanded
-        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker(ONLY_IN_PROVE)])
-        items[:] = [item for item in items if not item.get_closest_marker(ONLY_IN_PROVE)]
+    else:  # taken out, not skipped: a skip is a failure where everything is demanded
+        config.hook.pytest_deselected(items=[item for item in items if item in late])
+        items[:] = [item for item in items if item not in late]
     for item in items:
         used = set(getattr(item, "fixturenames", ()))
         for mark, fixtures in MARKED_BY_FIXTURE.items():
@@ -122,6 +123,12 @@ def pytest_make_parametrize_id(val: object) -> str | None:
     beginning = val[:LONGEST_NAME]
     text = beginning if isinstance(beginning, str) else beginning.decode("latin-1")
     return f"{text.encode('unicode_escape').decode()}... {len(val)} long"
+
+
+def is_daily(item: pytest.Item) -> bool:
+    """Whether a test is for every day, and not for `prove` alone."""
+    is_promised = is_of_daily_promises(item, getattr(item, "originalname", ""))
+    return is_promised and is_a_daily_row(item) and item.get_closest_marker(ONLY_IN_PROVE) is None
 
 
 def is_of_daily_promises(node: pytest.Item | pytest.Collector, name: str) -> bool:
