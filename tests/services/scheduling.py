@@ -28,10 +28,11 @@ def without_group(nodeid: str) -> str:
 
 
 class RingScheduling(LoadGroupScheduling):  # type: ignore[misc]
-    """As `--dist loadgroup`, but for three things, each of which kept processors idle or busy for nothing.
+    """As `--dist loadgroup`, but for four things, each of which kept processors idle or busy for nothing.
 
-    * Small tests of a module are given many at once. One by one the scheduler is what takes time: a worker has at most
-      three tests before it, and to find the next one all that it ever ran are counted again, for every test that ends.
+    * Small tests of a module are given many at once: one by one a worker has at most three before it, and waits.
+    * What is done is forgotten, and the place of a test is looked up: there all that a worker ever ran are counted for
+      every test that ends, and all tests are compared for each that is given.
     * What takes longest comes first, so that no worker is still at it when the others are done.
     * Some workers begin with the small tests, which compute, and the others with those that wait: for programs,
       servers and windows. One kind after the other there is too much to do first, and too little later.
@@ -45,7 +46,7 @@ class RingScheduling(LoadGroupScheduling):  # type: ignore[misc]
         self._scopes: dict[str, str] = {}
         self._seen: Counter[str] = Counter()
         self._batches: set[str] = set()
-        self._is_sorted = False
+        self._places: dict[str, int] = {}
 
     def _split_scope(self, nodeid: str) -> str:
         scope = str(super()._split_scope(nodeid))
@@ -60,14 +61,22 @@ class RingScheduling(LoadGroupScheduling):  # type: ignore[misc]
         return self._scopes[nodeid]
 
     def _assign_work_unit(self, node: Any) -> None:
-        if not self._is_sorted:
+        if not self._places:
             self.workqueue = OrderedDict(sorted(self.workqueue.items(), key=self._seconds_of, reverse=True))
-            self._is_sorted = True
+            self._places = {nodeid: place for place, nodeid in enumerate(self.collection)}
         most = max(1, min(os.cpu_count() or 1, len(self.assigned_work) // 2))
         computes = list(self.assigned_work).index(node) < most
         own = (scope for scope in self.workqueue if (scope in self._batches) == computes)
         self.workqueue.move_to_end(next(own, None) or next(iter(self.workqueue)), last=False)
-        super()._assign_work_unit(node)
+        scope, unit = self.workqueue.popitem(last=False)
+        self.assigned_work[node][scope] = unit
+        node.send_runtest_some([self._places[nodeid] for nodeid, is_done in unit.items() if not is_done])
+
+    def mark_test_complete(self, node: Any, item_index: int, duration: float = 0) -> None:
+        super().mark_test_complete(node, item_index, duration)
+        assigned = self.assigned_work[node]
+        for scope in [scope for scope, unit in assigned.items() if all(unit.values())]:
+            del assigned[scope]
 
     def _seconds_of(self, unit: tuple[str, Mapping[str, bool]]) -> float:
         return sum(self._durations.get(without_group(nodeid), SHORT) for nodeid in unit[1])

@@ -106,6 +106,7 @@ def test_every_test_is_given_once_whoever_is_quick(
         scheduling.mark_test_complete(worker, index)
     assert ran == Counter(ALL)
     assert scheduling.tests_finished
+    assert not any(scheduling.assigned_work.values()), "what is done is forgotten"
     assert all(worker.shutting_down for worker in scheduling.nodes)
 
 
