@@ -87,7 +87,7 @@ def in_all(storms: list[Judgement]) -> Judgement:
 
 
 def test_the_same_seed_is_the_same_storm() -> None:
-    assert simulate(7).line == simulate(7).line
+    assert simulate(7, ZOMBIES).line == simulate(7, ZOMBIES).line
 
 
 @pytest.mark.parametrize("name", SHOWN_AT_ONCE)
