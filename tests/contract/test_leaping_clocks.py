@@ -33,16 +33,16 @@ from turnkeep.testing import FakeClock, counting_ids
 SEED = 7
 
 of_time = pytest.mark.daily(
-    WindowPromises, ClaimPromises, SettlePromises, HoldPromises, RegistryPromises, ForgetPromises, share=3
+    WindowPromises, ClaimPromises, SettlePromises, HoldPromises, RegistryPromises, ForgetPromises, share=6
 )
-"""What says when something happens, a third of it; that a clock leaps past all of it, memory shows, a third daily."""
+"""What says when something happens, a sixth of it; that a clock leaps past all of it, memory shows, a sixth daily."""
 
 
 def leaping_clock(clock: FakeClock) -> LeapingClock:
     return LeapingClock(clock, random.Random(SEED))
 
 
-@pytest.mark.daily(*StoreSuite.__mro__, share=3)  # the whole of it is tried without, in test_store.py
+@pytest.mark.daily(*StoreSuite.__mro__, share=6)  # the whole of it is tried without, in test_store.py
 class TestMemory(StoreSuite):
     async def make(self, policies: Policies, clock: FakeClock) -> Store:
         machine = leaping_clock(clock)

@@ -61,7 +61,7 @@ class Sealed(StoreSuite):
         assert await play_all(desk.store, desk.clock, share_of(TRIPLES, 53), before=before) == []
 
 
-@pytest.mark.daily(*Sealed.__mro__, share=3)  # the whole of it is tried without, in test_store.py
+@pytest.mark.daily(*Sealed.__mro__, share=6)  # the whole of it is tried without, in test_store.py
 class TestMemory(Sealed):
     async def make(self, policies: Policies, clock: FakeClock) -> Store:
         return await opened(MemoryStore(policies, clock=clock, ids=counting_ids()))
