@@ -11,6 +11,7 @@ from typing import Any
 import apsw
 import pytest
 
+from tests.conftest import FULL
 from tests.contract.suite.desk import HERE, WORKER, Desk, at, delta
 from tests.patience import until
 from tests.unit.lying_disk import Disk, lying_disk
@@ -24,7 +25,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptio
 """Of some calls SQLite does not want to hear that they failed."""
 
 AT_ONCE = Policies(Policy(window=0.0, max_wait=0.0))
-ROUNDS = 3
+ROUNDS = 3 if FULL else 2
 
 
 @pytest.fixture(autouse=True)
