@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from itertools import count
 from typing import Any
@@ -51,14 +50,10 @@ def other_node(cluster: RedisCluster, slot: int) -> int:
     return (cluster.owner(slot) + 1) % 3
 
 
-class Core(ClaimPromises, DeliveryPromises, EnginePromises):
-    """The promises that have most to do with several servers."""
-
-    start = StoreSuite.start
-
-
-class TestOnCluster(StoreSuite if os.environ.get("TURNKEEP_PROVE") else Core):  # type: ignore[misc]
-    """The contract, as on one server: all of it at full size."""
+@pytest.mark.daily(ClaimPromises, DeliveryPromises, EnginePromises)  # what has most to do with several servers
+@pytest.mark.daily_rows(4)
+class TestOnCluster(StoreSuite):
+    """The contract, as on one server."""
 
     namespaces = count()
 
