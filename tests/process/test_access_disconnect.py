@@ -15,7 +15,7 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 from yarl import URL
 
-from tests.patience import PATIENCE
+from tests.patience import PATIENCE, until
 from tests.process.callers import SECRET, token
 from tests.process.served import Served, ask, heard, served
 from turnkeep.auth.api_keys import ApiKeys
@@ -25,7 +25,8 @@ from turnkeep.auth.revocations import FRESH, Revocations
 from turnkeep.auth.signing import shared_secret
 from turnkeep.auth.tickets import Tickets
 from turnkeep.auth.tokens import OneKey, TokenRules, Tokens
-from turnkeep.doors.http import event_stream, turn_feed
+from turnkeep.doors.http import event_stream, overview, turn_feed
+from turnkeep.doors.http.openai import turn_reader
 from turnkeep.errors import InvalidMessage, NotAuthenticated
 from turnkeep.settings import Settings
 from turnkeep.store.memory import MemoryStore
@@ -65,29 +66,82 @@ async def closed(socket: ClientConnection) -> int | None:
 
 CHAT = {"id": "c", "messages": [{"id": "m", "role": "user", "parts": [{"type": "text", "text": "hello"}]}]}
 AGENT = {"threadId": "c", "messages": [{"id": "m", "role": "user", "content": "hello"}]}
+COMPLETION = {"messages": [{"role": "user", "content": "hello"}]}
 STREAMS: dict[str, tuple[str, str, dict[str, Any] | None]] = {
     "events": ("GET", "/api/channels/c/events", None),
     "a turn, for the AI SDK": ("POST", "/api/chat", CHAT),
     "a turn, for AG-UI": ("POST", "/api/agui", AGENT),
+    "a completion": ("POST", "/v1/chat/completions", COMPLETION | {"stream": True}),
+    "a response": ("POST", "/v1/responses", {"input": "hello", "stream": True}),
+    "a run": ("POST", "/v1/threads/runs", {"thread": COMPLETION, "stream": True}),
+    "an overview": ("GET", "/api/overview/events", None),
 }
 """That go on for as long as nothing happens."""
+WHOLE: dict[str, tuple[str, dict[str, Any]]] = {
+    "a completion": ("/v1/chat/completions", COMPLETION),
+    "a response": ("/v1/responses", {"input": "hello"}),
+}
+"""Answers that come at once, when all of it is there."""
+
+
+@contextlib.asynccontextmanager
+async def left_alone(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Served]:
+    """A server that nobody answers at, and whose streams look at nothing by themselves, nor say anything."""
+    for module, interval in (
+        (event_stream, "HEARTBEAT"), (turn_feed, "HEARTBEAT"), (turn_reader, "LOOK_AGAIN"), (overview, "EVERY"),
+    ):  # fmt: skip
+        monkeypatch.setattr(module, interval, 3_600.0)
+    async with served(role="gateway", auth="on", jwt_secret=SECRET, jwt_leeway=0) as server:
+        yield server
+
+
+async def asked(server: Served, body: dict[str, Any] | None) -> dict[str, Any] | None:
+    """With the name of who is to answer."""
+    assistant = await server.queue.assistants.default("default")
+    assert assistant is not None
+    return body and {**body, "model": assistant.assistant_id, "assistant_id": assistant.assistant_id}
+
+
+async def send_away(server: Served) -> None:
+    url = f"{server.url}/api/users/mallory/disconnect"
+    async with server.http.post(url, headers=bearer(**ADMIN, tenant="default")) as told:
+        assert told.status == 200
+
+
+OF_THE_HOUSE = {"tenant": "default", "scope": "send read admin"}
 
 
 @pytest.mark.parametrize("which", STREAMS)
 async def test_a_silent_stream_ends_with_its_user(which: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (event_stream, turn_feed):
-        monkeypatch.setattr(module, "HEARTBEAT", 3_600.0)
     method, path, body = STREAMS[which]
-    async with (
-        served(role="gateway", auth="on", jwt_secret=SECRET, jwt_leeway=0) as server,
-        server.http.request(method, server.url + path, json=body, headers=bearer()) as stream,
-    ):
-        assert stream.status == 200
-        await stream.content.readany()
-        url = f"{server.url}/api/users/mallory/disconnect"
-        async with server.http.post(url, headers=bearer(**ADMIN)) as told:
-            assert told.status == 200
-        assert b"sign in" in (await rest_of(stream)).lower()
+    async with left_alone(monkeypatch) as server:
+        body = await asked(server, body) if path.startswith("/v1/") else body
+        async with server.http.request(method, server.url + path, json=body, headers=bearer(**OF_THE_HOUSE)) as stream:
+            assert stream.status == 200
+            await send_away(server)
+            assert b"sign in" in (await rest_of(stream)).lower()
+
+
+@pytest.mark.parametrize("which", WHOLE)
+async def test_an_answer_that_is_waited_for_ends_with_its_user(which: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, body = WHOLE[which]
+    async with left_alone(monkeypatch) as server, asyncio.TaskGroup() as group:
+        waiting = group.create_task(whole(server, path, await asked(server, body)))
+        await until(lambda: is_taken_in(server))
+        await send_away(server)
+        status, said = await waiting
+    assert (status >= 400, b"not_authenticated" in said) == (True, True)
+
+
+async def whole(server: Served, path: str, body: dict[str, Any] | None) -> tuple[int, bytes]:
+    async with server.http.post(server.url + path, json=body, headers=bearer(**OF_THE_HOUSE)) as answer:
+        return answer.status, await rest_of(answer)
+
+
+async def is_taken_in(server: Served) -> bool:
+    """Whether there is a message that waits for its answer."""
+    counts = await server.queue.store.counts(tenant="default", queue=server.queue.name)
+    return counts.open_messages > 0
 
 
 async def rest_of(stream: aiohttp.ClientResponse) -> bytes:

@@ -27,7 +27,7 @@ from turnkeep.auth.principals import Access, Principal, Scope, credentials_of_re
 from turnkeep.doors.error_answers import error_response
 from turnkeep.doors.http.paths import segment_name
 from turnkeep.doors.http_transport import has_whole_body, stand_aside
-from turnkeep.errors import InvalidMessage, MessageTooLarge, NotAuthenticated, StoreError, TurnkeepError
+from turnkeep.errors import InvalidMessage, MessageTooLarge, TurnkeepError
 from turnkeep.inputs import checked_channel, read_json
 from turnkeep.messages import Address
 from turnkeep.remedies import remedy_of
@@ -108,16 +108,6 @@ class HttpCall:
         then. For what may last long.
         """
         return self._credentials.stream_of(self.principal, on_end)
-
-    async def end_of_credential(self) -> NotAuthenticated | None:
-        """Why whoever called may not be told more; None while he may, or while nobody can say."""
-        try:
-            await self.access.revalidate(self.principal)
-        except NotAuthenticated as error:
-            return error
-        except StoreError:
-            return None
-        return None
 
     async def body(self, *, empty: bool = False) -> dict[str, Any]:
         """The JSON object that was sent. Read piece by piece, and no further than the limit; one

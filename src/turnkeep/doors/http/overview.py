@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any, cast, get_args
 
 from starlette.responses import Response
@@ -138,25 +139,26 @@ async def stream_overview(call: HttpCall) -> Response:
 
 
 async def _overviews(call: HttpCall) -> AsyncIterator[bytes]:
-    loop = asyncio.get_running_loop()
+    loop, over = asyncio.get_running_loop(), asyncio.Event()
     last, written_at = "", loop.time()
     yield b"retry: 1000\n\n"
-    while True:
-        try:
-            text = dumps(await _overview_json(call))
-        # told as nothing new: the page says by itself how old its figures are
-        except StoreError:
-            text = last
-        if text != last:
-            last, written_at = text, loop.time()
-            yield f"data: {text}\n\n".encode()
-        elif loop.time() - written_at >= STILL_HERE:
-            written_at = loop.time()
-            yield COMMENT
-        await asyncio.sleep(EVERY)
-        if (over := await call.end_of_credential()) is not None:
-            yield closed_event(over)
-            return
+    with call.watch_credential(over.set) as credential:
+        while credential.end is None:
+            try:
+                text = dumps(await _overview_json(call))
+            # told as nothing new: the page says by itself how old its figures are
+            except StoreError:
+                text = last
+            if text != last:
+                last, written_at = text, loop.time()
+                yield f"data: {text}\n\n".encode()
+            elif loop.time() - written_at >= STILL_HERE:
+                written_at = loop.time()
+                yield COMMENT
+            with suppress(TimeoutError):
+                async with asyncio.timeout(EVERY):
+                    await over.wait()
+        yield closed_event(credential.end)
 
 
 async def _overview_json(call: HttpCall) -> dict[str, Any]:

@@ -29,7 +29,7 @@ EVERY = 0.05
 QUIET = 5.0
 """Seconds of silence after which something is said, for proxies that cut what is quiet."""
 LOOK_AGAIN = 0.5
-"""Seconds between two looks at credential and connection."""
+"""Seconds between two looks at the connection."""
 
 WITHDRAWAL = TurnFault("withdrawn", "This message was taken back before it was answered.")
 FORGOTTEN_FAULT = TurnFault("dead", "This message could not be answered, and the reason is not kept any more.")
@@ -179,7 +179,7 @@ async def outline_of(call: HttpCall, address: Address, message_id: str) -> RunOu
 
 class TurnReader:
     """Reads for one call, `async with`: subscribed before the message is accepted, so that nothing
-    of its turn is missed.
+    of its turn is missed, and told no more once its credential has ended.
 
     `cursor` is where in the log to begin; None: a run in progress from its beginning, else what
     happens now.
@@ -192,6 +192,8 @@ class TurnReader:
         application = call.application
         self._store = application.store
         self._stream = EventStream(application.hub, application.store, address, after=after, epoch=epoch)
+        # For as long as it is open, not as somebody reads: who breaks off leaves no generator to wait for.
+        self._watch = call.watch_credential(self._stream.wake)
         self._run_id: str | None = None
         self._text: list[str] = []
         self._cursor = cursor
@@ -199,9 +201,11 @@ class TurnReader:
 
     async def __aenter__(self) -> Self:
         await self._stream.__aenter__()
+        self._credential = self._watch.__enter__()
         return self
 
     async def __aexit__(self, *exc: object) -> None:
+        self._watch.__exit__(None, None, None)
         await self._stream.__aexit__(*exc)
 
     @property
@@ -243,12 +247,11 @@ class TurnReader:
         loop = asyncio.get_running_loop()
         told_at = 0.0
         spoke_at = looked_at = loop.time()
-        while True:
+        while (over := self._credential.end) is None:
             if loop.time() - looked_at >= LOOK_AGAIN:
                 looked_at = loop.time()
-                if (end := await self._check_caller()) is not None:
-                    yield end
-                    return
+                if await self._call.request.is_disconnected():
+                    raise CallerGone
             # With all that is here by then: to wait for each alone costs more than to read it.
             events = await self._stream.arrivals(EVERY if self._text else LOOK_AGAIN)
             parts = [part for event in events for part in await self._read(event, message_id)]
@@ -262,6 +265,7 @@ class TurnReader:
                 spoke_at = loop.time()
             for part in parts:
                 yield part
+        yield TurnFailure(TurnFault(over.code, over.public))
 
     def _flush(self) -> Sequence[TurnPart]:
         if not self._text:
@@ -323,13 +327,6 @@ class TurnReader:
             return None  # of the past: it was decided meanwhile
         calls = tuple(call for call in record.calls if call.kind == "output" and call.decision is None)
         return OutputsWanted(seen_calls(self._call, calls)) if calls else None
-
-    async def _check_caller(self) -> TurnFailure | None:
-        """Whether there is still somebody who may be told."""
-        if await self._call.request.is_disconnected():
-            raise CallerGone
-        over = await self._call.end_of_credential()
-        return None if over is None else TurnFailure(TurnFault(over.code, over.public))
 
 
 async def settled_part(
