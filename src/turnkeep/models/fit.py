@@ -11,9 +11,7 @@ into the words of the protocol once for each turn and server, and these are kept
 
 from __future__ import annotations
 
-import hashlib
 import re
-from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -33,10 +31,12 @@ from turnkeep.messages import (
     UserItem,
     turns_of,
 )
-from turnkeep.models.capabilities import CallIdForm, Capabilities
+from turnkeep.models.call_ids import digest, respell_calls
+from turnkeep.models.capabilities import Capabilities
 from turnkeep.models.model import ModelRequest, ToolSpec, output_limit, with_output_limit
 from turnkeep.models.past import Past, PastTurn, without_idle_reasoning
 from turnkeep.models.reading import json_bytes
+from turnkeep.models.role_order import bridge, join_roles, one_by_one, preface
 
 LONGEST_NAME = 64
 """Characters of a tool's name: what OpenAI, Anthropic and all that follow them take."""
@@ -45,15 +45,6 @@ EMPTY = "(empty)"
 NO_OUTPUT = "(no output)"
 NO_IMAGE = "(an image that cannot be shown here)"
 NO_FILE = "(a file that cannot be read here)"
-NO_ANSWER = "(no answer)"
-EARLIER = "(earlier conversation)"
-
-# OpenAI takes 64 characters in Responses and 40 in Chat Completions.
-_FORMS: dict[CallIdForm, tuple[re.Pattern[str], Callable[[str], str]]] = {
-    "any": (re.compile(r"[^\x00-\x1f]{1,40}"), lambda call_id: f"call_{_digest(call_id, 24)}"),
-    "word": (re.compile(r"[a-zA-Z0-9_-]{1,40}"), lambda call_id: f"call_{_digest(call_id, 24)}"),
-    "nine": (re.compile(r"[a-zA-Z0-9]{9}"), lambda call_id: _digest(call_id, 9)),
-}
 
 _NAMING = frozenset(("properties", "patternProperties", "$defs", "definitions"))
 
@@ -146,7 +137,9 @@ def _fit_items(
 ) -> list[Item]:
     """The items as the server takes them, each by itself; `current` as in `ModelRequest`."""
     whole = list(_without_blank_texts(_own(_without_old_media(items, current, caps), caps, site)))
-    return _respell_calls(without_idle_reasoning(whole), names, caps.call_ids)
+    items = without_idle_reasoning(whole)
+    has_calls = any(item.kind == "call" for item in items)
+    return respell_calls(items, names.there, caps.call_ids) if has_calls else items
 
 
 def _cap_output(parameters: Mapping[str, Any], caps: Capabilities) -> Mapping[str, Any]:
@@ -224,65 +217,6 @@ def _content_without_blanks(content: Content) -> Content:
     return parts if parts else (Part("text", EMPTY),)
 
 
-def _respell_calls(items: list[Item], names: ToolNames, form: CallIdForm) -> list[Item]:
-    """The items with names and ids of calls in the form of the server; one call has one id, no two
-    have the same.
-    """
-    if not any(item.kind == "call" for item in items):
-        return items
-    own = _own_ids(items)
-    ids = _ids((own[place] for place in sorted(own)), form)
-    result: list[Item] = []
-    for place, item in enumerate(items):
-        match item:
-            case CallItem():
-                call_id, name = ids[own[place]], names.there(item.name)
-                # What fits stays the same object: most servers take everything as it is.
-                same = (call_id, name) == (item.call_id, item.name)
-                result.append(item if same else replace(item, call_id=call_id, name=name))
-            case OutputItem() if place in own and ids[own[place]] != item.call_id:
-                result.append(replace(item, call_id=ids[own[place]]))
-            case _:
-                result.append(item)
-    return result
-
-
-def _own_ids(items: Sequence[Item]) -> dict[int, str]:
-    """By the place of each call and output the id of the call, made different where two calls have
-    the same.
-    """
-    own: dict[int, str] = {}
-    times: Counter[str] = Counter()
-    waiting: defaultdict[str, deque[str]] = defaultdict(deque)
-    for place, item in enumerate(items):
-        if isinstance(item, CallItem):
-            times[item.call_id] += 1
-            # NUL fits none of the forms below: the second of two equal ids is always replaced.
-            own[place] = f"{item.call_id}\0{times[item.call_id]}" if times[item.call_id] > 1 else item.call_id
-            waiting[item.call_id].append(own[place])
-        elif isinstance(item, OutputItem) and waiting[item.call_id]:
-            own[place] = waiting[item.call_id].popleft()
-    return own
-
-
-def _ids(call_ids: Iterable[str], form: CallIdForm) -> dict[str, str]:
-    """By each id the one that is sent: itself where it fits, else always the same other one."""
-    pattern, make = _FORMS[form]
-    distinct_ids = list(dict.fromkeys(call_ids))
-    ids = {call_id: call_id for call_id in distinct_ids if pattern.fullmatch(call_id)}
-    in_use = set(ids)
-    for call_id in distinct_ids:
-        if call_id not in ids:
-            # From the id alone, not by chance: the same prefix of a transcript has to stay cached.
-            other, round_ = make(call_id), 0
-            while other in in_use:
-                round_ += 1
-                other = make(f"{call_id}#{round_}")
-            in_use.add(other)
-            ids[call_id] = other
-    return ids
-
-
 def _fit_name(name: str) -> str:
     fit = re.sub(r"[^a-zA-Z0-9_-]+", "_", name)
     fit = fit if fit[:1].isalpha() or fit[:1] == "_" else f"_{fit}"
@@ -291,12 +225,7 @@ def _fit_name(name: str) -> str:
 
 def _short_name(fit: str, name: str) -> str:
     # With a digest, so that two long names that begin alike stay two.
-    return f"{fit[: LONGEST_NAME - 9]}_{_digest(name, 8)}"
-
-
-def _digest(text: str, length: int) -> str:
-    # Names and ids come from models too: half a character must not break a request.
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:length]
+    return f"{fit[: LONGEST_NAME - 9]}_{digest(name, 8)}"
 
 
 def _fit_tool(tool: ToolSpec, names: ToolNames, caps: Capabilities) -> ToolSpec:
@@ -341,68 +270,14 @@ def _arrange(items: list[Item], instructions: str | None, caps: Capabilities) ->
         items = [item for item in items if not isinstance(item, SystemItem)]
         instructions = "\n\n".join(text for text in (instructions, *texts) if text) or None
     if instructions and not caps.takes_system_role:
-        items, instructions = _preface(items, instructions), None
+        items, instructions = preface(items, instructions), None
     if not caps.takes_consecutive_roles:
-        items = list(_join_roles(items))
+        items = list(join_roles(items))
     if not caps.takes_calls_together:
-        items = list(_one_by_one(items))
+        items = list(one_by_one(items))
     if not (caps.takes_user_after_tool and caps.takes_consecutive_roles):
-        items = list(_bridge(items))
+        items = list(bridge(items))
     return items, instructions
-
-
-def _preface(items: list[Item], text: str) -> list[Item]:
-    for place, item in enumerate(items):
-        if isinstance(item, UserItem):
-            content = (Part("text", f"{text}\n"), *item.content)
-            return [*items[:place], replace(item, content=content), *items[place + 1 :]]
-    return [UserItem((Part("text", text),)), *items]
-
-
-def _join_roles(items: Iterable[Item]) -> Iterator[Item]:
-    """Neighbours of one role as one, beginning with the user's."""
-    last: Item | None = None
-    for item in items:
-        if last is None and not isinstance(item, UserItem):
-            last = UserItem((Part("text", EARLIER),))
-        if isinstance(last, UserItem) and isinstance(item, UserItem):
-            last = replace(last, content=(*last.content, *item.content))
-        elif isinstance(last, AssistantItem) and isinstance(item, AssistantItem):
-            last = replace(last, text=f"{last.text}\n\n{item.text}")
-        # A thought would stand between two texts of the assistant that have to become one.
-        elif not (isinstance(last, AssistantItem) and isinstance(item, ReasoningItem)):
-            if last is not None:
-                yield last
-            last = item
-    if last is not None:
-        yield last
-
-
-def _one_by_one(items: Iterable[Item]) -> Iterator[Item]:
-    """Each call, behind the thoughts that led to it, right before its output."""
-    thoughts: list[Item] = []
-    waiting: dict[str, list[Item]] = {}
-    for item in items:
-        if isinstance(item, ReasoningItem):
-            thoughts.append(item)
-            continue
-        if isinstance(item, CallItem):
-            waiting[item.call_id] = [*thoughts, item]
-        else:
-            yield from waiting.pop(item.call_id, ()) if isinstance(item, OutputItem) else thoughts
-            yield item
-        thoughts = []
-    yield from (item for call in waiting.values() for item in call)
-
-
-def _bridge(items: Sequence[Item]) -> Iterator[Item]:
-    """A word of the assistant between what a tool gave and what the user says then."""
-    last: Item | None = None
-    for item in items:
-        if isinstance(last, OutputItem) and isinstance(item, UserItem):
-            yield AssistantItem(NO_ANSWER)
-        yield item
-        last = item
 
 
 _OWN_NAMES = ToolNames.of(())
