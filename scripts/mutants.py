@@ -33,7 +33,7 @@ PACKAGE = ROOT / "src" / "turnkeep"
 HEART = [
     *(
         f"runs/{name}.py"
-        for name in ("run", "answer", "tool_calls", "journal", "lease", "interrupt", "worker", "announcer")
+        for name in ("run", "answer", "tool_calls", "journal", "lease", "worker", "announcer")
     ),
     *("runs/outcomes.py", "runs/halt.py", "hooks.py"),
 ]

@@ -242,7 +242,7 @@ class Application:
             catalog=self.catalog,
             model=self.model_name,
             meter=self.meter,
-            activity=Activity(self.store, self.clock),
+            activity=Activity(self.store),
         )
         return await open_run_context(self.settings, stack, endpoint, parts)
 

@@ -46,19 +46,19 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path, clock: FakeClock
     await engine.close()
 
 
-def answered(tenant: str = "t", **fields: Any) -> RunFigures:
+def answered(at: float, tenant: str = "t", **fields: Any) -> RunFigures:
     values: dict[str, Any] = {
         "model": "m1", "messages": 2, "usage": Usage(requests=1, input_tokens=10, output_tokens=5, cost_nano=7),
-        "waits": {"whole": 1.2, "first": None},
+        "attempt": 2, "arrival": at, "claimed_at": at, "seconds": 1.2,
     }  # fmt: skip
-    return RunFigures(tenant, "completed", **{**values, **fields})
+    return RunFigures(at, tenant, "completed", **{**values, **fields})
 
 
 async def test_several_processes_add_to_the_same_figures(store: Store, clock: FakeClock) -> None:
-    processes = [Activity(store, clock) for _ in range(6)]
+    processes = [Activity(store) for _ in range(6)]
     for _ in range(3):
         for number, process in enumerate(processes):
-            process.note(answered(model=f"m{number % 2}"))
+            process.note(answered(clock.now(), model=f"m{number % 2}"))
         await asyncio.gather(*(process.save() for process in processes))
 
     [minute] = await series_of(store, "t", span="hour", now=clock.now())
@@ -74,9 +74,9 @@ async def test_several_processes_add_to_the_same_figures(store: Store, clock: Fa
 
 
 async def test_a_series_has_its_minutes_in_order_and_forgets_them_in_time(store: Store, clock: FakeClock) -> None:
-    activity = Activity(store, clock)
+    activity = Activity(store)
     for _ in range(3):
-        activity.note(answered())
+        activity.note(answered(clock.now()))
         clock.advance(25 * 60)
     await activity.save()
 
@@ -93,9 +93,9 @@ async def test_buckets_of_another_version_are_no_reason_to_stop(store: Store, cl
     """They do not add up with ours: ours count from now on, beside all else of the record."""
     cell = {"runs": 5, "waits": {"whole": [1, 2, 3]}}
     await store.put("activity", "t", "2026-11-29T12", {"figures": {"minutes": {"0": cell}}})
-    activity = Activity(store, clock)
+    activity = Activity(store)
 
-    activity.note(answered())
+    activity.note(answered(clock.now()))
     await activity.save()
 
     [minute] = await series_of(store, "t", span="hour", now=clock.now())

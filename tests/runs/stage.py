@@ -23,11 +23,10 @@ from turnkeep.pricing.prices import PriceBook
 from turnkeep.runs.activity import Activity, Cell, read_series
 from turnkeep.runs.announcer import Announcer, Disclosure
 from turnkeep.runs.budget import Budgets
-from turnkeep.runs.interrupt import Interrupt
 from turnkeep.runs.journal import Journal
 from turnkeep.runs.lease import Lease
 from turnkeep.runs.outcomes import Verdict
-from turnkeep.runs.run import Run
+from turnkeep.runs.run import Run, held
 from turnkeep.runs.run_context import RunContext, RunRules
 from turnkeep.runs.worker import Keeper, LeaseRules
 from turnkeep.store.contract import EventGap
@@ -383,7 +382,7 @@ class Stage:
             meter=self.meter,
             budgets=purse(self.store) if purse else None,
             contexts=ContextSizes(),
-            activity=Activity(self.store, self.clock) if has_activity else None,
+            activity=Activity(self.store) if has_activity else None,
         )
         self.house.load()  # a thread takes no time that moves
         self.keeper = Keeper(self.store, rules=lease, owner="worker-1")
@@ -458,14 +457,19 @@ async def publishing(stage: Stage) -> AsyncIterator[None]:
         await asyncio.wait([task])
 
 
+def lease_of_nobody() -> Lease:
+    """For what asks whether it has ended, and not whose it is."""
+    return Lease(None, 0.0, 0.0)  # type: ignore[arg-type]  # no claim
+
+
 async def reason_of(ending: Announcer | Lease) -> NoReturn:
     """Wait until there is a reason to end the work, and raise it."""
     if isinstance(ending, Lease):
-        interrupt = ending.interrupt
+        lease = ending
     else:
-        interrupt = Interrupt()
-        ending.watch(interrupt.end)
-    with interrupt:
+        lease = lease_of_nobody()
+        ending.watch(lease.interrupt)
+    with held(lease):
         await asyncio.get_running_loop().create_future()
     raise AssertionError("nothing was told")
 

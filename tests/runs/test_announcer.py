@@ -13,8 +13,8 @@ from tests.runs.stage import HERE, LostReply, Stage, announcer_of, publishing, r
 from turnkeep.errors import LeaseLost, OutcomeUnknown, StoreUnavailable
 from turnkeep.events import Event, delta
 from turnkeep.runs.announcer import MERGE_ABOVE, TICK, Announcer, merge_deltas
-from turnkeep.runs.interrupt import Interrupt
 from turnkeep.runs.journal import STORE_PATIENCE
+from turnkeep.runs.run import held
 from turnkeep.store.contract import EventGap
 
 
@@ -22,10 +22,9 @@ from turnkeep.store.contract import EventGap
 async def announcing(stage: Stage, **options: Any) -> AsyncIterator[Announcer]:
     lease = await stage.lease("m1")
     announcer = announcer_of(stage, lease.claim, **options)
-    interrupt = Interrupt()
-    announcer.watch(interrupt.end)
+    announcer.watch(lease.interrupt)
     async with publishing(stage):
-        with interrupt:
+        with held(lease):
             yield announcer
     announcer.close()
 

@@ -11,13 +11,14 @@ import pytest
 from tests.runs.moved_time import BEGIN
 from tests.runs.stage import HERE, NotingMeter, Stage
 from turnkeep.events import TurnFault
-from turnkeep.runs.activity import RunFigures, figures_of, measure_claim, measure_run
+from turnkeep.runs.activity import RunFigures, measure_claim, measure_run
+from turnkeep.runs.lease import Lease
 from turnkeep.runs.outcomes import VERDICT_LABELS, Dropping, HoldVerdict, Releasing, Verdict
-from turnkeep.store.values import Commit, Failure
+from turnkeep.runs.run import Run
+from turnkeep.store.values import Commit, FailOutcome, Failure
 from turnkeep.usage import Usage
 
 FAULT = TurnFault("model_unavailable", "please try again")
-NAMES = {"model": "small", "assistant": "Olga"}
 NOTHING: dict[tuple[str, str], float] = {}
 
 CLAIMS = {
@@ -100,57 +101,95 @@ async def test_times_of_a_run_count_from_its_beginning(shown_at: float | None, s
 
 
 USED = Usage(requests=2, input_tokens=30, output_tokens=4)
-FIRST_WAITS: dict[str, float | None] = {"window": 3.0, "queue": 0.5}
-FIGURES: dict[str, tuple[Verdict, Any, dict[str, Any]]] = {
+FIRST_WAITS = {"window": 3.0, "queue": 0.5}
+WAITS_OF_AN_ANSWER = {**FIRST_WAITS, "first": 0.7, "whole": 8.5}
+FIGURES: dict[str, tuple[Verdict, Any, dict[str, Any], dict[str, float]]] = {
     "an answer": (
         Commit("completed", "", [], USED), None,
-        {"end": "completed", "messages": 2, "usage": USED, "waits": {**FIRST_WAITS, "first": 0.7, "whole": 8.5}},
+        {"end": "completed", "messages": 2, "usage": USED}, WAITS_OF_AN_ANSWER,
     ),
     "an answer that was cut off": (
         Commit("incomplete", "", [], USED), None,
-        {"end": "incomplete", "messages": 2, "usage": USED, "waits": {**FIRST_WAITS, "first": 0.7, "whole": 8.5}},
+        {"end": "incomplete", "messages": 2, "usage": USED}, WAITS_OF_AN_ANSWER,
+    ),
+    "an answer that was stopped": (
+        Commit("cancelled", "", [], USED), None,
+        {"end": "cancelled", "messages": 2, "usage": USED}, WAITS_OF_AN_ANSWER,
     ),
     "a retry, whose usage the run tells that ends the batch": (
-        Failure(FAULT, 5.0, usage=USED), "retry", {"end": "retry", "code": "model_unavailable"},
+        Failure(FAULT, 5.0, usage=USED), "retry", {"end": "retry", "code": "model_unavailable"}, FIRST_WAITS,
     ),
     "a batch that is split": (
-        Failure(FAULT, None, usage=USED), "split", {"end": "split", "usage": USED, "code": "model_unavailable"},
+        Failure(FAULT, None, usage=USED), "split",
+        {"end": "split", "usage": USED, "code": "model_unavailable"}, FIRST_WAITS,
     ),
     "a dead letter": (
-        Failure(FAULT, None, usage=USED), "dead", {"end": "dead", "usage": USED, "code": "model_unavailable"},
+        Failure(FAULT, None, usage=USED), "dead",
+        {"end": "dead", "usage": USED, "code": "model_unavailable"}, FIRST_WAITS,
     ),
     "a failure that the store never answered": (
-        Failure(FAULT, 5.0, usage=USED), None, {"end": "lost", "usage": USED, "code": "model_unavailable"},
+        Failure(FAULT, 5.0, usage=USED), None,
+        {"end": "lost", "usage": USED, "code": "model_unavailable"}, FIRST_WAITS,
     ),
-    "waiting": (Releasing(1.0), None, {"end": "waiting"}),
-    "waiting for a model": (Releasing(1.0, FAULT), None, {"end": "waiting", "code": "model_unavailable"}),
-    "waiting for somebody": (HoldVerdict(()), None, {"end": "held"}),
-    "a lost lease": (Dropping(), None, {"end": "lost", "waits": None}),
+    "waiting": (Releasing(1.0), None, {"end": "waiting"}, FIRST_WAITS),
+    "waiting for a model": (
+        Releasing(1.0, FAULT), None, {"end": "waiting", "code": "model_unavailable"}, FIRST_WAITS,
+    ),
+    "waiting for somebody": (HoldVerdict(()), None, {"end": "held"}, FIRST_WAITS),
+    "a lost lease": (Dropping(), None, {"end": "lost"}, {}),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("verdict", "failed", "expected"), FIGURES.values(), ids=FIGURES)
+def figures_of(stage: Stage, lease: Lease, verdict: Verdict, failed: FailOutcome | None = None) -> RunFigures:
+    """Of a run of five seconds, whose first token came after seven tenths of one."""
+    run = Run(stage.house, lease)
+    run.failure = failed
+    begun_at = asyncio.get_running_loop().time() - 5.0
+    return run.figures(verdict, begun_at, begun_at + 0.7)
+
+
+@pytest.mark.parametrize(("verdict", "failed", "expected", "waits"), FIGURES.values(), ids=FIGURES)
 async def test_charts_count_each_verdict_for_what_it_is(
-    verdict: Verdict, failed: Any, expected: dict[str, Any]
+    verdict: Verdict, failed: FailOutcome | None, expected: dict[str, Any], waits: dict[str, float]
 ) -> None:
-    claim = (await Stage().lease("m1", "m2")).claim
-    first, second = claim.messages
+    stage = Stage()
+    lease = await stage.lease("m1", "m2")
+    first, second = lease.claim.messages
     timed = (first.but(arrival=10.0), second.but(arrival=11.0))
-    claim = replace(claim, messages=timed, due_at=13.0, claimed_at=13.5)
+    lease.claim = replace(lease.claim, messages=timed, due_at=13.0, claimed_at=13.5)
 
-    figures = figures_of(claim, verdict, failed, **NAMES, first=0.7, run_seconds=5.0)
+    figures = figures_of(stage, lease, verdict, failed)
 
-    assert figures == RunFigures("default", **{"waits": FIRST_WAITS, **NAMES, **expected})
+    counted = {"messages": 0, "usage": Usage(), "code": "", **expected}
+    assert {name: getattr(figures, name) for name in counted} == counted
+    assert figures.waits == pytest.approx(waits)
+    assert (figures.tenant, figures.at) == ("default", stage.clock.now())
 
 
 async def test_charts_count_the_wait_of_a_batch_once_and_the_answer_from_its_first_message() -> None:
     """However many attempts it took."""
-    claim = (await Stage().lease("m1")).claim
-    timed = replace(claim, messages=(claim.messages[0].but(arrival=10.0),), due_at=13.0, claimed_at=40.0, attempt=2)
+    stage = Stage()
+    lease = await stage.lease("m1")
+    message = lease.claim.messages[0].but(arrival=10.0)
+    lease.claim = replace(lease.claim, messages=(message,), due_at=13.0, claimed_at=40.0, attempt=2)
+    answer = Commit("completed", "", [])
 
-    answered = figures_of(timed, Commit("completed", "", []), None, **NAMES, first=None, run_seconds=2.0)
-    retried = figures_of(timed, Failure(FAULT, 5.0), "retry", **NAMES, first=None, run_seconds=2.0)
-    nobody = replace(timed, messages=())
-    empty = figures_of(nobody, Commit("completed", "", []), None, **NAMES, first=1.0, run_seconds=2.0)
+    answered = figures_of(stage, lease, answer).waits
+    retried = figures_of(stage, lease, Failure(FAULT, 5.0), "retry").waits
+    lease.claim = replace(lease.claim, messages=())
+    empty = figures_of(stage, lease, answer).waits
 
-    assert (answered.waits, retried.waits, empty.waits) == ({"first": None, "whole": 32.0}, {}, {"first": 1.0})
+    assert (answered, retried, empty) == (
+        pytest.approx({"first": 0.7, "whole": 35.0}), {}, pytest.approx({"first": 0.7}),
+    )  # fmt: skip
+
+
+async def test_an_answer_of_which_nothing_was_shown_has_no_first_token() -> None:
+    stage = Stage()
+    lease = await stage.lease("m1")
+    now = asyncio.get_running_loop().time()
+
+    waits = Run(stage.house, lease).figures(Commit("cancelled", "", []), now, None).waits
+
+    assert "first" not in waits
+    assert "whole" in waits

@@ -54,8 +54,7 @@ from turnkeep.models.model import Began
 from turnkeep.pricing.prices import PriceBook
 from turnkeep.runs.activity import quantile, read_days
 from turnkeep.runs.budget import Budget, Budgets, Pace
-from turnkeep.runs.interrupt import DrainRequest, StopRequest, weightiest
-from turnkeep.runs.lease import Lease
+from turnkeep.runs.lease import DrainRequest, Lease, StopRequest, weightiest
 from turnkeep.runs.outcomes import VERDICT_LABELS, Dropping, HoldVerdict, Releasing
 from turnkeep.runs.run_context import DETAILS
 from turnkeep.runs.worker import LeaseRules

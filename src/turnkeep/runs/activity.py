@@ -12,20 +12,20 @@ import asyncio
 import itertools
 import secrets
 from bisect import bisect_left
+from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any, Literal, assert_never
 
-from turnkeep.clock import Clock
 from turnkeep.errors import Conflict, StoreError
 from turnkeep.events import TurnFault
 from turnkeep.lean_init import lean_init
 from turnkeep.runs.outcomes import VERDICT_LABELS, Dropping, HoldVerdict, Releasing, Verdict
 from turnkeep.store.contract import Registry
-from turnkeep.store.values import Claim, Commit, Document, FailOutcome, Failure
+from turnkeep.store.values import Claim, Document, FailOutcome, Failure
 from turnkeep.telemetry import Meter, get_log
 from turnkeep.usage import Usage
 
@@ -46,19 +46,24 @@ MOST_NAMES = 60
 names as well, and all of them fit.
 """
 MOST_TENANTS = 10_000
-MOST_RUNS = 1_000
-"""Runs that wait to be added up."""
+MOST_RUNS = 100_000
+"""Runs that wait to be added up: far more than a process ends between two writings. What ended before them is not
+counted.
+"""
+ANSWERED = ("completed", "incomplete", "cancelled")
 
 
 @lean_init
 @dataclass(frozen=True, slots=True)
 class RunFigures:
-    """What is counted of one run when it is settled.
+    """What is counted of one run when it is settled: figures alone, for many of them wait to be added up.
 
-    `end`: completed, incomplete, cancelled, retry, split, dead, held, waiting or lost. `waits` are
-    seconds: window, queue, first (token) and whole (from the first message to the answer).
+    `at`: when it ended. `end`: completed, incomplete, cancelled, retry, split, dead, held, waiting or lost.
+    `arrival`: of its first message; None where nobody's wait is to be counted. `first`, `seconds`: from the beginning
+    of the run to its first token, and to its end.
     """
 
+    at: float
     tenant: str
     end: str
     messages: int = 0
@@ -66,27 +71,41 @@ class RunFigures:
     assistant: str = ""
     usage: Usage = Usage()
     code: str = ""
-    waits: Mapping[str, float | None] | None = None
+    attempt: int = 1
+    arrival: float | None = None
+    due_at: float = 0.0
+    claimed_at: float = 0.0
+    first: float | None = None
+    seconds: float = 0.0
+
+    @property
+    def waits(self) -> dict[str, float]:
+        """Seconds by name: window, queue, first (token) and whole (from the first message to the answer)."""
+        waits = _batch_waits(self.attempt, self.arrival, self.due_at, self.claimed_at)
+        if self.end in ANSWERED:
+            if self.first is not None:
+                waits["first"] = self.first
+            if self.arrival is not None:
+                waits["whole"] = max(0.0, self.claimed_at - self.arrival) + self.seconds
+        return waits
 
 
 def measure_claim(meter: Meter, claim: Claim) -> None:
     """How long the batch of a claim has waited, and how big it is."""
     meter.observe("run_attempt", claim.attempt)
-    if waits := _waits(claim):
+    arrival = claim.messages[0].arrival if claim.messages else None
+    if waits := _batch_waits(claim.attempt, arrival, claim.due_at, claim.claimed_at):
         meter.observe("batch_messages", len(claim.messages))
         meter.observe("window_seconds", waits["window"])
         meter.observe("queue_wait_seconds", waits["queue"])
 
 
-def _waits(claim: Claim) -> dict[str, float]:
+def _batch_waits(attempt: int, arrival: float | None, due_at: float, claimed_at: float) -> dict[str, float]:
     """Seconds that a batch was in its window, and then in the queue; empty but at its first claim."""
     # a further attempt has waited for its retry, not in the queue
-    if claim.attempt > 1 or not claim.messages:
+    if attempt > 1 or arrival is None:
         return {}
-    return {
-        "window": max(0.0, claim.due_at - claim.messages[0].arrival),
-        "queue": max(0.0, claim.claimed_at - claim.due_at),
-    }
+    return {"window": max(0.0, due_at - arrival), "queue": max(0.0, claimed_at - due_at)}
 
 
 def measure_run(
@@ -116,64 +135,43 @@ def measure_run(
                 meter.count("retries", code=verdict.fault.code)
 
 
-def figures_of(
-    claim: Claim,
-    verdict: Verdict,
-    fail_outcome: FailOutcome | None,
-    *,
-    model: str,
-    assistant: str,
-    first: float | None,
-    run_seconds: float,
-) -> RunFigures:
-    """The same, for the charts that people look at."""
-    waits = dict[str, float | None](_waits(claim))
-    figures = partial(RunFigures, claim.address.tenant, model=model, assistant=assistant)
+def count_unanswered(
+    verdict: Failure | HoldVerdict | Releasing | Dropping, fail_outcome: FailOutcome | None
+) -> tuple[str, Usage, str]:
+    """End, usage and code of a run that has committed nothing, for the charts that people look at."""
     match verdict:
-        case Commit():
-            waits["first"] = first
-            if claim.messages:
-                waits["whole"] = max(0.0, claim.claimed_at - claim.messages[0].arrival) + run_seconds
-            count = len(claim.messages)
-            return figures(verdict.outcome, messages=count, usage=verdict.usage, waits=waits)
         case Failure():
             # a retry has its usage told by the run that ends the batch
             usage = Usage() if fail_outcome == "retry" else verdict.usage
-            return figures(fail_outcome or "lost", usage=usage, code=verdict.fault.code, waits=waits)
+            return fail_outcome or "lost", usage, verdict.fault.code
         case Releasing():
-            code = verdict.reason.code if verdict.reason else ""
-            return figures("waiting", code=code, waits=waits)
+            return "waiting", Usage(), verdict.reason.code if verdict.reason else ""
         case HoldVerdict():
-            return figures("held", waits=waits)
+            return "held", Usage(), ""
         case Dropping():
-            return figures("lost")
+            return "lost", Usage(), ""
     assert_never(verdict)
 
 
 class Activity:
     """The figures of this process, until they are written down."""
 
-    def __init__(self, registry: Registry, clock: Clock) -> None:
+    def __init__(self, registry: Registry) -> None:
         self._registry = registry
-        self._clock = clock
-        self._runs: list[tuple[float, RunFigures]] = []
+        self._runs: deque[RunFigures] = deque(maxlen=MOST_RUNS)
+        self.note = self._runs.append
+        """Count one run. Added up when they are written: a run that ends waits for no sums."""
         self._pending: dict[tuple[str, str], Cell] = {}
         self._name = secrets.token_hex(6)
         self._numbers = itertools.count()
         self._stopping = asyncio.Event()
 
-    def note(self, figures: RunFigures) -> None:
-        self._runs.append((self._clock.now(), figures))
-        # Added up when they are written: a run that ends waits for no sums.
-        if len(self._runs) >= MOST_RUNS:
-            self._add_runs()
-
     def _add_runs(self) -> None:
-        runs, self._runs = self._runs, []
         # Those that stand in the same places first: nearly all that end within seconds.
         cells: dict[tuple[int, str, str, str], Cell] = {}
-        for moment, figures in runs:
-            place = (int(moment) // 60, figures.tenant, figures.model, figures.assistant)
+        while self._runs:
+            figures = self._runs.popleft()
+            place = (int(figures.at) // 60, figures.tenant, figures.model, figures.assistant)
             _add_to(cells.setdefault(place, {}), _cell_of(figures))
         for (minutes, tenant, model, assistant), cell in cells.items():
             day, hour, minute = _moment(minutes)
@@ -279,7 +277,7 @@ def _cell_of(figures: RunFigures) -> Cell:
         cell["usage"] = used
     if figures.code:
         cell["errors"] = {figures.code: 1}
-    waits = {name: _bucket(seconds) for name, seconds in (figures.waits or {}).items() if seconds is not None}
+    waits = {name: _bucket(seconds) for name, seconds in figures.waits.items()}
     return cell | {"waits": waits} if waits else cell
 
 

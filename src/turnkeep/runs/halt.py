@@ -1,5 +1,5 @@
-"""What becomes of a run that is halted: what works for it elsewhere stops, and every
-call gets an output.
+"""What becomes of a run that is halted: what works for it elsewhere stops, what was shown stays, and every call
+gets an output.
 """
 
 from __future__ import annotations
@@ -7,9 +7,12 @@ from __future__ import annotations
 import asyncio
 
 from turnkeep.errors import ModelError
-from turnkeep.messages import CallItem, Item, OutputItem
+from turnkeep.events import Answer
+from turnkeep.messages import Address, CallItem, Item, OutputItem
 from turnkeep.models.model import BackgroundModel, Model
-from turnkeep.runs.journal import OpenResponse
+from turnkeep.runs.journal import OpenResponse, retry_until_answered
+from turnkeep.store.contract import Store
+from turnkeep.store.values import Page
 from turnkeep.telemetry import get_log
 from turnkeep.usage import Usage
 
@@ -37,6 +40,26 @@ async def stop_response(response: OpenResponse, model: Model, *, seconds: float)
     except (ModelError, TimeoutError) as error:
         log.warning("response_not_stopped", response=response.response_id, error=str(error)[:500])
         return UNKNOWN_USAGE
+
+
+async def shown_before(store: Store, address: Address) -> str:
+    """The text that an earlier attempt has shown, from the log."""
+
+    async def page_after(offset: int, limit: int = 1_000) -> Page:
+        return await retry_until_answered(lambda: store.read(address, after=offset, limit=limit))
+
+    page = await page_after(0, limit=1)
+    if page.live_from is None:
+        return ""
+    answer, after = Answer(), page.live_from - 1
+    while after < page.top:
+        page = await page_after(after)
+        if not page.events:
+            break
+        for event in page.events:
+            answer.take(event)
+        after = page.events[-1].offset
+    return answer.text
 
 
 def close_call(call: CallItem, started_ids: set[str], text: str) -> OutputItem:

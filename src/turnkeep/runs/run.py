@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Literal, TypeVar, assert_never
@@ -28,19 +29,18 @@ from turnkeep.errors import (
     TurnkeepError,
     Waiting,
 )
-from turnkeep.events import Answer, Event, TurnFault
+from turnkeep.events import Event, TurnFault
 from turnkeep.failpoints import crash_chances, reach
 from turnkeep.messages import AssistantItem, Item
 from turnkeep.pricing.tokenizer import tokenizer_for
-from turnkeep.runs.activity import figures_of, measure_claim, measure_run
+from turnkeep.runs.activity import RunFigures, count_unanswered, measure_claim, measure_run
 from turnkeep.runs.announcer import Announcer, Disclosure
 from turnkeep.runs.answer import Answering, ModelPrompt
 from turnkeep.runs.answer_contract import FinalAnswer, NeedsDecision
 from turnkeep.runs.endpoint_circuits import Circuits
-from turnkeep.runs.halt import close_call, stop_response, without_text
-from turnkeep.runs.interrupt import DrainRequest, StopRequest, weightiest
+from turnkeep.runs.halt import close_call, shown_before, stop_response, without_text
 from turnkeep.runs.journal import Journal, retry_until_answered
-from turnkeep.runs.lease import Lease
+from turnkeep.runs.lease import DrainRequest, Lease, StopRequest, weightiest
 from turnkeep.runs.outcomes import VERDICT_LABELS, Dropping, HoldVerdict, Releasing, Verdict
 from turnkeep.runs.run_context import RunContext
 from turnkeep.runs.tool_calls import EFFECT_UNKNOWN
@@ -51,7 +51,6 @@ from turnkeep.store.values import (
     Commit,
     FailOutcome,
     Failure,
-    Page,
     Record,
     Stop,
     TranscriptEntry,
@@ -170,10 +169,9 @@ class Run:
 
     async def _work(self) -> FinalAnswer | NeedsDecision:
         """Answer for as long as the lease holds, and what is said finds its way into the log."""
-        interrupt = self.lease.interrupt
-        self.announcer.watch(interrupt.end)
+        self.announcer.watch(self.lease.interrupt)
         try:
-            with interrupt:
+            with held(self.lease):
                 result = await self._answer()
                 # the final event is written by the commit: nothing of this run may come after it
                 await self.announcer.wait_until_published()
@@ -302,7 +300,7 @@ class Run:
             # told as a lost lease: taken for an unexpected error, it used up an attempt
             async with asyncio.timeout(self._time_left):
                 await self.journal.finish()
-                text = self.announcer.text_so_far or await self._shown_before()
+                text = self.announcer.text_so_far or await shown_before(self.context.store, self.claim.address)
         except TimeoutError:
             raise LeaseLost(f"the store was away until the lease of run {self.claim.run_id} was over") from None
         # steps of an earlier attempt that this one has not shown again yet
@@ -342,24 +340,6 @@ class Run:
             return Usage()
         usage = await stop_response(running, self.context.model(running.model), seconds=self._time_left)
         return self.context.prices.cost(usage, running.model)
-
-    async def _shown_before(self) -> str:
-        """The text that an earlier attempt has shown, from the log."""
-        page = await retry_until_answered(lambda: self.context.store.read(self.claim.address, after=0, limit=1))
-        if page.live_from is None:
-            return ""
-        answer, after = Answer(), page.live_from - 1
-        while after < page.top:
-            page = await self._log_after(after)
-            if not page.events:
-                break
-            for event in page.events:
-                answer.take(event)
-            after = page.events[-1].offset
-        return answer.text
-
-    async def _log_after(self, offset: int) -> Page:
-        return await retry_until_answered(lambda: self.context.store.read(self.claim.address, after=offset))
 
     def _commit(
         self,
@@ -449,19 +429,57 @@ class Run:
         if context.meter is not SILENT:
             measure_run(context.meter, claim, verdict, self.failure, begun_at=begun_at, first_shown_at=shown_at)
         if context.activity is not None:
-            first = None if shown_at is None else shown_at - begun_at
-            seconds = asyncio.get_running_loop().time() - begun_at
-            context.activity.note(
-                figures_of(
-                    claim,
-                    verdict,
-                    self.failure,
-                    model=self.model_name,
-                    assistant=self.assistant.name or self.assistant.assistant_id,
-                    first=first,
-                    run_seconds=seconds,
-                )
-            )
+            context.activity.note(self.figures(verdict, begun_at, shown_at))
+
+    def figures(self, verdict: Verdict, begun_at: float, shown_at: float | None) -> RunFigures:
+        """What is counted of it; both times are those of the loop."""
+        claim, answered_count, end = self.claim, 0, ""
+        if isinstance(verdict, Commit):
+            end, usage, code, answered_count = verdict.outcome, verdict.usage, "", len(claim.messages)
+        else:
+            end, usage, code = count_unanswered(verdict, self.failure)
+        # of a claim that is lost others count the wait
+        has_waited = bool(claim.messages) and not isinstance(verdict, Dropping)
+        return RunFigures(
+            at=self.context.clock.now(),
+            tenant=claim.address.tenant,
+            end=end,
+            messages=answered_count,
+            model=self.model_name,
+            assistant=self.assistant.name or self.assistant.assistant_id,
+            usage=usage,
+            code=code,
+            attempt=claim.attempt,
+            arrival=claim.messages[0].arrival if has_waited else None,
+            due_at=claim.due_at,
+            claimed_at=claim.claimed_at,
+            first=None if shown_at is None else shown_at - begun_at,
+            seconds=asyncio.get_running_loop().time() - begun_at,
+        )
+
+
+@contextmanager
+def held(lease: Lease) -> Iterator[None]:
+    """As `asyncio.timeout`, but that a lease ends the block: at its next wait, once there is a reason, which is
+    raised. Of a task, and one at a time.
+    """
+    work = asyncio.current_task()
+    if work is None:
+        raise RuntimeError("only a task can be interrupted")
+    cancellations = work.cancelling()
+    if lease.reasons:
+        raise weightiest(lease.reasons)
+    lease.work = work
+    try:
+        yield
+    except BaseException as error:
+        if lease.reasons and (cause := lease.cause(error, work, cancellations)) is not error:
+            raise cause from error
+        raise
+    finally:
+        lease.work = None
+    if lease.reasons:
+        raise lease.cause(None, work, cancellations)
 
 
 def _with_count(commit: Commit, published_count: int) -> Commit:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -16,8 +16,7 @@ from turnkeep.backoff import Backoff
 from turnkeep.clock import until_tick
 from turnkeep.errors import LeaseLost, StoreError
 from turnkeep.messages import Message
-from turnkeep.runs.interrupt import DrainRequest, Interrupt
-from turnkeep.runs.lease import Lease
+from turnkeep.runs.lease import DrainRequest, Lease
 from turnkeep.runs.run import Run
 from turnkeep.runs.run_context import RunContext
 from turnkeep.store.contract import Inbox
@@ -193,10 +192,6 @@ class Keeper:
         return True
 
 
-class _Stop(Exception):
-    """the worker takes nothing more"""
-
-
 class Worker:
     """`run` works until `stop`, then drains: no claim is taken any more, runs end or are given
     back, unused attempts stay.
@@ -214,8 +209,9 @@ class Worker:
         self.rules = rules or WorkerRules()
         self.keeper = Keeper(context.store, rules=lease, owner=owner)
         self._is_stopping = False
-        self._pause: Interrupt | None = None
-        """What it waits in while there is nothing to do."""
+        self._claiming: asyncio.Task[None] | None = None
+        self._is_waiting = False
+        """Who claims has nothing to do: then a stop may cancel him, and at no other time."""
         self._slot_freed = asyncio.Event()
 
     @property
@@ -225,8 +221,8 @@ class Worker:
 
     def stop(self) -> None:
         self._is_stopping = True
-        if self._pause is not None:
-            self._pause.end(_Stop())
+        if self._claiming is not None and self._is_waiting:
+            self._claiming.cancel()
 
     async def run(self) -> None:
         async with self._measuring(), asyncio.TaskGroup() as upkeep:
@@ -237,7 +233,8 @@ class Worker:
                 ends.append(activity.stop)
             # inside of the other group: leases are renewed, and events published, until the last run is over
             async with asyncio.TaskGroup() as runs:
-                await self._claim_until_stopped(runs)
+                self._claiming = runs.create_task(self._claim_until_stopped(runs))
+                await asyncio.wait([self._claiming])
                 await self._drain()
             for end in ends:
                 end()
@@ -291,12 +288,11 @@ class Worker:
         """Wait for this or for `stop`."""
         if self._is_stopping:  # since it was last looked at, while the store was asked
             return
-        self._pause = Interrupt()
+        self._is_waiting = True
         try:
-            with suppress(_Stop), self._pause:
-                await wait()
+            await wait()
         finally:
-            self._pause = None
+            self._is_waiting = False
 
     async def _work(self, lease: Lease) -> None:
         try:
