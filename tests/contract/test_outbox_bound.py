@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from redis.asyncio import Redis
 
+from tests.contract.opening import opened
 from tests.contract.redis_desk import store_on
 from tests.services import RedisServer
 from turnkeep.events import Event
@@ -26,15 +26,6 @@ from turnkeep.usage import Usage
 
 AT_ONCE = Policies(Policy(window=0.0))
 WHERE = Address("t", "q", "c")
-
-
-@asynccontextmanager
-async def opened(store: Store) -> AsyncIterator[Store]:
-    await store.open()
-    try:
-        yield store
-    finally:
-        await store.close()
 
 
 async def leased(store: Store) -> Claim:

@@ -26,7 +26,7 @@ from turnkeep.runs.budget import Budgets
 from turnkeep.runs.journal import Journal
 from turnkeep.runs.lease import Lease
 from turnkeep.runs.outcomes import Verdict
-from turnkeep.runs.run import Run, held
+from turnkeep.runs.run import Run, while_held
 from turnkeep.runs.run_context import RunContext, RunRules
 from turnkeep.runs.worker import Keeper, LeaseRules
 from turnkeep.store.contract import EventGap
@@ -469,7 +469,7 @@ async def reason_of(ending: Announcer | Lease) -> NoReturn:
     else:
         lease = lease_of_nobody()
         ending.watch(lease.interrupt)
-    with held(lease):
+    with while_held(lease):
         await asyncio.get_running_loop().create_future()
     raise AssertionError("nothing was told")
 

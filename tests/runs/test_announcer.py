@@ -14,7 +14,7 @@ from turnkeep.errors import LeaseLost, OutcomeUnknown, StoreUnavailable
 from turnkeep.events import Event, delta
 from turnkeep.runs.announcer import MERGE_ABOVE, TICK, Announcer, merge_deltas
 from turnkeep.runs.journal import STORE_PATIENCE
-from turnkeep.runs.run import held
+from turnkeep.runs.run import while_held
 from turnkeep.store.contract import EventGap
 
 
@@ -24,7 +24,7 @@ async def announcing(stage: Stage, **options: Any) -> AsyncIterator[Announcer]:
     announcer = announcer_of(stage, lease.claim, **options)
     announcer.watch(lease.interrupt)
     async with publishing(stage):
-        with held(lease):
+        with while_held(lease):
             yield announcer
     announcer.close()
 

@@ -14,7 +14,7 @@ from tests.runs.stage import HERE, LostReply, Stage, Stumble, reason_of
 from turnkeep.errors import LeaseLost, OutcomeUnknown, StoreUnavailable, ThreadBusy
 from turnkeep.messages import Address, Message, text_content
 from turnkeep.runs.lease import DrainRequest, Lease, StopRequest
-from turnkeep.runs.run import held
+from turnkeep.runs.run import while_held
 from turnkeep.runs.worker import Keeper, LeaseRules
 from turnkeep.store.memory import MemoryStore
 from turnkeep.store.values import Directive
@@ -170,7 +170,7 @@ async def test_a_process_that_stood_still_goes_on_only_where_nobody_has_taken_th
 
 async def test_a_run_that_ends_as_its_lease_runs_out_is_told_nothing_any_more() -> None:
     lease = await stage_of().lease("m1")
-    with held(lease):
+    with while_held(lease):
         await asyncio.sleep(24.9)
     await asyncio.sleep(60.0)
 

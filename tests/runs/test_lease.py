@@ -11,7 +11,7 @@ import pytest
 from tests.runs.stage import lease_of_nobody
 from turnkeep.errors import LeaseLost, RunTimedOut, StoreUnavailable
 from turnkeep.runs.lease import DrainRequest, Lease, StopRequest
-from turnkeep.runs.run import held
+from turnkeep.runs.run import while_held
 
 LOST, STOP, DRAIN, AWAY = LeaseLost("lost"), StopRequest("cancel"), DrainRequest(), StoreUnavailable("away")
 
@@ -27,13 +27,13 @@ async def for_ever() -> None:
 
 
 async def within(lease: Lease, work: Callable[[], Awaitable[None]]) -> None:
-    with held(lease):
+    with while_held(lease):
         await work()
 
 
 async def test_a_block_that_nobody_ends_is_left_as_it_is() -> None:
     lease = lease_of_nobody()
-    with held(lease):
+    with while_held(lease):
         await asyncio.sleep(0)
     lease.interrupt(STOP)
     await asyncio.sleep(0)
@@ -43,7 +43,7 @@ async def test_a_block_that_nobody_ends_is_left_as_it_is() -> None:
 async def test_a_reason_ends_the_block_at_its_next_wait() -> None:
     lease = lease_of_nobody()
     asyncio.get_running_loop().call_later(1.0, lease.interrupt, STOP)
-    with pytest.raises(StopRequest) as caught, held(lease):
+    with pytest.raises(StopRequest) as caught, while_held(lease):
         await for_ever()
     await asyncio.sleep(0)
     assert (caught.value, current_cancellations()) == (STOP, 0)
@@ -52,7 +52,7 @@ async def test_a_reason_ends_the_block_at_its_next_wait() -> None:
 async def test_a_block_with_a_reason_to_end_does_not_begin() -> None:
     lease, steps = lease_of_nobody(), list[str]()
     lease.interrupt(STOP)
-    with pytest.raises(StopRequest), held(lease):
+    with pytest.raises(StopRequest), while_held(lease):
         steps.append("begun")
     await asyncio.sleep(0)
     assert (steps, current_cancellations()) == ([], 0)
@@ -72,7 +72,7 @@ async def test_a_reason_that_is_given_within_the_block_ends_it_too() -> None:
 
 async def test_a_block_that_does_not_wait_any_more_is_ended_all_the_same() -> None:
     lease = lease_of_nobody()
-    with pytest.raises(StopRequest), held(lease):
+    with pytest.raises(StopRequest), while_held(lease):
         lease.interrupt(STOP)
     await asyncio.sleep(0)
     assert current_cancellations() == 0
@@ -196,7 +196,7 @@ async def test_what_ends_the_program_is_nobody_elses() -> None:
 
 
 def test_there_is_nothing_to_interrupt_without_a_task() -> None:
-    with pytest.raises(RuntimeError, match="no running event loop"), held(lease_of_nobody()):
+    with pytest.raises(RuntimeError, match="no running event loop"), while_held(lease_of_nobody()):
         pass
 
 
@@ -205,7 +205,7 @@ async def test_what_a_callback_begins_is_no_task() -> None:
 
     def call() -> None:
         try:
-            with held(lease_of_nobody()):
+            with while_held(lease_of_nobody()):
                 pass
         except RuntimeError as error:
             errors.append(error)

@@ -1,5 +1,5 @@
 """A lease: the right to go on working, what the store has said of it, and what ends the work that rests on
-it. Who keeps it is the `Keeper` of `worker`; a run works while it is `held`.
+it. Who keeps it is the `Keeper` of `worker`; a run works `while_held`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class DrainRequest(Exception):
 class Lease:
     """The lease of one claim: what the store has said of it, as far as its keeper knows.
 
-    Work that rests on it (`held` of `run`) is ended at its next wait by the first reason. Of several, and what the
+    Work that rests on it (`while_held` of `run`) is ended at its next wait by the first reason. Of several, and what the
     work itself raised meanwhile, the weightiest counts. For work that nobody ends nothing of it runs.
     """
 

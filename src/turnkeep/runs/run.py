@@ -171,7 +171,7 @@ class Run:
         """Answer for as long as the lease holds, and what is said finds its way into the log."""
         self.announcer.watch(self.lease.interrupt)
         try:
-            with held(self.lease):
+            with while_held(self.lease):
                 result = await self._answer()
                 # the final event is written by the commit: nothing of this run may come after it
                 await self.announcer.wait_until_published()
@@ -459,7 +459,7 @@ class Run:
 
 
 @contextmanager
-def held(lease: Lease) -> Iterator[None]:
+def while_held(lease: Lease) -> Iterator[None]:
     """As `asyncio.timeout`, but that a lease ends the block: at its next wait, once there is a reason, which is
     raised. Of a task, and one at a time.
     """

@@ -8,8 +8,7 @@ is told afterwards has to be equal.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import count
 from typing import Any, Literal, NamedTuple
@@ -17,6 +16,7 @@ from typing import Any, Literal, NamedTuple
 import pytest
 
 from tests.contract.comparing import Names, differences
+from tests.contract.opening import opened
 from tests.contract.suite.acts import ACTS, OTHERS, SAID, Act, State, World, bring, partitions_of
 from tests.contract.suite.desk import Start
 from turnkeep.errors import LeaseLost, Rejection, ThreadBusy, ThreadNotFound
@@ -224,16 +224,6 @@ async def play_all(
                 ]
             found += [line for each in lines for line in each.result()]
     return found
-
-
-@asynccontextmanager
-async def opened(store: Store) -> AsyncIterator[Store]:
-    """Open; closed in the end, also where the comparison raises."""
-    await store.open()
-    try:
-        yield store
-    finally:
-        await store.close()
 
 
 async def _compare(store: Store, oracle: Store, triple: Triple, name: str, repeat: Repeat) -> list[str]:
