@@ -302,11 +302,16 @@ async def test_what_was_said_while_the_line_was_cut_is_told_once(desk: Desk) -> 
 
 def test_the_same_message_id_is_never_answered_twice(desk: Desk) -> None:
     with desk.running("dev"):
-        assert desk.run("send", "c1", "Hi", "--message-id", "m1").code == 0
+        first = desk.run("send", "c1", "Hi", "--message-id", "m1")
         again = desk.run("send", "c1", "Hi", "--message-id", "m1")
+        told = desk.run("send", "c1", "Hi", "--message-id", "m1", "--status")
         other = desk.run("send", "c1", "Ho", "--message-id", "m1", "--json")
         assert desk.run("threads", "show", "c1", "--json").json["turns"] == 1
-    assert (again.code, again.err) == (0, "message m1 is answered already\n")
+    alone = desk.run("send", "c1", "Hi", "--message-id", "m1", "--here")
+    assert first.out
+    assert [(one.code, one.out) for one in (again, told, alone)] == [(0, first.out)] * 3
+    assert again.err == ""
+    assert "message m1 is answered already" in told.err
     assert (other.code, other.json["error"]["code"]) == (1, "message_conflict")
 
 

@@ -31,7 +31,7 @@ class AnswerPrinter:
                 self.on_completed(frame)
                 return 0
             case _, "settled" | "withdrawn":
-                return self.on_settled(str(frame.get("outcome") or "withdrawn"))
+                return self.on_settled(str(frame.get("outcome") or "withdrawn"), frame.get("answer"))
             case _, "accepted" if "receipt" in frame:
                 self.on_accepted(frame["receipt"])
             case _, "accepted":
@@ -70,8 +70,12 @@ class AnswerPrinter:
         output.note(f"error: {frame['message']}", style="red")
         output.note(f"{frame.get('code', 'error')}: {frame['error_details']}")
 
-    def on_settled(self, outcome: str) -> int:
-        output.note(f"message {self._message_id} is {outcome} already")
+    def on_settled(self, outcome: str, answer: str | None) -> int:
+        if answer is None or self._status:
+            output.note(f"message {self._message_id} is {outcome} already")
+        if answer is not None:
+            self._replace(answer)
+            self.end_line()
         return 0 if outcome == "answered" else FAILED
 
     def end_line(self) -> None:
@@ -135,7 +139,7 @@ class JsonPrinter(AnswerPrinter):
     def on_failure(self, frame: Frame) -> None:
         return
 
-    def on_settled(self, outcome: str) -> int:
+    def on_settled(self, outcome: str, answer: str | None) -> int:
         return 0 if outcome == "answered" else FAILED
 
 

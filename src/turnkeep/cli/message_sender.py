@@ -2,13 +2,13 @@
 of the seed dialect.
 
 The first frame is the receipt, ``{"status": "accepted", "receipt": …}``. A frame whose status is
-``settled`` tells of a message that was settled before.
+``settled`` tells of a message that was settled before, with its answer if that can be had.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
@@ -19,8 +19,10 @@ from turnkeep.application import Application
 from turnkeep.cli import context, output, service_tools
 from turnkeep.client import TurnkeepClient
 from turnkeep.client.server_link import StreamState, without_password
+from turnkeep.client.turnkeep_client import answer_among
 from turnkeep.errors import NotAllowed, NotAuthenticated, Rejection, StoreUnavailable, TurnkeepError
 from turnkeep.inputs import read_message
+from turnkeep.messages import item_to_json
 from turnkeep.settings import Settings
 from turnkeep.store.values import Receipt
 from turnkeep.tools.pins import Pins
@@ -79,10 +81,8 @@ async def from_server(base: str, ask: Ask) -> AsyncGenerator[Frame, None]:
                 is_repeat = receipt.pop("repeated")
                 yield {"type": "status", "status": "accepted", "message_id": accepted_id, "receipt": receipt}
                 # of a message that was settled before no event comes any more
-                if is_repeat:
-                    record = await _record_of(client, ask.channel, accepted_id)
-                    for frame in _settled_frames(accepted_id, record["status"], record["run_id"]):
-                        yield frame
+                if is_repeat and (settled_frame := await _settled_there(client, ask.channel, accepted_id)):
+                    yield settled_frame
                 yield first
                 async for frame in frames:
                     yield frame
@@ -92,13 +92,16 @@ async def from_server(base: str, ask: Ask) -> AsyncGenerator[Frame, None]:
             raise _unreachable(base, error) from error
 
 
-async def _record_of(client: TurnkeepClient, channel: str, message_id: str) -> Mapping[str, Any]:
+async def _settled_there(client: TurnkeepClient, channel: str, message_id: str) -> Frame | None:
     """What became of a message that has its receipt, however long the server is away."""
     while True:
         try:
-            return await client.get_message(channel, message_id)
+            record = await client.get_message(channel, message_id)
+            items = (await client.list_messages(channel))["items"] if record["status"] == "answered" else ()
         except StoreUnavailable:
             _note_that_it_is_away(message_id)
+        else:
+            return _settled_frame(message_id, record["status"], record["run_id"], items)
 
 
 def _note_that_it_is_away(message_id: str) -> None:
@@ -154,15 +157,27 @@ async def _receipt_frames(application: Application, ask: Ask, receipt: Receipt) 
         "receipt": receipt.to_json(),
         "simulated": application.is_simulated,
     }
-    record = (
-        await application.store.message(application.address(ask.channel), receipt.message_id)
-        if receipt.repeated
-        else None
-    )
-    return [frame, *(_settled_frames(receipt.message_id, record.status, record.run_id) if record else [])]
+    settled_frame = await _settled_here(application, ask) if receipt.repeated else None
+    return [frame] if settled_frame is None else [frame, settled_frame]
 
 
-def _settled_frames(message_id: str, status: str, run_id: str | None) -> list[Frame]:
+async def _settled_here(application: Application, ask: Ask) -> Frame | None:
+    store, address = application.store, application.address(ask.channel)
+    if (record := await store.message(address, ask.message_id)) is None:
+        return None
+    entries = (await store.history(address)).entries if record.status == "answered" else ()
+    items = [{"turn": entry.turn, **item_to_json(entry.item)} for entry in entries]
+    return _settled_frame(record.message_id, record.status, record.run_id, items)
+
+
+def _settled_frame(
+    message_id: str, status: str, run_id: str | None, items: Sequence[Mapping[str, Any]]
+) -> Frame | None:
+    """None while it is not; `answer` is what the transcript holds of it."""
     if status in ("waiting", "delayed", "running"):
-        return []
-    return [{"type": "status", "status": "settled", "message_id": message_id, "outcome": status, "run_id": run_id}]
+        return None
+    frame: Frame = {
+        "type": "status", "status": "settled", "message_id": message_id, "outcome": status, "run_id": run_id,
+    }  # fmt: skip
+    answer = answer_among(items, message_id)
+    return frame if answer is None else {**frame, "answer": answer}

@@ -324,12 +324,17 @@ class TurnkeepClient:
         record = await self.get_message(channel, message_id)
         if record["status"] in ("waiting", "delayed", "running"):
             return None
-        items = (await self.list_messages(channel))["items"]
-        turn = next((item["turn"] for item in items if item.get("message_id") == message_id), None)
-        texts = [item.get("text", "") for item in items if item["turn"] == turn and item["kind"] == "assistant"]
-        if turn is None or not texts:
+        text = answer_among((await self.list_messages(channel))["items"], message_id)
+        if text is None:
             raise NotFound(f"message {message_id!r} was {record['status']}, and has no answer")
-        return str(texts[-1])
+        return text
+
+
+def answer_among(items: Sequence[Mapping[str, Any]], message_id: str) -> str | None:
+    """What these entries of a transcript answer to a message; None where they hold no answer to it."""
+    turn = next((item["turn"] for item in items if item.get("message_id") == message_id), None)
+    texts = [item.get("text", "") for item in items if item["turn"] == turn and item["kind"] == "assistant"]
+    return None if turn is None or not texts else str(texts[-1])
 
 
 def position_of(frame: Mapping[str, Any]) -> str:
