@@ -1,5 +1,5 @@
 """What comes in, read strictly, at every door and from Python: bytes to JSON, and JSON to a
-`Message`, an assistant, or what else may be set.
+`Message` or what else may be set.
 
 What two programs could read differently is refused. Everything that is wrong is an `InvalidMessage`
 with a sentence.
@@ -16,7 +16,6 @@ from urllib.parse import urlsplit
 
 import orjson
 
-from turnkeep.assistants import FIELDS, FUNCTION, MASK
 from turnkeep.errors import InvalidMessage, MessageTooLarge
 from turnkeep.messages import BUSY_POLICIES, USER, Address, Content, Message, Part, content_size, text_content
 from turnkeep.models.model import wrong_form
@@ -38,7 +37,6 @@ MAX_MOMENT = 1e11
 say is far beyond.
 """
 MAX_INSTRUCTIONS = 32_000
-MAX_ASSISTANT_INSTRUCTIONS = 100_000
 MAX_MODEL = 200
 """Characters of the name of a model, a tool or an assistant."""
 MAX_PARTS = 64
@@ -71,8 +69,6 @@ EFFORTS: tuple[Effort, ...] = get_args(Effort)
 FormatKind = Literal["text", "json_object", "json_schema"]
 FORMATS: tuple[FormatKind, ...] = get_args(FormatKind)
 MAX_PARAMETERS = 32_768
-
-ASSISTANT_TEXTS = (("model", MAX_MODEL), ("name", MAX_MODEL), ("instructions", MAX_ASSISTANT_INSTRUCTIONS))
 
 
 def read_json(data: bytes | str, *, limit: int) -> dict[str, Any]:
@@ -177,7 +173,7 @@ def read_message(
         window=optional_number(body, "window", MAX_WINDOW),
         max_wait=optional_number(body, "max_wait", MAX_WAIT),
         not_before=optional_number(body, "not_before", MAX_MOMENT),
-        flush=_flag(body, "flush"),
+        flush=optional_flag(body, "flush"),
         minted=message_id is None,
     )
 
@@ -200,7 +196,7 @@ def checked_channel(value: object) -> str:
     # On a socket it is the seeds' way to subscribe, and would never be a channel there.
     if value in RESERVED_CHANNELS:
         raise InvalidMessage(f"the channel {value!r} is reserved, choose another")
-    return _clean("channel", value)
+    return clean_text("channel", value)
 
 
 def read_content(body: Mapping[str, Any], *, limit: int) -> Content:
@@ -219,7 +215,7 @@ def read_content(body: Mapping[str, Any], *, limit: int) -> Content:
 def _text(text: object) -> Content:
     if not isinstance(text, str) or not text.strip():
         raise InvalidMessage("Invalid or missing 'message' field")
-    return text_content(_clean("message", text))
+    return text_content(clean_text("message", text))
 
 
 def _parts(parts: object) -> Content:
@@ -245,7 +241,7 @@ def _attachment(kind: str, data: Mapping[str, object]) -> dict[str, str]:
     """Where an image or a file is, and what else models are told of it."""
     places, more = ATTACHMENT_KINDS[kind]
     places_given = [name for name in data if name in places]
-    texts = {name: _clean(name, value) for name, value in data.items() if isinstance(value, str) and value}
+    texts = {name: clean_text(name, value) for name, value in data.items() if isinstance(value, str) and value}
     if len(places_given) != 1 or not data.keys() <= {*places, *more} or texts.keys() != data.keys():
         one, others = " or ".join(map(repr, places)), " and ".join(map(repr, more))
         raise InvalidMessage(f"a part of type {kind!r} must hold {one}, and may hold {others}, all of them texts")
@@ -286,7 +282,7 @@ def drops_inbox(body: Mapping[str, Any]) -> bool:
     return bool(choice == "drop")
 
 
-def _clean(name: str, text: str) -> str:
+def clean_text(name: str, text: str) -> str:
     # Names are joined by NUL where one key is made of several: nobody may choose where one ends.
     if "\0" in text:
         raise InvalidMessage(f"'{name}' holds a NUL character")
@@ -303,7 +299,7 @@ def optional_text(body: Mapping[str, Any], name: str, longest: int) -> str | Non
         return None
     if not isinstance(value, str) or not value or len(value) > longest:
         raise InvalidMessage(f"'{name}' must be a text of 1 to {longest} characters")
-    return _clean(name, value)
+    return clean_text(name, value)
 
 
 def read_function(function: object) -> tuple[str, dict[str, Any]]:
@@ -330,7 +326,7 @@ def optional_number(body: Mapping[str, Any], name: str, largest: float) -> float
     return float(value)
 
 
-def _flag(body: Mapping[str, Any], name: str) -> bool:
+def optional_flag(body: Mapping[str, Any], name: str) -> bool:
     value = body.get(name, False)
     if not isinstance(value, bool):
         raise InvalidMessage(f"'{name}' must be true or false")
@@ -351,7 +347,7 @@ def _parameters(body: Mapping[str, Any]) -> dict[str, Any] | None:
     parameters, effort, form = body.get("parameters"), body.get("effort"), body.get("format")
     if parameters is None and effort is None and form is None:
         return None
-    values = dict(_object("parameters", parameters)) if parameters is not None else {}
+    values = dict(free_object("parameters", parameters)) if parameters is not None else {}
     if wrong := wrong_form(values):
         raise InvalidMessage(wrong)
     if effort is not None:
@@ -384,7 +380,7 @@ def _format(form: object) -> dict[str, Any]:
     if not isinstance(schema_format, Mapping) or not isinstance(schema_format.get("schema"), Mapping):
         raise InvalidMessage("'format' of type json_schema must hold a 'schema', an object")
     name = optional_text(schema_format, "name", MAX_FORMAT_NAME) or "answer"
-    return _object("format", {**schema_format, "type": "json_schema", "name": name})
+    return free_object("format", {**schema_format, "type": "json_schema", "name": name})
 
 
 def read_metadata(value: object) -> dict[str, str | None]:
@@ -398,7 +394,7 @@ def read_metadata(value: object) -> dict[str, str | None]:
             raise InvalidMessage(
                 f"'metadata' holds texts of at most {MAX_METADATA_TEXT} characters, or null to remove one"
             )
-    return {_clean("metadata", k): v if v is None else _clean("metadata", v) for k, v in value.items()}
+    return {clean_text("metadata", k): v if v is None else clean_text("metadata", v) for k, v in value.items()}
 
 
 def _metadata(body: Mapping[str, Any]) -> dict[str, str]:
@@ -410,7 +406,7 @@ def _metadata(body: Mapping[str, Any]) -> dict[str, str]:
             f"'metadata' must hold at most {MAX_METADATA} texts of {MAX_METADATA_TEXT} characters, "
             f"with names of {MAX_METADATA_NAME}"
         )
-    return {_clean("metadata", k): _clean("metadata", v) for k, v in value.items()}
+    return {clean_text("metadata", k): clean_text("metadata", v) for k, v in value.items()}
 
 
 def _is_metadata(entry: tuple[object, object]) -> bool:
@@ -423,60 +419,8 @@ def _is_metadata(entry: tuple[object, object]) -> bool:
     )
 
 
-def assistant_fields(body: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of an assistant, checked. Raises `InvalidMessage`."""
-    if strangers := set(body) - set(FIELDS):
-        raise InvalidMessage(f"an assistant has no field {', '.join(sorted(strangers))[:200]}")
-    values: dict[str, Any] = {}
-    for name, longest in ASSISTANT_TEXTS:
-        if (text := optional_text(body, name, longest)) is not None:
-            values[name] = text
-    if "tools" in body:
-        values["tools"] = _tools(body["tools"])
-    if "fallbacks" in body:
-        values["fallbacks"] = _names("fallbacks", body["fallbacks"])
-    values |= {name: _flag(body, name) for name in ("background", "show_reasoning") if name in body}
-    values |= {name: _object(name, body[name]) for name in ("parameters", "metadata") if name in body}
-    if wrong := wrong_form(values.get("parameters", {})):
-        raise InvalidMessage(wrong)
-    if not all(isinstance(text, str) for text in values.get("metadata", {}).values()):
-        raise InvalidMessage("'metadata' must hold texts")
-    return values
-
-
-def _object(name: str, value: object) -> dict[str, Any]:
+def free_object(name: str, value: object) -> dict[str, Any]:
     if not isinstance(value, dict) or len(value) > MAX_ENTRIES:
         raise InvalidMessage(f"'{name}' must be an object of at most {MAX_ENTRIES} entries")
-    _clean(name, json.dumps(value, ensure_ascii=False))
+    clean_text(name, json.dumps(value, ensure_ascii=False))
     return value
-
-
-def _tools(value: object) -> list[Any] | None:
-    """Names of tools here, and objects for those that run at the provider."""
-    if value is None:
-        return None
-    if not isinstance(value, list) or len(value) > MAX_NAMES:
-        raise InvalidMessage(
-            f"'tools' must be a list of at most {MAX_NAMES} names, and of objects for tools of the provider"
-        )
-    provider_tools = [_object("tools", tool) for tool in value if not isinstance(tool, str)]
-    if not all(isinstance(tool.get("type"), str) and tool["type"] for tool in provider_tools):
-        raise InvalidMessage('a tool of the provider must have a type, as {"type": "web_search"}')
-    # Somebody sends back what he was shown: the mask would be stored in place of the key.
-    if any(MASK in tool.values() for tool in provider_tools):
-        raise InvalidMessage(f"a tool of the provider holds {MASK!r} where something was not shown: give it again")
-    for tool in provider_tools:
-        if tool["type"] == FUNCTION:
-            read_function(tool.get("function", tool))
-    _names("tools", [tool for tool in value if isinstance(tool, str)])
-    return value
-
-
-def _names(name: str, value: object) -> list[str]:
-    if (
-        not isinstance(value, list)
-        or len(value) > MAX_NAMES
-        or not all(isinstance(v, str) and 0 < len(v) <= MAX_MODEL for v in value)
-    ):
-        raise InvalidMessage(f"'{name}' must be a list of names")
-    return [_clean(name, one) for one in value]

@@ -11,9 +11,9 @@ import pytest
 
 from tests.scenario.house import opened
 from turnkeep import AssistantMessageQueue, ConversationManager, OpenAIService, create_openai_config
+from turnkeep.assistant_input import assistant_fields
 from turnkeep.auth.api_keys import ApiKeys
 from turnkeep.errors import ConfigurationError, InvalidMessage, MessageTooLarge, NotFound
-from turnkeep.inputs import assistant_fields
 from turnkeep.messages import Part
 
 WRONG: list[dict[str, Any]] = [

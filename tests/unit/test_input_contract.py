@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 
+from turnkeep.assistant_input import assistant_fields
 from turnkeep.doors.http import request_bodies
 from turnkeep.errors import Rejection
-from turnkeep.inputs import assistant_fields, drops_inbox, read_content, read_message, read_metadata
+from turnkeep.inputs import drops_inbox, read_content, read_message, read_metadata
 from turnkeep.messages import Address
 from turnkeep.thread_options import thread_options
 

@@ -12,13 +12,14 @@ from typing import Annotated, Any
 
 import typer
 
+from turnkeep.assistant_input import assistant_fields
 from turnkeep.assistants import FUNCTION, Assistants
 from turnkeep.cli import context, output
 from turnkeep.cli.arguments import JsonOption, Tenant
 from turnkeep.cli.audit import report
 from turnkeep.clock import SystemClock
 from turnkeep.errors import Conflict, InvalidMessage
-from turnkeep.inputs import MAX_NAME, assistant_fields, optional_text
+from turnkeep.inputs import MAX_NAME, optional_text
 from turnkeep.pricing.catalog import Catalog
 from turnkeep.settings import Settings
 

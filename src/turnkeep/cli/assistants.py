@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from turnkeep.assistant_input import assistant_fields
 from turnkeep.assistants import Assistant, Assistants
 from turnkeep.auth.audit_trail import Act
 from turnkeep.cli import context, output
@@ -18,7 +19,6 @@ from turnkeep.cli.assistant_import import import_assistants
 from turnkeep.cli.audit import report
 from turnkeep.cli.findings import today
 from turnkeep.clock import SystemClock
-from turnkeep.inputs import assistant_fields
 from turnkeep.pricing.catalog import Catalog
 from turnkeep.settings import Settings
 

@@ -28,8 +28,8 @@ class DrainRequest(Exception):
 class Lease:
     """The lease of one claim: what the store has said of it, as far as its keeper knows.
 
-    Work that rests on it (`while_held` of `run`) is ended at its next wait by the first reason. Of several, and what the
-    work itself raised meanwhile, the weightiest counts. For work that nobody ends nothing of it runs.
+    Work that rests on it (`while_held` of `run`) is ended at its next wait by the first reason. Of several, and what
+    the work itself raised meanwhile, the weightiest counts. For work that nobody ends nothing of it runs.
     """
 
     claim: Claim

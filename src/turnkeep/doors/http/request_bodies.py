@@ -13,9 +13,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from turnkeep.assistant_input import MAX_ASSISTANT_INSTRUCTIONS
 from turnkeep.auth.acts import MAX_DIGEST, DecisionVerdict
 from turnkeep.inputs import (
-    MAX_ASSISTANT_INSTRUCTIONS,
     MAX_ENTRIES,
     MAX_INSTRUCTIONS,
     MAX_METADATA,

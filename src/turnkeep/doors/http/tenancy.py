@@ -6,11 +6,12 @@ from typing import Any, cast, get_args
 
 from starlette.responses import Response
 
+from turnkeep.assistant_input import assistant_fields
 from turnkeep.doors.error_answers import JsonResponse
 from turnkeep.doors.http.cursors import MAX_SEARCH, cursor_behind, read_cursor
 from turnkeep.doors.http.endpoint import HttpCall, audit, dead_json, thread_json
 from turnkeep.errors import InvalidMessage, NotFound
-from turnkeep.inputs import assistant_fields, read_metadata
+from turnkeep.inputs import read_metadata
 from turnkeep.store.passages import Passage, TextSearch
 from turnkeep.store.thread_search import ThreadPlace, ThreadSearch
 from turnkeep.store.values import DeadLetter, Receipt

@@ -7,13 +7,14 @@ from typing import Any
 
 from starlette.responses import Response
 
+from turnkeep.assistant_input import assistant_fields
 from turnkeep.assistants import FUNCTION, Assistant
 from turnkeep.doors.error_answers import JsonResponse
 from turnkeep.doors.http.endpoint import HttpCall, audit
 from turnkeep.doors.http.openai.cursor_list import list_response
 from turnkeep.doors.http.openai.openai_input import read_functions, read_parameters
 from turnkeep.errors import InvalidMessage, NotFound, NotOffered
-from turnkeep.inputs import MAX_MODEL, assistant_fields, optional_text
+from turnkeep.inputs import MAX_MODEL, optional_text
 
 HOSTED_THERE = {
     "file_search": "nothing is searched here: give the assistant a tool that searches where your documents are",
