@@ -25,14 +25,11 @@ from tests.attack.target import Attempt, Target
 from tests.patience import PATIENCE
 from tests.process.callers import CANARY, CHANNEL, SECRET, TENANT, guarded
 from tests.process.served import heard
+from tests.rsa_keys import rsa_key
 from turnkeep.auth.audit_trail import events_of
 
 ISSUER = "https://login.example.com"
-RSA, OTHER_RSA = (rsa.generate_private_key(65537, 2048) for _ in range(2))
 ED, P256 = ed25519.Ed25519PrivateKey.generate(), ec.generate_private_key(ec.SECP256R1())
-PEM = RSA.public_key().public_bytes(
-    serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-)  # what an attacker knows, too
 Claims = Mapping[str, Any]
 
 
@@ -55,10 +52,16 @@ def encoded(data: bytes) -> str:
     return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
 
 
-def signed(said: Claims, key: Any = RSA, algorithm: str = "RS256", **header: Any) -> str:
-    """As an identity provider signs it, also what no careful library would."""
+def public_pem() -> bytes:
+    """What an attacker knows, too."""
+    encoding, form = serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    return rsa_key().public_key().public_bytes(encoding, form)
+
+
+def signed(said: Claims, key: Any = None, algorithm: str = "RS256", **header: Any) -> str:
+    """As an identity provider signs it, also what no careful library would; with our RSA key, if no other is given."""
     head = {"kid": "rsa", "typ": "JWT", **header}
-    return jwt.api_jws.encode(json.dumps(dict(said)).encode(), key, algorithm=algorithm, headers=head)
+    return jwt.api_jws.encode(json.dumps(dict(said)).encode(), key or rsa_key(), algorithm=algorithm, headers=head)
 
 
 def forged(header: Claims, said: Claims, signature: bytes = b"", secret: bytes | None = None) -> str:
@@ -81,7 +84,7 @@ def jwk(key: Any) -> dict[str, Any]:
 
 
 def by_algorithm() -> Iterator[tuple[str, str]]:
-    said = claims()
+    said, pem = claims(), public_pem()
     for algorithm in (
         "none",
         "NoNe",
@@ -99,26 +102,27 @@ def by_algorithm() -> Iterator[tuple[str, str]]:
     ):
         yield f"says {algorithm!r} and is not signed", forged({"alg": algorithm, "kid": "rsa"}, said)
     for name, secret in (
-        ("PEM", PEM),
-        ("stripped PEM", PEM.strip()),
+        ("PEM", pem),
+        ("stripped PEM", pem.strip()),
         ("empty", b""),
         ("null", b"\0" * 32),
         ("kid", b"rsa"),
         ("shared", SECRET.encode()),
-        ("modulus", jwk(RSA)["n"].encode()),
-        ("body", b"".join(PEM.splitlines()[1:-1])),
+        ("modulus", jwk(rsa_key())["n"].encode()),
+        ("body", b"".join(pem.splitlines()[1:-1])),
     ):
         for kid in ("rsa", "ed", "ec"):
             yield f"HS256 with the {name} as {kid}", forged({"alg": "HS256", "kid": kid}, said, secret=secret)
     for algorithm in ("RS384", "RS512", "PS256", "PS512"):
-        yield f"signed with {algorithm}", signed(said, RSA, algorithm)
+        yield f"signed with {algorithm}", signed(said, rsa_key(), algorithm)
     yield "signed with ES256 under the kid of RSA", signed(said, P256, "ES256")
     yield "signed with EdDSA under the kid of RSA", signed(said, ED, "EdDSA")
-    yield "signed with RS256 under the kid of EdDSA", signed(said, RSA, "RS256", kid="ed")
+    yield "signed with RS256 under the kid of EdDSA", signed(said, rsa_key(), "RS256", kid="ed")
 
 
 def by_key() -> Iterator[tuple[str, str]]:
-    said, mine = claims(), jwk(OTHER_RSA)
+    said, others_key = claims(), rsa_key("others")
+    mine = jwk(others_key)
     for kid in (
         "other",
         "../../etc/passwd",
@@ -148,9 +152,9 @@ def by_key() -> Iterator[tuple[str, str]]:
     ):
         head = {"alg": "RS256", "kid": "rsa", **header}
         body = ".".join(encoded(json.dumps(part).encode()) for part in (head, dict(said)))
-        signature = jwt.algorithms.RSAAlgorithm(jwt.algorithms.RSAAlgorithm.SHA256).sign(body.encode(), OTHER_RSA)
+        signature = jwt.algorithms.RSAAlgorithm(jwt.algorithms.RSAAlgorithm.SHA256).sign(body.encode(), others_key)
         yield f"{name} in the header", f"{body}.{encoded(signature)}"
-    yield "signed by another", signed(said, OTHER_RSA)
+    yield "signed by another", signed(said, others_key)
 
 
 def by_claim() -> Iterator[tuple[str, str]]:
@@ -231,7 +235,7 @@ def by_form() -> Iterator[tuple[str, str]]:
         ("a key that is none", "tk_0123456789abcdef_" + "0" * 64),
         ("half a key", "tk_"),
         ("the secret", SECRET),
-        ("the public key", base64.b64encode(PEM).decode()),
+        ("the public key", base64.b64encode(public_pem()).decode()),
         ("null", "null"),
         ("undefined", "undefined"),
         ("[object Object]", "[object Object]"),
@@ -307,7 +311,7 @@ def attempts() -> Iterator[Attempt]:
 def jwks(tmp_path: Path) -> str:
     path = tmp_path / "jwks.json"
     keys = [
-        {**jwk(RSA), "kid": "rsa"},
+        {**jwk(rsa_key()), "kid": "rsa"},
         {**jwk(ED), "kid": "ed"},
         {**jwk(P256), "kid": "ec"},
         {"kty": "oct", "k": "AA", "kid": "o"},
@@ -324,7 +328,7 @@ async def test_no_token_but_a_good_one_opens_anything(jwks: str, tried: Tried) -
         assert await house.state() == before
         events = [event for event in await events_of(house.server.queue.store) if event.event == "auth_failed"]
         assert 3 <= len(events) <= 60, "the trail tells of an attack and is not filled by it"
-        for key, algorithm, kid in ((RSA, "RS256", "rsa"), (ED, "EdDSA", "ed"), (P256, "ES256", "ec")):
+        for key, algorithm, kid in ((rsa_key(), "RS256", "rsa"), (ED, "EdDSA", "ed"), (P256, "ES256", "ec")):
             headers = {"Authorization": f"Bearer {signed(claims(), key, algorithm, kid=kid)}"}
             url = f"{house.server.url}/api/channels/{CHANNEL}/messages"
             async with house.server.http.get(url, headers=headers) as told:
