@@ -31,10 +31,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "src" / "turnkeep"
 HEART = [
-    *(
-        f"runs/{name}.py"
-        for name in ("run", "answer", "tool_calls", "journal", "lease", "worker", "announcer")
-    ),
+    *(f"runs/{name}.py" for name in ("run", "answer", "tool_calls", "journal", "lease", "worker", "announcer")),
     *("runs/outcomes.py", "runs/halt.py", "hooks.py"),
 ]
 PLUGINS = ["-p", "no:cacheprovider", "-p", "pytest_asyncio.plugin", "-p", "pytest_timeout"]

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from tests.contract.opening import opened
 from tests.contract.redis_desk import store_on
 from tests.contract.suite.acts import ACTS, Act, World
 from tests.contract.suite.repeating import (
@@ -18,7 +19,6 @@ from tests.contract.suite.repeating import (
     REPEATS,
     TRIPLES,
     Repeat,
-    opened,
     outcome,
     play_all,
     share_of,

@@ -50,7 +50,7 @@ MOST_RUNS = 100_000
 """Runs that wait to be added up: far more than a process ends between two writings. What ended before them is not
 counted.
 """
-ANSWERED = ("completed", "incomplete", "cancelled")
+ANSWER_ENDS = ("completed", "incomplete", "cancelled")
 
 
 @lean_init
@@ -82,7 +82,7 @@ class RunFigures:
     def waits(self) -> dict[str, float]:
         """Seconds by name: window, queue, first (token) and whole (from the first message to the answer)."""
         waits = _batch_waits(self.attempt, self.arrival, self.due_at, self.claimed_at)
-        if self.end in ANSWERED:
+        if self.end in ANSWER_ENDS:
             if self.first is not None:
                 waits["first"] = self.first
             if self.arrival is not None:

@@ -85,19 +85,19 @@ class Lease:
         """What decides of all that ended the work. `error` is its own; it had been cancelled so often when it began.
         Who cancels it from outside comes before all reasons.
         """
-        left = work.cancelling() if self._cancellations is None else work.uncancel()
+        count = work.cancelling() if self._cancellations is None else work.uncancel()
         if isinstance(error, asyncio.CancelledError):
-            return error if self._is_cancelled_by_others(error, left, cancellations) else weightiest(self.reasons)
+            return error if self._is_cancelled_by_others(error, count, cancellations) else weightiest(self.reasons)
         if error is None or isinstance(error, Exception):
             return weightiest([*self.reasons, *([] if error is None else [error])])
         return error  # what ends the program
 
-    def _is_cancelled_by_others(self, error: asyncio.CancelledError, left: int, before: int) -> bool:
-        if self._cancellations is None or left > self._cancellations:  # not by us, or once more after us
+    def _is_cancelled_by_others(self, error: asyncio.CancelledError, count: int, before: int) -> bool:
+        if self._cancellations is None or count > self._cancellations:  # not by us, or once more after us
             return True
         # Before us, perhaps: a task group whose task fails while it is left counts one more for good before
         # Python 3.13. Of two cancellations before a wait the first is raised, with its message.
-        return left > before and error.args != (self,)
+        return count > before and error.args != (self,)
 
 
 def weightiest(errors: Sequence[BaseException]) -> BaseException:
