@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.contract.canned import Visit, canned
-from tests.patience import PATIENCE
+from tests.patience import PATIENCE, until
 from turnkeep.errors import ConfigurationError, ModelError, ModelRefused, ModelUnavailable
 from turnkeep.models.http_client import LARGE, Client, Reply
 from turnkeep.models.provider import Provider
@@ -108,6 +108,118 @@ async def test_what_is_said_before_the_head_is_passed_over() -> None:
     assert b"content-length" not in heads[0].lower()
 
 
+@pytest.mark.parametrize("status", [100, 102, 103, 104, 199])
+async def test_no_status_of_the_first_hundred_is_the_head(status: int) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 %d Soon\r\n\r\n" % status + OK)
+
+    async with served(answer) as url, client_of(url) as client:
+        assert await text_of(await client.get("/models")) == b"{}"
+
+
+async def test_who_answers_before_he_has_read_all_is_told_all() -> None:
+    sizes: list[int] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for size in (32 * LARGE + 11, 14):
+            await reader.readuntil(b"\r\n\r\n")
+            head, body = OK.split(b"{}")[0], b"{}"
+            writer.write(head)
+            sizes.append(len(await reader.readexactly(size)))
+            writer.write(body)
+
+    async with served(answer) as url, client_of(url) as client:
+        for size in (32 * LARGE, 3):
+            assert await text_of(await client.post(f"{url}/responses", body_of(size), {})) == b"{}"
+    assert sizes == [32 * LARGE + 11, 14]
+
+
+async def test_an_answer_that_is_whole_before_all_is_read_ends_the_request() -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(OK)
+        await gone.wait()
+
+    gone = asyncio.Event()
+    async with served(answer) as url, client_of(url) as client:
+        assert await text_of(await client.post(f"{url}/responses", body_of(32 * LARGE), {})) == b"{}"
+        gone.set()
+
+
+async def lose_the_second(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """A server that closes a connection as the next request comes."""
+    await reader.readuntil(b"\r\n\r\n")
+    writer.write(OK)
+    await reader.readuntil(b"\r\n\r\n")
+
+
+async def test_what_only_reads_is_asked_again_where_a_kept_connection_was_closed() -> None:
+    async with served(lose_the_second) as url, client_of(url) as client:
+        for _ in range(2):
+            assert await text_of(await client.get("/models")) == b"{}"
+
+
+async def test_what_may_have_been_done_is_not_asked_again() -> None:
+    async with served(lose_the_second) as url, client_of(url) as client:
+        await text_of(await client.get("/models"))
+        with pytest.raises(ModelUnavailable):
+            await client.post(f"{url}/responses", {}, {})
+
+
+async def test_what_nobody_asked_for_is_no_answer_to_the_next_request() -> None:
+    answers = iter((b"11", b"22"))
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(OK.replace(b"{}", next(answers)))
+        await asked.wait()
+        writer.write(OK.replace(b"{}", b"00"))
+        await gone.wait()
+
+    asked, gone = asyncio.Event(), asyncio.Event()
+    async with served(answer) as url, client_of(url) as client:
+        assert await text_of(await client.get("/models")) == b"11"
+        asked.set()
+        connector = client._connector
+        assert connector is not None
+        (((protocol, _),),) = connector._conns.values()
+        await until(lambda: protocol.should_close)
+        asked.clear()
+        assert await text_of(await client.get("/models")) == b"22"
+        gone.set()
+        asked.set()
+
+
+async def test_who_has_no_room_says_so_before_he_is_asked() -> None:
+    connections: list[asyncio.StreamWriter] = []
+
+    async def turn_away(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.append(writer)
+        writer.write(b'HTTP/1.1 503 Busy\r\ncontent-length: 32\r\n\r\n{"error":{"message":"too many"}}')
+        await reader.readuntil(b"\r\n\r\n")
+
+    async with served(turn_away) as url, client_of(url) as client:
+        with pytest.raises(ModelUnavailable, match="too many"):
+            await client.get("/models")
+    assert len(connections) == 1
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"url": "http://ex\u00e4..mple/v1"},
+        {"url": "http://" + "\u00e4" * 80 + "/v1"},
+        {"url": "http://127.0.0.1:9/v1", "proxy": "http://[::1"},
+        {"url": "http://127.0.0.1:9/v1", "proxy": "http://proxy:99999"},
+    ],
+)
+async def test_an_address_that_is_none_is_a_failure_of_the_network(options: dict[str, Any]) -> None:
+    async with client_of(**options) as client:
+        with pytest.raises(ModelUnavailable):
+            await client.get("/models")
+
+
 async def test_a_header_is_said_once_and_the_nearest_to_the_request_counts() -> None:
     heads: list[str] = []
 
@@ -127,7 +239,7 @@ async def test_a_header_is_said_once_and_the_nearest_to_the_request_counts() -> 
     assert (headers["authorization"], headers["x-team"], headers["content-length"]) == ("bearer theirs", "two", "2")
 
 
-@pytest.mark.parametrize("end", ["\r\n", "\n", "\r"], ids=repr)
+@pytest.mark.parametrize("end", ["\r\n", "\n", "\r", "\0", "\x01", "\x85", "\ud800"], ids=ascii)
 async def test_no_value_becomes_a_header_of_its_own(end: str) -> None:
     async def answer(visit: Visit) -> None:
         visit.whole("{}")

@@ -1,7 +1,8 @@
 """One request to a provider and its answer as a stream of frames, under two watchdogs.
 
 `Client` keeps the connections of one endpoint, `Reply` is one answer while it arrives. Nothing is
-repeated here, and every failure of the network, of HTTP or of time comes out as a `ModelError`.
+repeated here but what only reads, once, where its connection was lost before an answer; and every
+failure of the network, of HTTP or of time comes out as a `ModelError`.
 
 aiohttp makes and keeps the connections (`http_connector`), and parses what arrives. Its session is passed
 by: of all that it does between a request and the line (an address parsed, cookies, redirects, a task that
@@ -23,6 +24,7 @@ import asyncio
 import uuid
 from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
+from http import HTTPStatus
 from typing import Any, cast
 
 import aiohttp
@@ -62,8 +64,6 @@ Take = Callable[[list[StreamEvent]], bool]
 
 MOST_TARGETS = 64
 """Addresses of an endpoint whose heads are kept: nearly all requests go to one."""
-BEFORE_A_HEAD = (100, 102, 103)
-"""What a server may say of a request that it goes on with (RFC 9110, 15.2; RFC 8297)."""
 LARGE = 1024 * 1024
 PIECE = 64 * 1024
 """A body that is larger than `LARGE` is written in such pieces: in one it holds up the loop."""
@@ -193,12 +193,11 @@ class Target:
         """Of one request, once there is a connection. Of two headers of one name the request's own is said."""
         if not self._line:
             self._line, self._lines = head_of(self.request)
-        lines = self._lines | {name.lower(): f"{name}: {value}\r\n" for name, value in headers.items()}
-        head = "".join((self._line, *lines.values(), "\r\n"))
         # A line break in a value (`betas` come from a message) would begin a header, or a request, of its own.
-        if len(head.splitlines()) != len(lines) + 2:
+        if not all((name + value).isprintable() for name, value in headers.items()):
             raise ModelRefused("a header for the model server must be one line of text")
-        return head.encode()
+        lines = self._lines | {name.lower(): f"{name}: {value}\r\n" for name, value in headers.items()}
+        return "".join((self._line, *lines.values(), "\r\n")).encode()
 
 
 class Client:
@@ -236,7 +235,13 @@ class Client:
         try:
             async with asyncio.timeout(endpoint.first_event_timeout):
                 target = self._targets.get((method, url)) or self._aim(method, url)
-                reply = await self._ask(target, headers, body, asked_at=asked_at)
+                try:
+                    reply = await self._ask(target, headers, body, asked_at=asked_at)
+                except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError):
+                    # a server may close a kept connection in the moment in which it is used again
+                    if method != "GET":
+                        raise
+                    reply = await self._ask(target, headers, body, asked_at=asked_at)
         except aiohttp.ServerTimeoutError as error:
             raise ModelUnreachable(f"no connection to {endpoint.host} within {endpoint.connect_timeout:g} s") from error
         except TimeoutError as error:
@@ -255,18 +260,26 @@ class Client:
         return target
 
     async def _ask(self, target: Target, headers: Mapping[str, str], body: bytes, *, asked_at: float) -> Reply:
-        if (connector := self._connector) is None or connector.closed:
-            connector = self._connector = open_connector(self.endpoint, ArrivalHandler)
-        try:
-            connection = await connector.connect(target.request, [], self._timeout)
-        except TimeoutError as error:
-            raise aiohttp.ConnectionTimeoutError(f"no connection to {self.endpoint.host}") from error
+        connection = await self._connect(target)
         try:
             head, content = await cast("ArrivalHandler", connection.protocol).ask(target.head(headers), body)
             return Reply(self.endpoint, connection, head, content, asked_at=asked_at)
         except BaseException:
             connection.close()
             raise
+
+    async def _connect(self, target: Target) -> Connection:
+        if (connector := self._connector) is None or connector.closed:
+            connector = self._connector = open_connector(self.endpoint, ArrivalHandler)
+        try:
+            connection = await connector.connect(target.request, [], self._timeout)
+            # What came on a kept one while nobody asked would be read as the answer to this request.
+            while (handler := cast("ArrivalHandler", connection.protocol)).has_asked and handler.should_close:
+                connection.close()
+                connection = await connector.connect(target.request, [], self._timeout)
+        except TimeoutError as error:
+            raise aiohttp.ConnectionTimeoutError(f"no connection to {self.endpoint.host}") from error
+        return connection
 
     async def close(self) -> None:
         """Close all connections; answers that still arrive end with ModelUnavailable."""
@@ -481,6 +494,8 @@ class ArrivalHandler(ResponseHandler):
     """A connection of aiohttp that asks, and tells when something has arrived on it."""
 
     on_arrival: Callable[[], None] | None = None
+    has_asked = False
+    """It was kept, or will be. On a new one a server may speak first, to say that it has no room."""
     has_resumed = False
     """A read has let the parser go on, which may have given more."""
 
@@ -488,6 +503,7 @@ class ArrivalHandler(ResponseHandler):
         """Write a request and wait for the head of its reply, which comes with what is to be read after it."""
         if self.transport is None or self.transport.is_closing():
             raise aiohttp.ClientConnectionResetError("the connection was closed before the request was written")
+        self.has_asked = True
         self.set_response_params(read_until_eof=True)
         if len(body) > LARGE:
             return await self._upload(head, body)
@@ -497,20 +513,30 @@ class ArrivalHandler(ResponseHandler):
 
     async def _head(self) -> tuple[RawResponseMessage, aiohttp.StreamReader]:
         head, content = await self.read()
-        while head.code in BEFORE_A_HEAD:
+        # what a server says of a request that it goes on with, known or not (RFC 9110, 15.2)
+        while head.code < HTTPStatus.OK and head.code != HTTPStatus.SWITCHING_PROTOCOLS:
             head, content = await self.read()
         return head, content
 
     async def _upload(self, head: bytes, body: bytes) -> tuple[RawResponseMessage, aiohttp.StreamReader]:
-        """A reply may come before all is written: a refusal, of who reads nothing more of it."""
+        """A reply may begin before all is written: a refusal, of who reads nothing more of it, or an answer
+        of who reads on.
+        """
         try:
             async with asyncio.TaskGroup() as group:
                 uploading = group.create_task(self._write(head, body))
-                parts = await self._head()
-                uploading.cancel()
+
+                def stop() -> None:
+                    uploading.cancel()
+
+                reply_head, content = await self._head()
+                if reply_head.code == HTTPStatus.OK:
+                    content.on_eof(stop)
+                else:
+                    stop()
         except ExceptionGroup as errors:  # what was read: what is written raises nothing
             raise errors.exceptions[0] from errors
-        return parts
+        return reply_head, content
 
     async def _write(self, head: bytes, body: bytes) -> None:
         """As fast as it is read. A connection on which that was not done serves nobody else."""

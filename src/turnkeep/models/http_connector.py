@@ -37,10 +37,19 @@ def open_connector(endpoint: Provider, handler: type[ResponseHandler]) -> aiohtt
 
 
 def request_to(endpoint: Provider, method: str, url: str) -> aiohttp.ClientRequest:
-    """What a connector goes by: where to, through which proxy, with which credentials. It is never sent."""
-    proxy = None if endpoint.proxy is None else URL(endpoint.proxy)
-    loop = asyncio.get_running_loop()
-    return aiohttp.ClientRequest(method, URL(url), headers=_headers(endpoint), loop=loop, proxy=proxy)
+    """What a connector goes by: where to, through which proxy, with which credentials. It is never sent. Raises
+    `aiohttp.InvalidURL`, which does not hold the address: a proxy's has a password.
+    """
+    proxy = None if endpoint.proxy is None else _parse("the proxy", endpoint.proxy)
+    address, loop = _parse("the base url", url), asyncio.get_running_loop()
+    return aiohttp.ClientRequest(method, address, headers=_headers(endpoint), loop=loop, proxy=proxy)
+
+
+def _parse(name: str, url: str) -> URL:
+    try:
+        return URL(url)
+    except ValueError as error:  # more than a setting is held against: a host that no name server could know
+        raise aiohttp.InvalidURL(name, str(error)) from error
 
 
 def head_of(request: aiohttp.ClientRequest) -> tuple[str, dict[str, str]]:
