@@ -394,3 +394,20 @@ async def test_a_service_that_works_all_the_time_has_every_minute_of_its_hour(cl
         "activity", "t", document.name, {"figures": {"minutes": minutes_of_before}}, version=document.version
     )
     assert await read_series(store, "t", span="hour", now=clock.now() - 1.0) == minutes
+
+
+async def test_others_go_on_while_many_runs_are_added_up(
+    store: CrowdedStore, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("turnkeep.runs.activity.RUNS_AT_ONCE", 2)
+    activity = Activity(store)
+    for _ in range(6):
+        activity.note(answered(clock.now()))
+    turns = 0
+    async with asyncio.TaskGroup() as group:
+        group.create_task(activity.save())
+        while not store.writes:
+            turns += 1
+            await asyncio.sleep(0)
+    assert turns >= 3
+    assert await runs_by_stretch(store, "hour", NOON) == [(NOON, 6)]
