@@ -211,13 +211,15 @@ async def test_who_has_no_room_says_so_before_he_is_asked() -> None:
         {"url": "http://ex\u00e4..mple/v1"},
         {"url": "http://" + "\u00e4" * 80 + "/v1"},
         {"url": "http://127.0.0.1:9/v1", "proxy": "http://[::1"},
-        {"url": "http://127.0.0.1:9/v1", "proxy": "http://proxy:99999"},
+        {"url": "http://127.0.0.1:9/v1", "proxy": "http://me:opensesame@proxy:99999"},
+        {"url": "http://127.0.0.1:9/v1", "proxy": "me:opensesame@proxy:3128"},
     ],
 )
 async def test_an_address_that_is_none_is_a_failure_of_the_network(options: dict[str, Any]) -> None:
     async with client_of(**options) as client:
-        with pytest.raises(ModelUnavailable):
+        with pytest.raises(ModelUnavailable) as failure:
             await client.get("/models")
+    assert "opensesame" not in str(failure.value)
 
 
 async def test_a_header_is_said_once_and_the_nearest_to_the_request_counts() -> None:

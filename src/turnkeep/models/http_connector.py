@@ -40,16 +40,19 @@ def request_to(endpoint: Provider, method: str, url: str) -> aiohttp.ClientReque
     """What a connector goes by: where to, through which proxy, with which credentials. It is never sent. Raises
     `aiohttp.InvalidURL`, which does not hold the address: a proxy's has a password.
     """
-    proxy = None if endpoint.proxy is None else _parse("the proxy", endpoint.proxy)
+    proxy = _parse("the proxy", endpoint.proxy) if endpoint.proxy else None
     address, loop = _parse("the base url", url), asyncio.get_running_loop()
     return aiohttp.ClientRequest(method, address, headers=_headers(endpoint), loop=loop, proxy=proxy)
 
 
 def _parse(name: str, url: str) -> URL:
     try:
-        return URL(url)
+        address = URL(url)
     except ValueError as error:  # more than a setting is held against: a host that no name server could know
         raise aiohttp.InvalidURL(name, str(error)) from error
+    if address.raw_host is None:
+        raise aiohttp.InvalidURL(name, "it must look like http://host:port")
+    return address
 
 
 def head_of(request: aiohttp.ClientRequest) -> tuple[str, dict[str, str]]:
