@@ -118,6 +118,8 @@ def make_root(root: Path, suite: str, mirror: str) -> None:
     root.mkdir(parents=True, exist_ok=True)
     root.chmod(0o755)  # a temporary folder is its owner's alone, and nobody else could enter "/" then
     if not (root / "usr/bin/git").exists():
+        if shutil.which("debootstrap") is None:
+            raise SystemExit("bare_machine: there is no debootstrap; install it (apt-get install debootstrap)")
         say(f"debootstrap {suite} (a minute or two)")
         options = ["--variant=minbase", f"--include={PACKAGES}", suite, str(root)]
         run(["debootstrap", *options, *filter(None, [mirror])], quietly=True)
