@@ -11,11 +11,18 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from tests.patience import PATIENCE
 from turnkeep.models import http_client
 from turnkeep.models.capabilities import LEAST_CONTEXT, ContextSizes
 from turnkeep.models.provider import Provider, patience_with
 
 Pages = dict[str, Any]
+
+
+@pytest.fixture(autouse=True)
+def look_up_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A starved machine may need longer for an answer than a server is given; who tests silence sets less."""
+    monkeypatch.setattr(http_client, "LOOK_UP_TIME", PATIENCE)
 
 
 @asynccontextmanager
