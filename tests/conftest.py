@@ -12,7 +12,8 @@ import secrets
 import signal
 import time
 import zlib
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +62,6 @@ MARKED_BY_FIXTURE = {
     "prove": {"proof", "size"},  # who has two sizes is to be run at the large one somewhere
 }
 ONLY_IN_PROVE = "only_in_prove"
-Tables = dict[tuple[str, int], dict[str, int]]
-"""Of each test, and each table of its rows, the names of those in the order in which they come."""
 LONGEST_NAME = 100
 """Letters of a text that names a row of a test."""
 
@@ -70,8 +69,7 @@ LONGEST_NAME = 100
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark by the fixtures used; keep all tests of the heavy broker on one worker, so that one broker starts."""
-    tables: Tables = {}
-    late = {item for item in items if not is_daily(item, tables)}
+    late = {item for item in items if not is_daily(item)}
     if FULL:
         for item in late:
             item.add_marker(ONLY_IN_PROVE)
@@ -128,10 +126,28 @@ def pytest_make_parametrize_id(val: object) -> str | None:
     return f"{text.encode('unicode_escape').decode()}... {len(val)} long"
 
 
-def is_daily(item: pytest.Item, tables: Tables) -> bool:
+@pytest.hookimpl(trylast=True)  # all tables are there, those of fixtures too
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Take every n-th row of a test each day, the first one always: `@pytest.mark.daily_rows(n)`.
+
+    Of a test with several tables, or with rows and engines, their places are added: so each row of one meets another
+    row of the other, and n engines take one another's turns. The whole tables say it, whatever is collected of them: a
+    row that is named, or that failed last, is of today or not as ever. `callspec.indices` number all rows of a test.
+    """
+    daily = metafunc.definition.get_closest_marker("daily_rows")
+    if daily is None:
+        return
+    tables: defaultdict[int, dict[str, int]] = defaultdict(dict)
+    for row in metafunc._calls:
+        places = [tables[number].setdefault(name, len(tables[number])) for number, name in enumerate(row._idlist)]
+        if sum(places) % int(daily.args[0]) != 0:
+            row.marks.append(pytest.mark.only_in_prove.mark)
+
+
+def is_daily(item: pytest.Item) -> bool:
     """Whether a test is for every day, and not for `prove` alone."""
     is_promised = is_of_daily_promises(item, getattr(item, "originalname", ""))
-    return is_promised and is_a_daily_row(item, tables) and item.get_closest_marker(ONLY_IN_PROVE) is None
+    return is_promised and item.get_closest_marker(ONLY_IN_PROVE) is None
 
 
 def is_of_daily_promises(node: pytest.Item | pytest.Collector, name: str) -> bool:
@@ -143,24 +159,6 @@ def is_of_daily_promises(node: pytest.Item | pytest.Collector, name: str) -> boo
         return True
     is_promised = any(name in vars(promises) for promises in daily.args)
     return is_promised and zlib.crc32(name.encode()) % int(daily.kwargs.get("share", 1)) == 0
-
-
-def is_a_daily_row(item: pytest.Item, tables: Tables) -> bool:
-    """Whether a row of a test is for every day: `@pytest.mark.daily_rows(n)` takes every n-th, the first one always.
-
-    Of a test with several tables, or with rows and engines, their places are added: so each row of one meets another
-    row of the other, none is always left out, and n engines take one another's turns.
-    """
-    daily = item.get_closest_marker("daily_rows")
-    return daily is None or sum(places_of(item, tables)) % int(daily.args[0]) == 0
-
-
-def places_of(item: pytest.Item, tables: Tables) -> Iterator[int]:
-    """Where in each of its tables the row of a test stands: `callspec.indices` number all rows of a test."""
-    names: Sequence[str] = item.callspec._idlist if hasattr(item, "callspec") else ()
-    for number, name in enumerate(names):
-        rows = tables.setdefault((item.nodeid.partition("[")[0], number), {})
-        yield rows.setdefault(name, len(rows))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -28,11 +28,12 @@ def test_row(engine, row, twice):
 
 
 def run_tests(directory: Path, source: str, *arguments: str, **environment: str) -> str:
-    """Run one test file with our fixtures in a process of its own; what pytest says."""
+    """Run one test file with our fixtures in a process of its own, or what is named of it; what pytest says."""
     (directory / "test_example.py").write_text(source)
     (directory / "pytest.ini").write_text("[pytest]\nasyncio_mode = auto\n")
     command = [sys.executable, "-m", "pytest", "-p", "tests.conftest", "-p", "no:cacheprovider", "-rs", "-s"]
-    command += ["-p", "no:schemathesis", *arguments, str(directory)]
+    command += ["-p", "no:schemathesis", *arguments]
+    command += [] if any("::" in argument for argument in arguments) else [str(directory)]
     done = subprocess.run(
         command, cwd=directory, env=PLAIN | environment, capture_output=True, text=True, timeout=280, check=False
     )
@@ -44,6 +45,12 @@ def test_the_everyday_run_is_small_and_tells_its_figures_at_the_end(tmp_path: Pa
     assert said.count("PROVE counting: 3 sheep") == 1
     assert sorted(re.findall(r"tried (\w+)", said)) == ["a0", "a3", "b2", "c1"]  # each row on one of three engines
     assert "figures at reduced size" in said
+
+
+def test_a_row_is_of_today_or_not_whatever_else_is_collected(tmp_path: Path) -> None:
+    rows = [f"test_example.py::test_row[{row}]" for row in ("3-6-a", "2-4-b", "1-2-c", "1-2-a")]
+    said = run_tests(tmp_path, EXAMPLE, *rows)
+    assert re.findall(r"tried (\w+)", said) == ["a3", "b2", "c1"]
 
 
 def test_a_proof_is_full_size_and_tells_its_figures_at_once_and_at_the_end(tmp_path: Path) -> None:
