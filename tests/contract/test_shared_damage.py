@@ -20,7 +20,7 @@ from turnkeep.store.store_metrics import measure_store
 from turnkeep.store.values import Failure, HeldCall
 from turnkeep.telemetry.metrics import PrometheusMeter
 
-pytestmark = pytest.mark.daily_rows(5)  # each key with one damage, each damage at some keys
+pytestmark = pytest.mark.daily_rows(5)  # each key with one damage where these are a table too, else some keys
 
 KEYS = (
     *(
