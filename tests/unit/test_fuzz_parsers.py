@@ -467,6 +467,7 @@ def readers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Readers:
     return Readers(tmp_path)
 
 
+@pytest.mark.prove  # there it is read in time, too
 @pytest.mark.parametrize(("name", "data"), FOUND, ids=[f"{name} {place}" for place, (name, _) in enumerate(FOUND)])
 def test_what_was_found_stays_found(name: str, data: bytes, readers: Readers) -> None:
     read, _ = seeds(readers)[name]
