@@ -1,6 +1,4 @@
-"""What a queue and a service are built of: from settings to parts that are open and
-closed together.
-"""
+"""What a queue and a service are built of: from settings to parts opened and closed together."""
 
 from __future__ import annotations
 

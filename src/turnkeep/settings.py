@@ -440,9 +440,7 @@ def _variables() -> dict[str, tuple[str, ...]]:
 
 
 def misspelt(names: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Names that look like settings of ours and are none, each with the closest that is one (or
-    "").
-    """
+    """Names that look like settings of ours and are none, each with the closest one (or "")."""
     settings = {name for field in Settings.model_fields.values() for name in names_of(field.validation_alias)}
     for name in sorted({name.upper() for name in names}):
         if name.startswith("TURNKEEP_") and name not in settings:

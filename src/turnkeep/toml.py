@@ -1,6 +1,4 @@
-"""TOML that a person wrote: prices, tools, sentences. It is read in time that grows with its
-length.
-"""
+"""TOML that a person wrote: prices, tools, sentences. Read in time that grows with its length."""
 
 from __future__ import annotations
 

@@ -285,9 +285,7 @@ def _check_names(redis: object, strangers: Mapping[str, object]) -> None:
 
 
 def redis_url(place: Mapping[str, Any]) -> str:
-    """A URL from ``{"host", "port", "db", "username", "password", "tls"}``, of
-    which none is needed.
-    """
+    """A URL from ``{"host", "port", "db", "username", "password", "tls"}``; none is needed."""
     if strangers := [str(name) for name in place if name not in REDIS_PLACE]:
         raise ConfigurationError(strangers_sentence("redis", strangers, REDIS_PLACE))
     user, password = quote(place.get("username") or "", safe=""), quote(place.get("password") or "", safe="")

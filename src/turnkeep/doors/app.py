@@ -1,6 +1,4 @@
-"""The ASGI application: all doors of one queue, to be served alone or mounted in another
-application.
-"""
+"""The ASGI application: all doors of one queue, served alone or mounted in another application."""
 
 from __future__ import annotations
 

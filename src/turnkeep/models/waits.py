@@ -98,9 +98,7 @@ def _is_spent(reset: str, headers: Mapping[str, str]) -> bool:
 
 
 def moment_or_seconds(text: object, headers: Mapping[str, str]) -> float | None:
-    """Seconds of `12.5`, `6m0s`, an HTTP date, an ISO moment or an epoch
-    in seconds or milliseconds.
-    """
+    """Seconds of `12.5`, `6m0s`, an HTTP date, an ISO moment, an epoch in (milli)seconds."""
     if isinstance(text, bool) or not isinstance(text, (str, int, float)):
         return None
     words = str(text).strip().lower()

@@ -334,9 +334,7 @@ def sink_name(kind: str, queue: str) -> str:
 
 
 async def close_sink(store: Events, sink: str) -> None:
-    """Forget a sink, so that nothing is kept for it; a store that is away will be told another
-    time.
-    """
+    """Forget a sink: nothing is kept for it. A store that is away will be told another time."""
     try:
         await store.close_sink(sink)
     except StoreError as error:

@@ -31,9 +31,7 @@ from turnkeep.pricing.catalog import Catalog
 Engine = Callable[[str], list[int]]
 
 SLICE = 64_000
-"""Characters given to the engine at once: it is written for documents, and dies
-on a million blanks.
-"""
+"""Characters for the engine at once: made for documents, it dies on a million blanks."""
 
 # How each encoding cuts text into words before it merges bytes: part of the encoding's definition.
 _PATTERNS = {

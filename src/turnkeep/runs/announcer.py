@@ -54,9 +54,7 @@ TICK = 0.005
 """Seconds between the beginnings of two publications of a lane."""
 
 MERGE_ABOVE = 64
-"""Events waiting for the store from which on neighbouring deltas are merged: only
-when it is behind.
-"""
+"""Events that wait for the store from which on deltas are merged: only when it is behind."""
 
 MOST_SHOWN = 16_384
 """Characters of arguments, and of an output, that are shown; the whole is in the transcript."""

@@ -1,6 +1,4 @@
-"""How an `OpenAIService` answers: checked once, when it is made, against what is known of the
-model.
-"""
+"""How an `OpenAIService` answers: checked once, when made, against what is known of the model."""
 
 from __future__ import annotations
 

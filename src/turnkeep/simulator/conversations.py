@@ -25,9 +25,7 @@ _HEADS = {"message": "msg_", "function_call": "fc_", "function_call_output": "fc
 
 @dataclass(slots=True)
 class BoundConversation:
-    """`items` with the moment from which each can be listed; `holder` is the response that locks
-    it.
-    """
+    """`items` with the moment from which each is listed; `holder` is the response that locks it."""
 
     id: str
     created_at: int

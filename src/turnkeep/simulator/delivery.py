@@ -55,9 +55,7 @@ class JsonReply(Response):
 
 
 class RunDelivery:
-    """The ASGI application of one reply. `abandon` is called once if the run does not reach its
-    end.
-    """
+    """The ASGI application of one reply. `abandon` is called once if the run does not end."""
 
     def __init__(
         self,

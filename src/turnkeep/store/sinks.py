@@ -190,9 +190,7 @@ class Sinks(Protocol):
         ...
 
     async def unpark(self, sink: str, partition: int, positions: Sequence[str], *, once: str | None = None) -> int:
-        """Drop parked events: they are delivered, or nobody wants them any more.
-        How many there were.
-        """
+        """Drop parked events: delivered, or wanted by nobody any more. How many there were."""
         ...
 
     async def sinks(self) -> list[SinkRecord]:

@@ -28,9 +28,7 @@ tracer: Tracer | None = None
 
 
 class Span:
-    """`with span(…) as current: current.set(…)`. An error that passes through is
-    noted by its code.
-    """
+    """`with span(…) as current: current.set(…)`. An error that passes is noted by its code."""
 
     __slots__ = ("_attributes", "_context", "_kind", "_name", "_span")
 

@@ -203,9 +203,7 @@ class MemoryThreads(MemoryState):
         return slot is not None or bool(dead_ids)
 
     def expire_threads(self, limit: int, now: float) -> int:
-        """Delete idle threads whose time is over, and what has aged in the
-        others; how many threads.
-        """
+        """Delete idle threads whose time is over, and what has aged in others; how many threads."""
         over = [slot for slot in self.threads.values() if is_over(slot.thread, slot.policy, now)][:limit]
         for slot in over:
             self.delete(slot, now)

@@ -1,6 +1,4 @@
-"""Waking whoever waits in this process: what a group of operations changed is
-told after its commit.
-"""
+"""Waking who waits in this process: what a group of operations changed is told after its commit."""
 
 from __future__ import annotations
 
