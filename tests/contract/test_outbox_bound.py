@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from redis.asyncio import Redis
 
 from tests.contract.opening import opened
 from tests.contract.redis_desk import store_on
@@ -135,15 +133,14 @@ async def test_parked_events_have_a_bound_and_those_given_up_go_first(small: Sto
 async def test_redis_keeps_a_hundred_thousand_of_a_partition(redis_server: RedisServer) -> None:
     async with store_on(redis_server.url(), prefix="bound:", policies=AT_ONCE) as store:
         await store.open_sink("webhook:q")
-        raw = Redis.from_url(redis_server.url())
+        raw = redis_server.async_client()
         claim = await leased(store)
         await published(store, claim, range(1))
         [key] = [key async for key in raw.scan_iter("bound:*outbox:webhook:q")]
-        filled: Any = raw.eval("for _ = 1, 100500 do redis.call('XADD', KEYS[1], '*', 'space', 't') end", 1, key)
-        await filled
+        await raw.eval("for _ = 1, 100500 do redis.call('XADD', KEYS[1], '*', 'space', 't') end", 1, key)
         await raw.aclose()
         await published(store, claim, range(1, 3))
-        again = Redis.from_url(redis_server.url())
+        again = redis_server.async_client()
         assert 100_000 <= await again.xlen(key) <= 100_200
         await again.aclose()
         [record] = await store.sinks()
@@ -167,7 +164,7 @@ end
 
 async def test_what_waited_in_the_one_outbox_of_layout_1_reaches_each_sink_of_redis(redis_server: RedisServer) -> None:
     async with store_on(redis_server.url(), prefix="parted:", policies=AT_ONCE) as store:
-        raw = Redis.from_url(redis_server.url())
+        raw = redis_server.async_client()
         await raw.eval(PARTED, 2, "parted:{parted:3}sinks", "parted:{parted:3}outbox")
         for _ in range(2):
             await store.open_sink("early")

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-import redis
 
 from tests.contract.redis_desk import COST, FAULT, LEASE, accepted, answer, channel, leased, said, store_on
 from tests.services import RedisServer
@@ -32,7 +31,7 @@ class Vandal:
     """Damages one stored value of a thread in one of the ways that disks, hands and other programs have."""
 
     def __init__(self, server: RedisServer, source: random.Random) -> None:
-        self._redis: Any = redis.Redis(port=server.port, protocol=2)
+        self._redis = server.client()
         self._source = source
 
     def close(self) -> None:
@@ -216,7 +215,7 @@ async def test_every_flipped_bit_of_a_transcript_is_found(redis_server: RedisSer
     async with store_on(redis_server.url()) as store:
         await grow(store, HERE, "idle")
         key = keys_of(store, HERE)["history"]
-        with redis.Redis(port=redis_server.port, protocol=2) as hand:
+        with redis_server.client() as hand:
             turn: Any = hand.lindex(key, 0)
             for place in range(len(turn)):
                 bent = bytearray(turn)

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import orjson
 import pytest
-from redis.asyncio import Redis
 
 from tests.contract.suite.desk import CALL, POLICY, Desk, at, delta
 from tests.patience import PATIENCE
@@ -26,10 +25,10 @@ LAYOUTS = Path(__file__).parents[1] / "data" / "layouts"
 NUMBERS = sorted(int(path.name[6:-9]) for path in LAYOUTS.glob("redis-*.jsonl.gz"))
 
 
-async def restore(url: str, number: int) -> str:
+async def restore(server: RedisServer, number: int) -> str:
     """Puts what an older program left behind into a server; its prefix."""
     prefix = f"layout{number}:"
-    redis = Redis.from_url(url)
+    redis = server.async_client()
     for line in gzip.decompress((LAYOUTS / f"redis-{number}.jsonl.gz").read_bytes()).splitlines():
         words = [word.replace("old:", prefix) for word in orjson.loads(line)]
         await redis.execute_command(*[word.encode("latin-1") for word in words])
@@ -48,7 +47,7 @@ def test_there_is_what_the_layout_before_this_one_left_behind() -> None:
 @pytest.mark.parametrize("number", NUMBERS)
 async def test_a_server_of_an_older_layout_is_gone_on_with(number: int, redis_server: RedisServer) -> None:
     url, clock = redis_server.url(), FakeClock()
-    store = store_of(url, await restore(url, number), clock)
+    store = store_of(url, await restore(redis_server, number), clock)
     await store.open()
     desk = Desk(store, clock)
     clock.advance(100.0)
@@ -89,8 +88,8 @@ async def test_a_server_of_an_older_layout_is_gone_on_with(number: int, redis_se
 
 async def test_a_newer_layout_is_refused(redis_server: RedisServer) -> None:
     url, clock = redis_server.url(), FakeClock()
-    prefix = await restore(url, NUMBERS[-1])
-    redis = Redis.from_url(url)
+    prefix = await restore(redis_server, NUMBERS[-1])
+    redis = redis_server.async_client()
     await redis.hset(f"{prefix}{{{prefix}registry}}layout", "layout", str(LAYOUT + 1))
     await redis.aclose()
 
@@ -129,7 +128,7 @@ async def test_a_store_that_becomes_another_takes_nothing_from_who_began_before(
     store = RedisStore(url, Policies(POLICY), prefix=prefix, allow_unsafe=True)
     await store.open()
     message = Message(at("c"), "m1", text_content("hello"))
-    redis = Redis.from_url(url)
+    redis = redis_server.async_client()
     layout = f"{prefix}{{{prefix}registry}}layout"
     try:
         await store.accept([message])

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import redis
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -72,7 +71,7 @@ def on_redis(server: RedisServer) -> Place:
     policies = Policies(POLICY)
 
     def content() -> bytes:
-        client = redis.Redis.from_url(server.url())
+        client = server.client()
         keys = list(client.scan_iter(match=f"*{prefix}*"))
         assert keys
         return b"".join(bytes(key) + bytes(client.dump(key) or b"") for key in keys)
@@ -85,7 +84,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     if request.param == "sqlite":
         return on_sqlite(tmp_path)
     server: RedisServer = request.getfixturevalue("redis_server")
-    client = redis.Redis.from_url(server.url())
+    client = server.client()
     client.config_set("rdbcompression", "no")
     return on_redis(server)
 

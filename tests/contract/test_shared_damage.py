@@ -8,7 +8,6 @@ import asyncio
 from typing import Any
 
 import pytest
-import redis
 
 from tests.contract.redis_desk import FAULT, LEASE, accepted, answer, channel, leased, said, store_on
 from tests.services import RedisServer
@@ -45,7 +44,7 @@ ESTIMATES = ("circuits", "served", "clock", "operations", "pace", "operations of
 
 
 def damage(server: RedisServer, key: bytes, how: str) -> None:
-    keep: Any = redis.Redis(port=server.port, protocol=2)
+    keep = server.client()
     if how == "cut":
         cut_short(keep, key)
     elif how == "junk":
@@ -201,7 +200,7 @@ async def test_entries_that_nobody_can_read_stop_nobody(redis_server: RedisServe
 
 def scribble(server: RedisServer, key: bytes) -> None:
     """Overwrite every value of a hash; add members to a set that are no entries."""
-    keep: Any = redis.Redis(port=server.port, protocol=2)
+    keep = server.client()
     if keep.type(key) == b"zset":
         keep.zadd(key, dict.fromkeys((b"junk", b"a\0b", b"\xff\xfe", b"a\0b\0c\0d\0e"), 0.0))
     else:
@@ -257,7 +256,7 @@ async def test_the_clock_of_the_server_ends_nothing_that_a_caller_relies_on(redi
         minted = {store._keys.pace("e", "operations"), store._keys.ledger("t", "operations")}
         minted |= {store._keys.partitions[0].names[name] for name in ("fence", "mending")}
 
-        keep: Any = redis.Redis(port=redis_server.port, protocol=2)
+        keep = redis_server.client()
         ending = {key for key in keep.keys("*") if keep.pttl(key) >= 0}
         keep.close()
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import apsw
 import pytest
-import redis
 
 from tests.contract.redis_desk import accepted, channel, said, store_on
 from tests.services import RedisServer
@@ -78,7 +77,7 @@ async def test_redis_completes_an_index_that_is_not_whole(redis_server: RedisSer
             await accepted(store, said(channel(f"c{n}"), "m"))
             clock.advance(5.0)
         before = await shown(store)
-        with redis.Redis(port=redis_server.port, protocol=2) as server:
+        with redis_server.client() as server:
             for partition in store._keys.partitions:
                 key = partition.names["threads"] + b":t\0q"
                 if damage in ("gone", "of another type"):
@@ -102,7 +101,7 @@ async def test_redis_lists_a_thread_that_begins_while_the_index_is_completed(
     async with store_on(redis_server.url(), clock=clock, partitions=1) as store:
         for n in range(9):
             await accepted(store, said(channel(f"c{n}"), "m"))
-        with redis.Redis(port=redis_server.port, protocol=2) as server:
+        with redis_server.client() as server:
             server.zpopmax(store._keys.partitions[0].names["threads"] + b":t\0q")
         clock.advance(60.0)
         look_up, begun = store._link.look_up, 0

@@ -194,8 +194,8 @@ async def _until_taken(rabbit: RabbitServer) -> None:
     before he has acknowledged it leaves it there.
     """
     async with broker(rabbit.url(), NAME) as client:  # asked first: `ctl` boots an Erlang for its one question
-        await until(lambda: _none_waits(client))
-    await until(lambda: _is_empty(rabbit), every=0.5)
+        await until(lambda: _none_waits(client), patience=CHAOS_PATIENCE)
+    await until(lambda: _is_empty(rabbit), patience=CHAOS_PATIENCE, every=0.5)
 
 
 async def _none_waits(client: Broker) -> bool:

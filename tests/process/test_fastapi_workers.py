@@ -20,6 +20,7 @@ import aiohttp
 import pytest
 import websockets
 
+from tests.patience import PATIENCE
 from tests.services import free_port
 from turnkeep.simulator import Simulator, serve
 
@@ -52,6 +53,8 @@ async def workers(store: str, model: str, folder: Path) -> AsyncIterator[str]:
 
 def launched(port: int, folder: Path, environment: dict[str, str]) -> subprocess.Popen[bytes]:
     command = ["-m", "uvicorn", "fastapi_workers:app", "--app-dir", str(HERE), "--workers", "4", "--port", str(port)]
+    # else its supervisor kills who says nothing for five seconds, as a process on a busy machine may
+    command += ["--timeout-worker-healthcheck", f"{PATIENCE:.0f}"]
     with (folder / "log").open("wb") as log:
         return subprocess.Popen(
             [sys.executable, *command], cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True

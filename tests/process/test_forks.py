@@ -16,6 +16,7 @@ import pytest
 from tests.patience import PATIENCE
 from tests.services import eventually, forks, lives
 from tests.services.forks import Process, start_python
+from tests.services.process import COVERAGE
 
 SAYS_WHAT_IT_IS = """
 import asyncio, json, os, random, signal, sys, threading
@@ -41,6 +42,8 @@ def said_of_itself(folder: Path, name: str) -> dict[str, Any]:
     assert errors.read_text() == "a complaint\n"
     told = json.loads(out.read_text())
     assert isinstance(told, dict)
+    if COVERAGE:  # what measures a forked program catches SIGTERM, and is not yet there in one that is started anew
+        del told["signals"][1]
     return told
 
 

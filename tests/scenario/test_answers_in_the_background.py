@@ -112,12 +112,12 @@ async def test_a_stop_stops_it_there_and_what_it_has_cost_is_counted(store: str)
 
 
 async def test_a_worker_that_lost_its_lease_leaves_the_answer_to_the_next() -> None:
-    async with in_background(pace=0.02, lease=1.5) as house, house.stream("c") as stream:
+    async with in_background(pace=0.02, lease=4.0) as house, house.stream("c") as stream:
         gate = gate_answers(house.simulator)
         await house.send("c", f"[[say:{TEXT}]]", "m0")
         await house.until(stream, lambda event: event.kind == "delta")
         [lease] = house.queue._worker.keeper.leases.values()  # type: ignore[union-attr]
-        await house.queue.store.renew(lease.claim.owner, [], lease=1.5)
+        await house.queue.store.renew(lease.claim.owner, [], lease=4.0)
         gate.set()
         events = await house.settled(stream, "m0")
         assert events[-1].text == TEXT

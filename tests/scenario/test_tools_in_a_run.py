@@ -77,12 +77,12 @@ async def test_an_effect_that_was_interrupted_is_told_as_unknown_and_not_repeate
         await hang.wait()
         return "paid"
 
-    async with opened("memory:", tools=[pay], lease=0.4) as house, house.stream("c") as stream:
+    async with opened("memory:", tools=[pay], lease=2.0) as house, house.stream("c") as stream:
         await house.send("c", '[[call:pay {"amount": 5}]]')
         await house.until(stream, lambda event: event.kind == "processing")
         await until(lambda: bool(begun))
         [lease] = house.queue._worker.keeper.leases.values()  # type: ignore[union-attr]
-        await house.queue.store.renew(lease.claim.owner, [], lease=0.4)
+        await house.queue.store.renew(lease.claim.owner, [], lease=2.0)
 
         events = await house.settled(stream, "m0")
 

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Self
 
+from tests.patience import PATIENCE
 from tests.services.process import HOST, Server, exchange, free_port
 
 
@@ -84,7 +85,7 @@ class RedisServer(Server):
             password=self.password or None,
             protocol=2,
             decode_responses=True,
-            socket_timeout=10,
+            socket_timeout=PATIENCE,
             driver_info=None,
             retry=redis.retry.Retry(redis.backoff.NoBackoff(), 0),
         )
@@ -93,6 +94,17 @@ class RedisServer(Server):
             return connection.read_response()
         finally:
             connection.disconnect()
+
+    def client(self) -> Any:
+        """A client of the library, with the patience of tests: its own is five seconds."""
+        import redis
+
+        return redis.Redis.from_url(self.url(), protocol=2, socket_timeout=PATIENCE)
+
+    def async_client(self) -> Any:
+        import redis.asyncio
+
+        return redis.asyncio.Redis.from_url(self.url(), protocol=2, socket_timeout=PATIENCE)
 
     def fresh(self) -> Self:
         """Running and empty."""
