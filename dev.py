@@ -6,7 +6,7 @@ python3 dev.py test [ARG…]     every promise, in the size of a day; ARG… go 
                                --no-install: install nothing; --all: the large programs too (Chromium, Node)
                                --repeat N: N times, counted; --busy: beside a spinning process for each core
 python3 dev.py prove [NAME…]   the tests that give figures, at full size, one line each
-python3 dev.py check           lint, format, types, floors, lock files, and what coverage was seen last
+python3 dev.py check           lint, format, types (samples too), floors, lock files, and what coverage was seen last
 python3 dev.py coverage        that no branch of the heart is without a test (--all: of everything, which is long)
 python3 dev.py docs [ARG…]     the tests of the documentation alone
 python3 dev.py site            the documentation as a site, into .dev/site
@@ -173,6 +173,7 @@ def check(_: list[str]) -> int:
         "lint": [str(BIN / "ruff"), "check", "."],
         "format": [str(BIN / "ruff"), "format", "--check", "."],
         "types": [str(BIN / "mypy")],
+        "types of samples": [PYTHON, "scripts/sample_types.py"],
         "floors": [str(BIN / "lint-imports"), "--no-logo"],
         "coverage": [PYTHON, COVERAGE_FIGURE],
     }

@@ -12,27 +12,14 @@ import pytest
 from tests.docs.samples import ROOT, python_of, written_modules
 from tests.services.programs import packages, program
 
-MYPY = 880.0
-"""Seconds that mypy may take: without its cache it reads everything, a minute of CPU on a machine that has others."""
 PACKAGES = ROOT / "tests" / "clients" / "library"
 
 
-@pytest.mark.timeout(MYPY + 20)
-def test_every_sample_type_checks(tmp_path: Path) -> None:
-    modules = written_modules(tmp_path)
-    assert len(modules) > 8
-    # With the configuration of `dev.py check`, whose cache it shares: nothing of ours is read twice.
-    command = [sys.executable, "-m", "mypy", "--no-error-summary", *map(str, modules)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=MYPY, check=False)
-
-    assert done.stdout.replace(str(tmp_path), "") == ""
-    assert done.returncode == 0, done.stderr
-
-
-@pytest.mark.only_in_prove  # reason: mypy shows the kind daily, and this takes 8 s of CPU
+@pytest.mark.only_in_prove  # reason: `dev.py check` shows the kind, with mypy
 def test_every_sample_type_checks_with_pyright_as_well(tmp_path: Path) -> None:
     packages(PACKAGES)
     modules = written_modules(tmp_path)
+    assert len(modules) > 8
     command = [program("node"), str(PACKAGES / "node_modules" / "pyright" / "index.js"), "--pythonpath", sys.executable]
     done = subprocess.run(
         [*command, "--outputjson", *map(str, modules)], cwd=tmp_path, capture_output=True, text=True, timeout=280,
