@@ -36,6 +36,7 @@ from turnkeep.messages import (
 )
 from turnkeep.pricing import Catalog, item_tokens, ranks, tokenizer_for
 from turnkeep.pricing import tokenizer as tokens
+from turnkeep.pricing.byte_pairs import SHORT, find_hard
 from turnkeep.pricing.tokenizer import ENCODINGS, SLICE, Vocabulary, clean, guess, slices
 
 pytestmark = [pytest.mark.xdist_group("tokens"), pytest.mark.slow]  # they share what tiktoken loads, in seconds
@@ -149,6 +150,69 @@ def test_ids_are_those_of_tiktoken(kind: Callable[[], str], encoding: str, oracl
     assert tokenizer.encoding == encoding
     assert Vocabulary.encode(tokens._VOCABULARIES[encoding], text) == oracle.encode_ordinary(text)
     assert tokenizer.count(text) == len(oracle.encode_ordinary(text))
+
+
+def pieces_of(text: str, size: int) -> list[str]:
+    return [text[place : place + size] for place in range(0, min(len(text), 200 * size), size)]
+
+
+@pytest.mark.daily_rows(2)  # each kind of text in one of the encodings
+@pytest.mark.parametrize("kind", KINDS)
+def test_ids_of_short_texts_are_those_of_tiktoken(
+    kind: Callable[[], str], encoding: str, oracle: tiktoken.Encoding
+) -> None:
+    encode = tokens._VOCABULARIES[encoding].encode
+    wrong = [piece for piece in pieces_of(kind(), 331) if encode(piece) != oracle.encode_ordinary(piece)]
+    assert wrong == []
+
+
+@pytest.fixture(scope="module")
+def engine(encoding: str) -> Callable[[str], list[int]]:
+    return tokens._reference_engine(encoding)
+
+
+def test_every_plain_character_is_cut_and_merged_as_by_tiktoken(
+    engine: Callable[[str], list[int]], oracle: tiktoken.Encoding
+) -> None:
+    characters = [c for c in map(chr, range(0x20000)) if not 0xD800 <= ord(c) <= 0xDFFF and not find_hard(c)]
+    assert len(characters) > 6_000
+    places = ("a{}b", " {0}{0}x 1{0}2", "{0}'s{0}\n {0} \n\n{0}", "'{0} I'{0}l A{0}B", "{0}\r\n /{0}/ a{0}{0}  ")
+    texts = [place.format(c) for c in characters for place in places]
+    assert [text for text in texts if find_hard(text) or engine(text) != oracle.encode_ordinary(text)] == []
+
+
+MIXTURE = "abdeglmnrstvyDLMRSTV'’ 0123.,:!?-_/(\"\n\r\t ñéßİıſµ²ΩλДя—“🙂🏽\ufe0f\u0301\u00a0\x1c\x85"
+
+
+@given(st.text(st.sampled_from(MIXTURE)))
+def test_plain_texts_are_cut_and_merged_as_by_tiktoken(
+    engine: Callable[[str], list[int]], oracle: tiktoken.Encoding, text: str
+) -> None:
+    assume(not find_hard(text))
+    assert engine(text) == oracle.encode_ordinary(text)
+
+
+HARD = ["你好", "ひ", "한", "ก", "x\u209f", "\U0001e900", *(one * 40 for one in "b-_ "), "a b " * (SHORT // 4) + "c"]
+
+
+@pytest.mark.parametrize("text", HARD)
+def test_what_is_long_or_merged_letter_by_letter_is_not_plain(text: str) -> None:
+    assert find_hard(text)
+
+
+PLAIN = ["", "Hello, how are you?", "Straße", "Привет, мир", "Ελλάδα", "f(x) = x**2;\n\tend", "👍🏽 – “ok” → 5 €"]
+
+
+@pytest.mark.parametrize("text", [*PLAIN, "a b " * (SHORT // 4)])
+def test_plain_texts_need_no_engine_for_documents(
+    text: str, engine: Callable[[str], list[int]], oracle: tiktoken.Encoding, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def build(name: str) -> Callable[[str], list[int]]:
+        raise AssertionError(f"{name} was built for {text[:20]!r}")
+
+    ids = oracle.encode_ordinary(text)
+    monkeypatch.setattr(tokens, "_document_engine", build)
+    assert engine(text) == ids
 
 
 def test_the_ranks_shipped_are_the_ones_that_tiktoken_would_download(encoding: str) -> None:
@@ -303,7 +367,8 @@ def test_a_fast_engine_is_used_only_if_it_agrees(
     assert ("hello world" in asked) is agrees
 
 
-def test_a_vocabulary_is_built_once_whoever_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["_reference_engine", "_document_engine"])
+def test_a_vocabulary_is_built_once_whoever_comes_first(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     built: list[str] = []
     begun = threading.Barrier(8)
 
@@ -316,12 +381,12 @@ def test_a_vocabulary_is_built_once_whoever_comes_first(monkeypatch: pytest.Monk
         return lambda text: [len(text)]
 
     monkeypatch.setattr(tokens, "_fast_engine", lambda name: None)
-    monkeypatch.setattr(tokens, "_reference_engine", build)
+    monkeypatch.setattr(tokens, name, build)
     shared = Vocabulary("o200k_base")
 
     def count() -> None:
         begun.wait(10)
-        assert shared.encode("abc") == [3]
+        assert shared.encode("你好吗") == [3]
 
     threads = [threading.Thread(target=count) for _ in range(8)]
     for thread in threads:
@@ -366,7 +431,7 @@ def test_the_first_count_needs_no_network() -> None:
 
 
 def test_a_vocabulary_keeps_its_table_once() -> None:
-    engine: Any = tokens._reference_engine("cl100k_base")
+    engine: Any = tokens._document_engine("cl100k_base")
     assert engine("Hello world") == [9906, 1917]
     assert len(engine.__self__._mergeable_ranks) == 0  # what is kept is in the core, which is compiled
 

@@ -24,7 +24,17 @@ _COUNT_BYTES = 4
 
 def load_ranks(encoding: str) -> list[bytes]:
     """The tokens of a shipped encoding; a token's place is its rank."""
-    return unpack(resources.files("turnkeep.pricing").joinpath("ranks", f"{encoding}.bin").read_bytes())
+    return unpack(_read_shipped(encoding))
+
+
+def load_joined(encoding: str) -> tuple[bytes, bytes]:
+    """The same, not taken apart: all tokens behind each other, and the length of each, a byte."""
+    lengths, start, data = _parts(_read_shipped(encoding))
+    return data[start:], lengths
+
+
+def _read_shipped(encoding: str) -> bytes:
+    return resources.files("turnkeep.pricing").joinpath("ranks", f"{encoding}.bin").read_bytes()
 
 
 def pack(tokens: Sequence[bytes]) -> bytes:
@@ -35,9 +45,15 @@ def pack(tokens: Sequence[bytes]) -> bytes:
 
 def unpack(blob: bytes) -> list[bytes]:
     """What `pack` was given."""
+    lengths, start, data = _parts(blob)
+    return list(_pieces(data, lengths, start))
+
+
+def _parts(blob: bytes) -> tuple[bytes, int, bytes]:
+    """The lengths of tokens, and where in what the tokens begin."""
     data = zlib.decompress(blob)
     start = _COUNT_BYTES + int.from_bytes(data[:_COUNT_BYTES], "big")
-    return list(_pieces(data, data[_COUNT_BYTES:start], start))
+    return data[_COUNT_BYTES:start], start, data
 
 
 def parse(rank_file: bytes) -> list[bytes]:
