@@ -110,6 +110,18 @@ def test_every_test_is_given_once_whoever_is_quick(
     assert all(worker.shutting_down for worker in scheduling.nodes)
 
 
+def test_a_test_may_be_told_of_more_than_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    scheduling = begun(monkeypatch, 2)
+    ran: Counter[str] = Counter()
+    while busy := [worker for worker in scheduling.nodes if worker.waiting]:
+        index = busy[0].waiting.pop(0)
+        ran[ALL[index]] += 1
+        for _ in range(3):
+            scheduling.mark_test_complete(busy[0], index)
+    assert ran == Counter(ALL)
+    assert scheduling.tests_finished
+
+
 def test_what_a_worker_leaves_that_has_died_is_given_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
     scheduling = begun(monkeypatch, 3)
     died, *others = scheduling.nodes
