@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Protocol, TypeVar
 
-from turnkeep.doors.http.openai.turn_reader import Silence, TurnPart
+from turnkeep.doors.error_answers import error_body
+from turnkeep.doors.http.openai.turn_reader import Silence, TurnFailure, TurnPart
 from turnkeep.doors.http.sent_events import COMMENT, END_FRAME
+from turnkeep.errors import TurnkeepError
+from turnkeep.events import TurnFault
 
 Form_co = TypeVar("Form_co", covariant=True)
 Form = TypeVar("Form")
@@ -34,11 +37,16 @@ async def frames_of(
     """From the first to the last word."""
     for form in encoder.begin():
         yield frame(form)
-    async for part in parts:
-        if isinstance(part, Silence):
-            yield COMMENT
-        for form in encoder.encode(part):
+    try:
+        async for part in parts:
+            if isinstance(part, Silence):
+                yield COMMENT
+            for form in encoder.encode(part):
+                yield frame(form)
+            if encoder.is_over:
+                break
+    except TurnkeepError as error:  # in the words of the dialect: the answer has begun, with a status
+        body = error_body(error)
+        for form in encoder.encode(TurnFailure(TurnFault(body["code"], body["message"]))):
             yield frame(form)
-        if encoder.is_over:
-            break
     yield end

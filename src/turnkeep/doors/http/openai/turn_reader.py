@@ -13,10 +13,9 @@ from typing import Self
 
 from starlette.requests import ClientDisconnect
 
-from turnkeep.doors.error_answers import status_of
 from turnkeep.doors.http.endpoint import HttpCall
 from turnkeep.doors.http.openai.openai_input import seen_calls
-from turnkeep.errors import NotFound, TurnkeepError
+from turnkeep.errors import NotAuthenticated, NotFound
 from turnkeep.events import Answer, Event, Outcome, TurnFault
 from turnkeep.messages import Address, AssistantItem, UserItem
 from turnkeep.runs.journal import SEPARATOR, join_texts
@@ -100,9 +99,7 @@ class TurnEnd:
 
 @dataclass(frozen=True, slots=True)
 class TurnFailure:
-    """Nobody could answer: the messages are dead letters, were withdrawn, or may not be read any
-    more. The last word.
-    """
+    """Nobody could answer: the messages are dead letters, or were withdrawn. The last word."""
 
     fault: TurnFault
 
@@ -214,24 +211,9 @@ class TurnReader:
         return len(self._cursor.base) + len(SEPARATOR) if self._cursor and self._cursor.base else 0
 
     async def parts(self, message_id: str) -> AsyncIterator[TurnPart]:
-        """What becomes of it, up to a last word. Raises `CallerGone`."""
-        try:
-            async for part in self._parts(message_id):
-                yield part
-        except TurnkeepError as error:  # in the words of the dialect: its answer has begun
-            yield TurnFailure(TurnFault(error.code, error.public if status_of(error) >= 500 else str(error)))
-
-    async def logged_parts(self, message_id: str) -> AsyncIterator[TurnPart]:
-        """The same as the log has it, for a reader that begins where the turn began, or after the
-        outputs of its calls: also of a turn that has ended.
+        """What becomes of it, up to a last word. Raises `CallerGone`, and what keeps it from being read on:
+        `NotAuthenticated` once the credential has ended, `NotFound`, `StoreError`.
         """
-        has_it = self._stream.subscription_start.is_recovered
-        async for part in self._live_parts(message_id) if has_it else self.parts(message_id):
-            yield part
-            if isinstance(part, LAST_WORDS):
-                return
-
-    async def _parts(self, message_id: str) -> AsyncIterator[TurnPart]:
         record = await self._store.message(self._address, message_id)
         if record is None:
             raise NotFound(f"message {message_id!r} is not known any more")
@@ -239,6 +221,16 @@ class TurnReader:
             yield await settled_part(self._call, self._address, record, self._cursor.calls if self._cursor else ())
             return
         async for part in self._live_parts(message_id):
+            yield part
+            if isinstance(part, LAST_WORDS):
+                return
+
+    async def logged_parts(self, message_id: str) -> AsyncIterator[TurnPart]:
+        """The same as the log has it, for a reader that begins where the turn began, or after the
+        outputs of its calls: also of a turn that has ended.
+        """
+        has_it = self._stream.subscription_start.is_recovered
+        async for part in self._live_parts(message_id) if has_it else self.parts(message_id):
             yield part
             if isinstance(part, LAST_WORDS):
                 return
@@ -265,7 +257,7 @@ class TurnReader:
                 spoke_at = loop.time()
             for part in parts:
                 yield part
-        yield TurnFailure(TurnFault(over.code, over.public))
+        raise NotAuthenticated(str(over))  # one of its own: all who rest on a credential are told by the same one
 
     def _flush(self) -> Sequence[TurnPart]:
         if not self._text:
