@@ -184,6 +184,8 @@ class ModelError(TurnkeepError):
 
     code = "model_error"
     public = "I encountered an issue while processing your request."
+    status: int | None = None
+    """Of the answer that was a refusal; None: nothing was answered, or the stream says it."""
 
 
 class ModelUnavailable(ModelError):

@@ -93,7 +93,7 @@ class _Connection(asyncio.Protocol):
             return
         self._data = rest[size:]
         assert self._transport is not None
-        body = orjson.loads(rest[:size])
+        body = orjson.loads(rest[:size]) if size else {}
         visit = Visit(first.split(" ")[1], headers, body, self._number, self._left, self._transport)
         self._told.visits.append(visit)
         task = asyncio.get_running_loop().create_task(self._run(visit))

@@ -467,7 +467,7 @@ def test_warnings_count_when_the_doctor_is_strict(desk: Desk) -> None:
         ({"TURNKEEP_PORT": "x", "TURNKEEP_LEASE": "-1"}, "settings", "TURNKEEP_LEASE"),
         ({"TURNKEEP_STORE": "/dev/null/x.db"}, "store", "cannot be made"),
         ({"TURNKEEP_TOOLS": "missing.toml"}, "tools", "missing.toml"),
-        ({"OPENAI_BASE_URL": "http://127.0.0.1:9/v1"}, "model", "cannot be reached"),
+        ({"OPENAI_BASE_URL": "http://127.0.0.1:9/v1"}, "model", "cannot be asked: no connection to 127.0.0.1:9"),
         ({"OPENAI_API_KEY": "sk-x", "OPENAI_MODEL": "gpt-3.5-turbo"}, "model", "ended on"),
     ],
 )

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import os
+import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
 
+from tests.certificates import make_certificate
 from tests.contract.broker import Broker, broker
+from tests.contract.canned import Canned, Visit, canned
 from tests.process.command import Desk
 from tests.process.programs import Server
 from tests.services import RabbitServer, RedisServer, free_port
+from turnkeep.cli import checks
+from turnkeep.cli.checks import examine
+from turnkeep.settings import Settings
 
 
 @pytest.fixture
@@ -93,6 +100,84 @@ def test_a_file_of_settings_that_is_no_text_is_a_sentence(desk: Desk) -> None:
     code, found = doctor(desk)
     assert (code, found["settings"][0]) == (2, "failure")
     assert ".env cannot be read" in found["settings"][1]
+
+
+# ---------------------------------------------------------------- the model's server
+
+
+async def of_model(server: Canned, **settings: Any) -> tuple[str, str]:
+    """What is found of a server that is asked as models are."""
+    values = {"store": "memory:", "openai_base_url": server.url, "openai_api_key": "sk-wary-secret", **settings}
+    findings = [one async for one in examine(Settings.load(**values), offline=False)]
+    [finding] = [one for one in findings if one.name == "model"]
+    return finding.state, finding.sentence
+
+
+async def list_models(visit: Visit) -> None:
+    visit.whole('{"object":"list","data":[]}', content_type="application/json")
+
+
+async def test_a_server_with_a_certificate_of_ones_own_is_asked_by_its_ca_file(tmp_path: Path) -> None:
+    trust = make_certificate(tmp_path)
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(trust, tmp_path / "key.pem")
+    async with canned(list_models, tls) as server:
+        assert (await of_model(server, model_ca_file=trust))[0] == "ok"
+        state, sentence = await of_model(server)
+        assert (state, "is not trusted; set its CA file" in sentence) == ("failure", True)
+        assert len(server.visits) == 1
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+async def test_a_server_that_has_moved_is_told_and_the_key_goes_nowhere_else(status: int) -> None:
+    async with canned(list_models) as elsewhere:
+
+        async def move(visit: Visit) -> None:
+            visit.whole("", status, location=f"{elsewhere.url}/models")
+
+        async with canned(move) as server:
+            state, sentence = await of_model(server)
+        assert (state, "set the base url to the address it names" in sentence) == ("failure", True)
+        assert elsewhere.visits == []
+
+
+@pytest.mark.parametrize(
+    ("status", "state", "words"),
+    [
+        (200, "ok", "at http"), (400, "ok", "at http"), (404, "ok", "at http"), (429, "ok", "at http"),
+        (401, "failure", "refuses the key (401): correct OPENAI_API_KEY"), (403, "failure", "refuses the key (403)"),
+        (407, "failure", "answered 407"), (503, "failure", "answers 503, try again later"),
+    ],
+)  # fmt: skip
+async def test_a_server_is_judged_by_the_status_of_its_answer(status: int, state: str, words: str) -> None:
+    async def answer(visit: Visit) -> None:
+        visit.whole('{"error": {"message": "no such key: sk-wary-secret"}}', status, content_type="application/json")
+
+    async with canned(answer) as server:
+        found = await of_model(server)
+    assert (found[0], words in found[1], "wary-secret" in found[1]) == (state, True, False)
+
+
+async def test_a_server_that_says_nothing_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "PATIENCE", 0.2)
+    gone = asyncio.Event()
+
+    async def say_nothing(_: Visit) -> None:
+        await gone.wait()
+
+    async with canned(say_nothing) as server:
+        state, sentence = await of_model(server)
+    assert (state, "no answer from" in sentence) == ("failure", True)
+
+
+async def test_anthropic_is_asked_in_its_own_words() -> None:
+    async with canned(list_models) as server:
+        settings = {"openai_base_url": None, "openai_api_key": None, "anthropic_base_url": server.url}
+        state, _ = await of_model(server, **settings, anthropic_api_key="sk-ant-secret")
+        [visit] = server.visits
+    assert state == "ok"
+    assert (visit.path, visit.headers["x-api-key"]) == ("/v1/models", "sk-ant-secret")
+    assert "anthropic-version" in visit.headers
 
 
 # ---------------------------------------------------------------- the broker

@@ -6,6 +6,7 @@ import asyncio
 import importlib.util
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from dataclasses import replace
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -18,8 +19,9 @@ from turnkeep.cli.findings import Finding, failure, ok, today, warning
 from turnkeep.cli.store_checks import check_store
 from turnkeep.clock import SystemClock
 from turnkeep.composition import endpoint_of
-from turnkeep.errors import StoreMisconfigured, TurnkeepError
+from turnkeep.errors import ModelError, StoreMisconfigured, TurnkeepError
 from turnkeep.models.anthropic import VERSION
+from turnkeep.models.http_client import Client
 from turnkeep.pricing.catalog import Catalog
 from turnkeep.settings import Settings, misspelt
 
@@ -212,30 +214,34 @@ async def _model(settings: Settings) -> Finding:
 
 
 async def _ask_server(settings: Settings) -> Finding | None:
-    """Ask the server for its models: what is wrong, None if nothing is."""
-    endpoint = endpoint_of(settings)
-    base, key = endpoint.base_url.rstrip("/"), endpoint.api_key
-    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    """Ask the server for its models, the way models are asked: what is wrong, None if nothing is."""
+    endpoint = replace(endpoint_of(settings), first_event_timeout=PATIENCE)
     if not settings.uses_openai:
         # Anthropic refuses every request without its version, this one too
-        headers |= {"anthropic-version": VERSION, "x-api-key": key}
-    variable = "OPENAI_API_KEY" if settings.uses_openai else "ANTHROPIC_API_KEY"
-    timeout = aiohttp.ClientTimeout(total=PATIENCE)
+        endpoint = replace(endpoint, headers={"anthropic-version": VERSION, "x-api-key": endpoint.api_key})
+    client = Client(endpoint)
     try:
-        async with (
-            aiohttp.ClientSession(timeout=timeout, headers=headers) as session,
-            # a list of models is free; a question would be paid for
-            session.get(f"{base}/models", proxy=settings.model_proxy) as response,
-        ):
-            status = response.status
-    except TimeoutError:
-        return failure("model", f"{base} does not answer within {PATIENCE:.0f} s")
-    except (aiohttp.ClientError, ValueError) as error:
-        return failure("model", f"{base} cannot be reached: {error}")
-    if status in (401, 403):
-        return failure("model", f"{base} refuses the key ({status}): correct {variable}")
+        # a list of models is free; a question would be paid for
+        (await client.get("/models")).close()
+    except ModelError as error:
+        variable = "OPENAI_API_KEY" if settings.uses_openai else "ANTHROPIC_API_KEY"
+        return _model_failure(error, endpoint.base_url, variable)
+    finally:
+        await client.close()
+    return None
+
+
+def _model_failure(error: ModelError, address: str, variable: str) -> Finding | None:
+    """Of a refusal by its status: what it says may be about this request alone."""
+    status = error.status
+    if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+        return failure("model", f"{address} refuses the key ({status}): correct {variable}")
+    if status is not None and status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        return failure("model", f"{address} answers {status}, try again later")
     # 404 too is an answer: compatible servers need not list their models
-    return failure("model", f"{base} answers {status}, try again later") if status >= 500 else None
+    if status is None or status < HTTPStatus.BAD_REQUEST or status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
+        return failure("model", f"{address} cannot be asked: {error}")
+    return None
 
 
 async def _server(settings: Settings) -> Finding:

@@ -348,7 +348,9 @@ class Reply:
             pass  # the status says enough
         finally:
             self.close()
-        return classify(self.status, self.headers, body, secrets=self._endpoint.secrets)
+        error = classify(self.status, self.headers, body, secrets=self._endpoint.secrets)
+        error.status = self.status
+        return error
 
     async def read(self, take: Take | None = None) -> list[StreamEvent] | None:
         """The frames of the next bytes (perhaps none), None at a clean end.
