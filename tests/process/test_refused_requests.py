@@ -87,6 +87,22 @@ class Caller:
         self._writer = writer
         self._sending = sending
 
+    async def send(self, data: bytes) -> None:
+        """Some more, as far as it is taken."""
+        await self._sending
+        with contextlib.suppress(OSError):
+            self._writer.write(data)
+            await self._writer.drain()
+
+    async def answer(self) -> tuple[bytes, bytes]:
+        """The head of the one answer, in small letters, and its body."""
+        heard = await self._reader.read(-1)
+        self._writer.close()
+        await asyncio.wait([self._sending])
+        self._sending.exception()
+        head, _, body = heard.partition(b"\r\n\r\n")
+        return head.lower(), body
+
     async def answers(self) -> list[tuple[int, str]]:
         """Status and code of each answer, up to the end."""
         heard = await self._reader.read(-1)
@@ -192,6 +208,42 @@ async def test_each_line_of_an_upgrade_is_taken_up_to_its_limit_and_refused_for_
             assert await caller.answers() == [(status, code)], more
 
 
+HANDSHAKES = [
+    Row("another method", 405, "method_not_allowed", line="POST @PATH@ HTTP/1.1"),
+    Row("a method that is none", 405, "method_not_allowed", line="BREW @PATH@ HTTP/1.1"),
+    Row("another path", 404, "not_found", line="GET /api/channels HTTP/1.1"),
+    Row("another version", 400, "malformed_request", headers=["Sec-WebSocket-Version: 8"]),
+    Row("two keys", 400, "malformed_request", headers=["Sec-WebSocket-Key: BBBBBBBBBBBBBBBBBBBBBB=="]),
+    Row("two upgrades", 426, "malformed_request", headers=["Upgrade: websocket"]),
+    Row("two origins", 400, "malformed_request", headers=["Origin: http://localhost", "Origin: http://localhost"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("row", HANDSHAKES, ids=[row.name for row in HANDSHAKES])
+async def test_an_upgrade_that_comes_to_nothing_is_refused_as_all_else(
+    row: Row, caplog: pytest.LogCaptureFixture
+) -> None:
+    await refused_alike(row.data("socket"), row, caplog)
+
+
+@pytest.mark.parametrize("key", [b"short", b"?" * 24, b"\xff" * 24, b""], ids=ascii)
+async def test_a_key_of_a_socket_that_is_none_is_refused_as_all_else(
+    key: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    row = Row("a key that is none", 400, "malformed_request")
+    await refused_alike(upgrade("GET /ws HTTP/1.1").replace(b"A" * 22 + b"==", key), row, caplog)
+
+
+async def refused_alike(data: bytes, row: Row, caplog: pytest.LogCaptureFixture) -> None:
+    async with served(role="gateway") as server, asyncio.timeout(PATIENCE):
+        head, body = await (await call(server, data)).answer()
+    assert int(head.split()[1]) == row.status
+    assert json.loads(body)["error"]["code"] == row.code
+    assert b"connection: close" in head
+    assert (b"allow: get" in head) == (row.status == 405)
+    assert not [record for record in caplog.records if record.levelname in ("ERROR", "CRITICAL")]
+
+
 @pytest.mark.parametrize("body", ["Content-Length: 4000000", CHUNKED])
 async def test_an_upgrade_that_brings_a_body_is_answered_while_that_comes(body: str) -> None:
     async with served(role="gateway") as server, asyncio.timeout(PATIENCE):
@@ -238,4 +290,43 @@ async def test_who_asks_leave_to_send_a_body_is_told_in_the_lobby_too() -> None:
         assert b" 100 " in await reader.readuntil(b"\r\n\r\n")
         writer.write(b'{"message": "hi!"}')
         assert b" 202 " in await reader.readline()
+        writer.close()
+
+
+IN_PLACE_OF_LEAVE = [
+    Row("more than is read", 413, "message_too_large", line=POSTING, headers=["Content-Length: 600000"]),
+    Row("no such route", 404, "not_found", line="POST /nowhere HTTP/1.1", headers=["Content-Length: 18"]),
+    Row("another method", 405, "method_not_allowed", line="PUT /healthz HTTP/1.1", headers=["Content-Length: 18"]),
+    Row("a host that is not ours", 400, "invalid_message", line=POSTING, host=("Host: evil.example.com",),
+        headers=["Content-Length: 18"]),
+    Row("a length and a coding", 400, "ambiguous_length", line=POSTING, headers=["Content-Length: 18", CHUNKED]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("sends", [False, True], ids=["who waits", "who sends all the same"])
+@pytest.mark.parametrize("row", IN_PLACE_OF_LEAVE, ids=[row.name for row in IN_PLACE_OF_LEAVE])
+async def test_an_answer_in_place_of_leave_to_send_a_body_is_the_last_of_its_connection(row: Row, sends: bool) -> None:
+    """Whether the body comes after it, or the next request, nobody can tell: it says so, and nothing more is read."""
+    data = Row(row.name, row.status, row.code, row.line, [*row.headers, ASKING], row.host).data("http")
+    async with served(role="gateway") as server, asyncio.timeout(PATIENCE):
+        caller = await call(server, data)
+        if sends:
+            await caller.send(b"x" * 600_000)
+        head, body = await caller.answer()
+    assert (int(head.split()[1]), json.loads(body)["error"]["code"]) == (row.status, row.code)
+    assert head.count(b"connection: close") == 1
+
+
+async def test_who_was_given_leave_may_go_on_with_the_connection() -> None:
+    head = f"{POSTING}\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: 18\r\n\r\n".encode()
+    async with served(role="gateway") as server, asyncio.timeout(PATIENCE):
+        reader, writer = await asyncio.open_connection(HOST, urlsplit(server.url).port)
+        for _ in range(2):
+            writer.write(head)
+            assert b" 100 " in await reader.readuntil(b"\r\n\r\n")
+            writer.write(b'{"message": "hi!"}')
+            answer = (await reader.readuntil(b"\r\n\r\n")).lower()
+            assert b" 202 " in answer
+            assert b"connection: close" not in answer
+            await reader.readuntil(b"}")
         writer.close()

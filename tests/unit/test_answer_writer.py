@@ -60,7 +60,7 @@ async def test_a_head_with_a_length_waits_for_what_comes_next_and_nothing_else_d
     writes: list[bytes], calls: list[bytes]
 ) -> None:
     line = Line()
-    writer = AnswerWriter(cast(Valve, line))
+    writer = AnswerWriter(cast(Valve, line), line.close)
     for data in writes:
         writer.write(data)
     assert line.calls == calls
@@ -69,7 +69,7 @@ async def test_a_head_with_a_length_waits_for_what_comes_next_and_nothing_else_d
 
 async def test_a_head_whose_body_never_comes_goes_out_before_the_end() -> None:
     line = Line()
-    writer = AnswerWriter(cast(Valve, line))
+    writer = AnswerWriter(cast(Valve, line), line.close)
     writer.write(HEAD)
     writer.close()
     await asyncio.sleep(0)
@@ -78,7 +78,7 @@ async def test_a_head_whose_body_never_comes_goes_out_before_the_end() -> None:
 
 async def test_a_head_whose_body_takes_its_time_goes_out_at_the_next_turn_of_the_loop() -> None:
     line = Line()
-    writer = AnswerWriter(cast(Valve, line))
+    writer = AnswerWriter(cast(Valve, line), line.close)
     writer.write(HEAD)
     await asyncio.sleep(0)
     assert line.calls == [HEAD]

@@ -28,7 +28,7 @@ from turnkeep.doors.http.openapi import document
 from turnkeep.doors.http.paths import Paths
 from turnkeep.doors.http.routes import ENDPOINTS, METRICS_ENDPOINT
 from turnkeep.doors.origin import Origins
-from turnkeep.doors.socket.sockets import Sockets
+from turnkeep.doors.socket.sockets import Sockets, refuse_route
 from turnkeep.doors.strictness import Strictness
 from turnkeep.errors import StoreError
 from turnkeep.settings import Settings
@@ -104,6 +104,7 @@ def app(application: Application, *, access: Access | None = None, own_applicati
             Route("/dashboard", _page("dashboard.html")),
             Route("/api/docs", _page("api_docs.html")),
             Mount("/static", StaticFiles(packages=[("turnkeep", "web/static")]), name="static"),
+            WebSocketRoute("/{path:path}", refuse_route),
         ],
     )
     asgi_app.state.openapi = document(ENDPOINTS)

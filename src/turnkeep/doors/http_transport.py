@@ -28,6 +28,7 @@ from turnkeep.doors.request_refusals import (
     HEAD_TOO_LARGE,
     LARGEST_HEAD,
     LONGEST_UPGRADE_LINE,
+    METHOD_NOT_TAKEN,
     MOST_HEADERS,
     NO_REQUEST,
     NO_ROOM,
@@ -51,17 +52,21 @@ CONTINUE = b"HTTP/1.1 100 "
 """What an answer to `Expect: 100-continue` begins with, before the answer itself."""
 LENGTH = b"\r\ncontent-length: "
 BODY_HEADERS = (b"content-length", b"transfer-encoding")
+CLOSE_HEADER = (b"connection", b"close")
 
 # h11 takes a bare LF and folded lines, as old servers did (RFC 9112, 2.2 and 5.2); proxies may not.
 _LENIENT = re.compile(rb"(?<!\r)\n|\r\n[ \t]|\A[ \t]")
 
-FAULTS_OF_PEERS = ("Invalid HTTP request", "Invalid UTF-8 sequence", "Unsupported upgrade", "No supported WebSocket")
+FAULTS_OF_PEERS = (
+    "Invalid HTTP request", "Invalid UTF-8 sequence", "Unsupported upgrade", "No supported WebSocket",
+    "opening handshake failed",
+)  # fmt: skip
 PieceWriter = Callable[[bytes], Awaitable[None]]
 
 
 class StrictParser(h11.Connection):
-    """Takes no head that two programs read differently, or that is larger than is read here, and counts the
-    pieces of bodies, which may be one byte each.
+    """Takes no head that two programs read differently, or that is larger than is read here, counts the
+    pieces of bodies, which may be one byte each, and says that it closes behind a body that may not come.
     """
 
     pieces = 0
@@ -86,6 +91,14 @@ class StrictParser(h11.Connection):
                 self._refuse(HEAD_TOO_LARGE)
         return event
 
+    def send(self, event: Any) -> Any:
+        # Who asks leave to send a body and is answered instead may send it, or the next request: nothing
+        # that comes can be told apart (RFC 9110, 10.1.1).
+        if self.they_are_waiting_for_100_continue and type(event) is h11.Response:
+            headers = [*(header for header in event.headers if header != CLOSE_HEADER), CLOSE_HEADER]
+            event = h11.Response(status_code=event.status_code, headers=headers, reason=event.reason)
+        return super().send(event)
+
     def _refuse(self, refusal: RequestRefusal) -> NoReturn:
         self.refusal = refusal
         raise h11.RemoteProtocolError(refusal.sentence, error_status_hint=refusal.status)
@@ -96,10 +109,11 @@ class AnswerWriter:
     the next turn of the loop: each write is a call of the system, and a packet that wakes the peer.
     """
 
-    __slots__ = ("_has_begun", "_head", "_valve")
+    __slots__ = ("_has_begun", "_head", "_on_close", "_valve")
 
-    def __init__(self, valve: Valve) -> None:
+    def __init__(self, valve: Valve, on_close: Callable[[], None]) -> None:
         self._valve = valve
+        self._on_close = on_close
         self._head = b""
         self._has_begun = False
 
@@ -120,7 +134,7 @@ class AnswerWriter:
     def close(self) -> None:
         """A body that never came, of an application that broke: its head has gone out all the same."""
         self._flush()
-        self._valve.close()
+        self._on_close()
 
     def _flush(self) -> None:
         if self._head:
@@ -171,6 +185,9 @@ class HttpTransport(H11Protocol):
         # First, so that the place is free whatever uvicorn does with a request in progress.
         self._leave()
         super().connection_lost(exc)
+        if self.cycle is not None:
+            # Its writer refers to this connection: both would be left to the collector.
+            self.cycle.transport = self.transport
 
     def drop(self) -> None:
         self.transport.abort()
@@ -242,8 +259,17 @@ class HttpTransport(H11Protocol):
         if is_in_hand:  # whoever answers it has nobody to answer any more, nor to give leave to send a body
             cycle.disconnected, cycle.waiting_for_100_continue = True, False
             cycle.message_event.set()
-        self._is_refused = True
         self.transport.write(refusal.message)
+        self._end_writing()
+
+    def _close_behind_answer(self) -> None:
+        if self.conn.their_state is h11.SEND_BODY and self.cycle.response_complete:
+            self._end_writing()
+        else:
+            self.transport.close()
+
+    def _end_writing(self) -> None:
+        self._is_refused = True
         with contextlib.suppress(OSError):  # of a peer who is gone; some loops say so
             if self.transport.can_write_eof():
                 self.transport.write_eof()
@@ -280,7 +306,7 @@ class HttpTransport(H11Protocol):
             self._name()
         cycle: Any = self.cycle
         if cycle is not None and cycle.transport is self.transport:  # of a request that has just come
-            cycle.transport = AnswerWriter(self.transport)
+            cycle.transport = AnswerWriter(self.transport, self._close_behind_answer)
         self._watch()
 
     def _name(self) -> None:
@@ -372,6 +398,8 @@ def refusal_of_upgrade(event: h11.Request) -> RequestRefusal | None:
     """
     if event.http_version != b"1.1":  # uvicorn would say that it was, and hide a proxy of the old kind
         return OLD_UPGRADE
+    if event.method != b"GET":
+        return METHOD_NOT_TAKEN
     if len(b"%b %b HTTP/1.1" % (event.method, event.target)) > LONGEST_UPGRADE_LINE:
         return ADDRESS_TOO_LONG
     if any(len(b"%b: %b" % header) > LONGEST_UPGRADE_LINE for header in event.headers):

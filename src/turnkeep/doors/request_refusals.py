@@ -19,12 +19,15 @@ LONGEST_UPGRADE_LINE = 8_190
 
 @dataclass(frozen=True, slots=True)
 class RequestRefusal:
-    """An answer after which the connection is closed. `retry_after`: seconds, where coming back may help."""
+    """An answer after which the connection is closed. `retry_after`: seconds, where coming back may help;
+    `allow`: the method that is taken.
+    """
 
     status: HTTPStatus
     code: str
     sentence: str
     retry_after: int | None = None
+    allow: str | None = None
 
     @property
     def body(self) -> bytes:
@@ -36,6 +39,7 @@ class RequestRefusal:
     @property
     def headers(self) -> list[tuple[bytes, bytes]]:
         again = [] if self.retry_after is None else [(b"retry-after", b"%d" % self.retry_after)]
+        methods = [] if self.allow is None else [(b"allow", self.allow.encode())]
         return [
             (b"content-type", b"application/json"),
             (b"content-length", b"%d" % len(self.body)),
@@ -43,6 +47,7 @@ class RequestRefusal:
             (b"cache-control", b"no-store"),
             (b"x-content-type-options", b"nosniff"),
             *again,
+            *methods,
         ]
 
     @property
@@ -56,6 +61,10 @@ NO_REQUEST = RequestRefusal(HTTPStatus.BAD_REQUEST, "malformed_request", "this i
 OLD_UPGRADE = RequestRefusal(
     HTTPStatus.BAD_REQUEST, "malformed_request", "a socket is opened with HTTP/1.1, a proxy on the way speaks 1.0"
 )
+METHOD_NOT_TAKEN = RequestRefusal(
+    HTTPStatus.METHOD_NOT_ALLOWED, "method_not_allowed", "a socket is opened with GET, and nothing else becomes one",
+    allow="GET",
+)  # fmt: skip
 REQUEST_TIMED_OUT = RequestRefusal(
     HTTPStatus.REQUEST_TIMEOUT, "request_timed_out", "the request did not arrive in time, send it again", 0
 )
@@ -86,3 +95,14 @@ VERSION_NOT_TAKEN = RequestRefusal(
     "http_version_not_taken",
     "this version of HTTP is not spoken here, use 1.1",
 )
+
+
+def handshake_refusal(status: int, reason: str) -> RequestRefusal:
+    """What the parser of sockets does not take of a head that is a request. The `reason` is its own."""
+    is_upgrade = status == HTTPStatus.UPGRADE_REQUIRED
+    return RequestRefusal(
+        HTTPStatus.UPGRADE_REQUIRED if is_upgrade else HTTPStatus.BAD_REQUEST,
+        "malformed_request",
+        # a header may hold bytes that are no text
+        f"no socket is opened: {reason.encode('ascii', 'backslashreplace').decode()}",
+    )

@@ -21,14 +21,15 @@ from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketState
 from uvicorn.protocols.utils import get_remote_addr
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.datastructures import Headers
 from websockets.frames import CONT, DATA_OPCODES, Frame
-from websockets.http11 import Request
+from websockets.http11 import Request, Response
 from websockets.protocol import OPEN
 
 from turnkeep.doors.backlog import Backlog, Rota, Valve
 from turnkeep.doors.peers import Peers, sender_of
 from turnkeep.doors.ping_wheel import PingWheel
-from turnkeep.doors.request_refusals import NO_REQUEST
+from turnkeep.doors.request_refusals import NO_REQUEST, handshake_refusal
 
 T = TypeVar("T")
 
@@ -50,6 +51,9 @@ PING_HEAD, PONG_HEAD = b"\x89\x04", b"\x8a\x84"
 PONG_SIZE = 10
 EARLY = 0.05
 """Seconds by which a look at a pong may come too early: by a whole interval it would be too late."""
+
+REJECTION = "Failed to open a WebSocket connection: "
+"""What the reason of the parser stands behind."""
 
 CONNECTION = "turnkeep.connection"
 """The connection, in the state of a socket's scope."""
@@ -286,7 +290,10 @@ class SocketTransport(WebSocketsSansIOProtocol):
         self.handshake_complete = True
 
     def handle_connect(self, event: Any) -> None:
+        # What its parser refuses is text. No longer than it asks: the dict of an open socket stays small.
+        self.conn.reject = refused_handshake  # type: ignore[method-assign]
         super().handle_connect(event)
+        del self.conn.reject
         self._request = event
         self.scope["state"][CONNECTION] = self
         self._backlog.host = sender_of(self._peers, self._backlog.host, self.scope.get("headers", ()))
@@ -432,6 +439,14 @@ class SocketTransport(WebSocketsSansIOProtocol):
     def stop_keepalive(self) -> None:
         self._wheel.remove(self, self._ping_at)
         super().stop_keepalive()
+
+
+def refused_handshake(status: int, text: str) -> Response:
+    """As `ServerProtocol.reject`, in the form of all other refusals."""
+    reason = text.removeprefix(REJECTION).partition(".\n")[0]
+    refusal = handshake_refusal(status, reason)
+    headers = Headers([(name.decode(), value.decode()) for name, value in refusal.headers])
+    return Response(refusal.status, refusal.status.phrase, headers, refusal.body)
 
 
 def transport_of(scope: MutableMapping[str, Any]) -> SocketTransport | None:

@@ -24,7 +24,7 @@ from turnkeep.doors.socket.socket_actions import NOT_AUTHENTICATED, credentials_
 from turnkeep.doors.socket.socket_watch import SocketWatch
 from turnkeep.doors.socket.writers import Broadcasts
 from turnkeep.doors.socket_transport import transport_of
-from turnkeep.errors import NotAuthenticated, TooManyRequests, TurnkeepError
+from turnkeep.errors import NotAuthenticated, NotFound, Rejection, TooManyRequests, TurnkeepError
 from turnkeep.inputs import read_json
 from turnkeep.outbound.greeting import Greeting
 from turnkeep.telemetry import get_log
@@ -192,14 +192,19 @@ def _know(websocket: WebSocket) -> None:
         connection.know()
 
 
-async def _refuse(websocket: WebSocket, error: NotAuthenticated) -> None:
-    """Answer the upgrade with 401. A server that can only close says 403."""
+async def refuse_route(websocket: WebSocket) -> None:
+    """Of an upgrade anywhere else."""
+    await _refuse(websocket, NotFound("there is no such route"))
+
+
+async def _refuse(websocket: WebSocket, error: Rejection) -> None:
+    """Answer the upgrade with what it is refused for. A server that can only close says 403."""
     if "websocket.http.response" in websocket.scope.get("extensions", {}):
         await websocket.send_denial_response(error_response(error))
         if (connection := transport_of(websocket.scope)) is not None:
             connection.refuse()
     else:
-        await websocket.close(NOT_AUTHENTICATED)
+        await websocket.close()
 
 
 class _Nobody(Exception):
