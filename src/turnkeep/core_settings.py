@@ -8,10 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import (
-    SecretStr,
-    model_validator,
-)
+from pydantic import SecretStr, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from turnkeep.messages import BusyPolicy

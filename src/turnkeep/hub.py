@@ -18,14 +18,7 @@ from turnkeep.events import Event, TurnFault, newest_of_run
 from turnkeep.messages import Address
 from turnkeep.resumption import StartingPoint, go_on
 from turnkeep.store.contract import Follower, Store
-from turnkeep.subscription import (
-    CatchUp,
-    ChannelSubscription,
-    Receiver,
-    Subscriber,
-    SubscriptionStart,
-    read_in_time,
-)
+from turnkeep.subscription import CatchUp, ChannelSubscription, Receiver, Subscriber, SubscriptionStart, read_in_time
 from turnkeep.telemetry import SILENT, Meter, get_log
 
 log = get_log(__name__)

@@ -12,12 +12,7 @@ from typing import Any, Literal, cast, get_args
 from turnkeep.application import Application
 from turnkeep.auth.audit_trail import channel_digest, report
 from turnkeep.auth.principals import Principal
-from turnkeep.errors import (
-    InvalidMessage,
-    MessageFrozen,
-    NotAllowed,
-    NotFound,
-)
+from turnkeep.errors import InvalidMessage, MessageFrozen, NotAllowed, NotFound
 from turnkeep.inputs import MAX_NAME, optional_text
 from turnkeep.messages import USER, Address, Message
 from turnkeep.store.values import DeadLetter, Decision, HeldCall, MessageRecord

@@ -47,14 +47,7 @@ from turnkeep.runs.tool_calls import EFFECT_UNKNOWN
 from turnkeep.runs.trace_attributes import run_attributes
 from turnkeep.store.contract import EventGap
 from turnkeep.store.shared_ledger import Circuit
-from turnkeep.store.values import (
-    Commit,
-    FailOutcome,
-    Failure,
-    Record,
-    Stop,
-    TranscriptEntry,
-)
+from turnkeep.store.values import Commit, FailOutcome, Failure, Record, Stop, TranscriptEntry
 from turnkeep.telemetry import SILENT, get_log, traces
 from turnkeep.usage import Usage
 

@@ -20,14 +20,7 @@ from turnkeep.runs.trace_attributes import call_attributes
 from turnkeep.store.values import Claim, HeldCall
 from turnkeep.telemetry import SILENT, Meter
 from turnkeep.telemetry.traces import span
-from turnkeep.tools.execution import (
-    Result,
-    ToolRequest,
-    arguments_digest,
-    call_catch_all,
-    parse_arguments,
-    refusal,
-)
+from turnkeep.tools.execution import Result, ToolRequest, arguments_digest, call_catch_all, parse_arguments, refusal
 from turnkeep.tools.execution import call as execute
 from turnkeep.tools.tool import Tool, ToolContext
 from turnkeep.tools.toolbox import Toolbox

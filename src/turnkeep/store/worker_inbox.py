@@ -11,16 +11,7 @@ from typing import Protocol
 
 from turnkeep.events import TurnFault
 from turnkeep.messages import Address, Message
-from turnkeep.store.values import (
-    Claim,
-    Commit,
-    Directive,
-    FailOutcome,
-    Failure,
-    HeldCall,
-    Record,
-    Remainder,
-)
+from turnkeep.store.values import Claim, Commit, Directive, FailOutcome, Failure, HeldCall, Record, Remainder
 
 
 class WorkerInbox(Protocol):

@@ -13,24 +13,8 @@ from turnkeep.doors.error_answers import JsonResponse
 from turnkeep.doors.http.endpoint import HttpCall, audit, dead_json, message_json, run_json, thread_json
 from turnkeep.errors import InvalidMessage, NotFound, ThreadNotFound
 from turnkeep.events import Event, picture_of
-from turnkeep.inputs import (
-    MAX_MODEL,
-    MAX_NAME,
-    drops_inbox,
-    optional_text,
-    read_content,
-    read_metadata,
-)
-from turnkeep.messages import (
-    Address,
-    CallItem,
-    HostedItem,
-    Item,
-    OutputItem,
-    ReasoningItem,
-    content_text,
-    item_to_json,
-)
+from turnkeep.inputs import MAX_MODEL, MAX_NAME, drops_inbox, optional_text, read_content, read_metadata
+from turnkeep.messages import Address, CallItem, HostedItem, Item, OutputItem, ReasoningItem, content_text, item_to_json
 from turnkeep.remedies import remedy_of
 from turnkeep.store.clearing import forget_at_work
 from turnkeep.store.values import DeadLetter, RunRecord, ThreadRecord, TranscriptEntry

@@ -12,16 +12,7 @@ from typing import cast
 
 from turnkeep.application import Application
 from turnkeep.events import CallDetail, Event, EventKind, Outcome, ResultDetail, StepDetail, picture_of
-from turnkeep.messages import (
-    Address,
-    AssistantItem,
-    CallItem,
-    HostedItem,
-    Item,
-    OutputItem,
-    ReasoningItem,
-    UserItem,
-)
+from turnkeep.messages import Address, AssistantItem, CallItem, HostedItem, Item, OutputItem, ReasoningItem, UserItem
 from turnkeep.runs.journal import SEPARATOR
 from turnkeep.store.values import RunRecord
 

@@ -4,13 +4,7 @@ from __future__ import annotations
 
 from enum import Enum
 
-from turnkeep.errors import (
-    StoreError,
-    StoreFull,
-    StoreMisconfigured,
-    StoreUnavailable,
-    ThreadQuarantined,
-)
+from turnkeep.errors import StoreError, StoreFull, StoreMisconfigured, StoreUnavailable, ThreadQuarantined
 
 # Marks are looked for anywhere in the text: from inside a script Redis puts its own words around
 # the error, and versions differ in them.
