@@ -37,7 +37,7 @@ from turnkeep.doors.socket.sockets import shown_in
 from turnkeep.errors import AnswerMalformed, ConfigurationError, NotAuthenticated, TurnkeepError
 from turnkeep.inputs import read_channel, read_json, read_message
 from turnkeep.messages import Address
-from turnkeep.models.http_client import Framer
+from turnkeep.models.reading import Framer
 from turnkeep.pricing.catalog import Catalog
 from turnkeep.pricing.prices import PriceBook
 from turnkeep.settings import Settings

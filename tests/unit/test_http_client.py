@@ -4,95 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, closing
 from typing import Any
 
 import pytest
 
 from tests.contract.canned import Visit, canned
-from tests.patience import PATIENCE, until
-from turnkeep.errors import ConfigurationError, ModelError, ModelRefused, ModelUnavailable
-from turnkeep.models.http_client import LARGE, Client, Reply
+from tests.patience import until
+from tests.raw_server import OK, client_of, served, text_of
+from turnkeep.errors import ConfigurationError, ModelRefused, ModelUnavailable
 from turnkeep.models.provider import Provider
-
-Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
-OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}"
-
-
-@asynccontextmanager
-async def served(serve: Serve) -> AsyncIterator[str]:
-    """The address of a server that speaks for itself."""
-
-    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with closing(writer):
-            await serve(reader, writer)
-
-    server = await asyncio.start_server(connected, "127.0.0.1", 0, limit=4 * LARGE)
-    async with server:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
-
-
-@asynccontextmanager
-async def client_of(url: str, **options: Any) -> AsyncIterator[Client]:
-    client = Client(Provider(url, **options))
-    try:
-        async with asyncio.timeout(PATIENCE):
-            yield client
-    finally:
-        await client.close()
-
-
-async def text_of(reply: Reply) -> bytes:
-    with closing(reply):
-        return await reply.body()
-
-
-def body_of(size: int) -> dict[str, Any]:
-    return {"text": "x" * size}
-
-
-async def test_a_refusal_is_heard_by_who_still_writes_and_the_connection_is_not_used_again() -> None:
-    connections: list[asyncio.StreamWriter] = []
-
-    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        connections.append(writer)
-        await reader.readuntil(b"\r\n\r\n")
-        writer.write(b'HTTP/1.1 400 Bad\r\ncontent-length: 33\r\n\r\n{"error":{"message":"no thanks"}}')
-        await gone.wait()
-
-    gone = asyncio.Event()
-    async with served(refuse) as url, client_of(url) as client:
-        for _ in range(2):
-            with pytest.raises(ModelError, match="no thanks"):
-                await client.post(f"{url}/responses", body_of(32 * LARGE), {})
-        gone.set()
-    assert len(connections) == 2
-
-
-async def test_a_large_request_is_written_whole_and_the_connection_serves_again() -> None:
-    sizes: list[int] = []
-
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        for _ in range(2):
-            head = await reader.readuntil(b"\r\n\r\n")
-            size = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
-            sizes.append(len(await reader.readexactly(size)))
-            writer.write(OK)
-
-    async with served(answer) as url, client_of(url) as client:
-        for size in (3 * LARGE, 3):
-            assert await text_of(await client.post(f"{url}/responses", body_of(size), {})) == b"{}"
-    assert sizes == [3 * LARGE + 11, 3 + 11]
-
-
-async def test_a_connection_that_breaks_while_a_large_request_is_written_is_a_failure_of_the_network() -> None:
-    async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-
-    async with served(hang_up) as url, client_of(url) as client:
-        with pytest.raises(ModelUnavailable):
-            await client.post(f"{url}/responses", body_of(32 * LARGE), {})
 
 
 async def test_what_is_said_before_the_head_is_passed_over() -> None:
@@ -116,35 +36,6 @@ async def test_no_status_of_the_first_hundred_is_the_head(status: int) -> None:
 
     async with served(answer) as url, client_of(url) as client:
         assert await text_of(await client.get("/models")) == b"{}"
-
-
-async def test_who_answers_before_he_has_read_all_is_told_all() -> None:
-    sizes: list[int] = []
-
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        for size in (32 * LARGE + 11, 14):
-            await reader.readuntil(b"\r\n\r\n")
-            head, body = OK.split(b"{}")[0], b"{}"
-            writer.write(head)
-            sizes.append(len(await reader.readexactly(size)))
-            writer.write(body)
-
-    async with served(answer) as url, client_of(url) as client:
-        for size in (32 * LARGE, 3):
-            assert await text_of(await client.post(f"{url}/responses", body_of(size), {})) == b"{}"
-    assert sizes == [32 * LARGE + 11, 14]
-
-
-async def test_an_answer_that_is_whole_before_all_is_read_ends_the_request() -> None:
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        writer.write(OK)
-        await gone.wait()
-
-    gone = asyncio.Event()
-    async with served(answer) as url, client_of(url) as client:
-        assert await text_of(await client.post(f"{url}/responses", body_of(32 * LARGE), {})) == b"{}"
-        gone.set()
 
 
 async def lose_the_second(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

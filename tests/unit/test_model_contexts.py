@@ -12,7 +12,7 @@ import pytest
 from aiohttp import web
 
 from tests.patience import PATIENCE
-from turnkeep.models import http_client
+from turnkeep.models import capabilities
 from turnkeep.models.capabilities import LEAST_CONTEXT, ContextSizes
 from turnkeep.models.provider import Provider, patience_with
 
@@ -22,7 +22,7 @@ Pages = dict[str, Any]
 @pytest.fixture(autouse=True)
 def look_up_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """A starved machine may need longer for an answer than a server is given; who tests silence sets less."""
-    monkeypatch.setattr(http_client, "LOOK_UP_TIME", PATIENCE)
+    monkeypatch.setattr(capabilities, "LOOK_UP_TIME", PATIENCE)
 
 
 @asynccontextmanager
@@ -122,7 +122,7 @@ async def _elsewhere(_: web.Request) -> web.StreamResponse:
 async def test_a_server_that_answers_nonsense_costs_a_moment_and_nothing_else(
     page: Callable[[web.Request], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(http_client, "LOOK_UP_TIME", 0.3)
+    monkeypatch.setattr(capabilities, "LOOK_UP_TIME", 0.3)
     async with serving({"GET /v1/models": page}) as (endpoint, _):
         begun = time.monotonic()
         assert await ContextSizes(endpoint).ask_server("m") is None

@@ -16,7 +16,7 @@ from yarl import URL
 
 from turnkeep.backoff import Backoff
 from turnkeep.errors import ConfigurationError, NotFound, OutcomeUnknown, StoreUnavailable, TurnkeepError
-from turnkeep.models.http_client import Framer
+from turnkeep.models.reading import Framer
 
 PAUSES = Backoff(delay=0.2, cap=5.0)
 AGAIN = frozenset({429, 502, 503, 504})

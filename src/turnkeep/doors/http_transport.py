@@ -14,7 +14,7 @@ import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from functools import partial
 from http import HTTPStatus
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -185,9 +185,8 @@ class HttpTransport(H11Protocol):
         # First, so that the place is free whatever uvicorn does with a request in progress.
         self._leave()
         super().connection_lost(exc)
-        if self.cycle is not None:
-            # Its writer refers to this connection: both would be left to the collector.
-            self.cycle.transport = self.transport
+        if (cycle := cast("Any", self.cycle)) is not None:
+            cycle.transport = self.transport  # not its writer, which refers to this: the collector would be left both
 
     def drop(self) -> None:
         self.transport.abort()

@@ -99,10 +99,6 @@ VERSION_NOT_TAKEN = RequestRefusal(
 
 def handshake_refusal(status: int, reason: str) -> RequestRefusal:
     """What the parser of sockets does not take of a head that is a request. The `reason` is its own."""
-    is_upgrade = status == HTTPStatus.UPGRADE_REQUIRED
-    return RequestRefusal(
-        HTTPStatus.UPGRADE_REQUIRED if is_upgrade else HTTPStatus.BAD_REQUEST,
-        "malformed_request",
-        # a header may hold bytes that are no text
-        f"no socket is opened: {reason.encode('ascii', 'backslashreplace').decode()}",
-    )
+    kind = HTTPStatus.UPGRADE_REQUIRED if status == HTTPStatus.UPGRADE_REQUIRED else HTTPStatus.BAD_REQUEST
+    text = reason.encode("ascii", "backslashreplace").decode()  # a header may hold bytes that are no text
+    return RequestRefusal(kind, "malformed_request", f"no socket is opened: {text}")

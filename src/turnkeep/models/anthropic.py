@@ -17,24 +17,24 @@ from turnkeep.errors import AnswerMalformed
 from turnkeep.messages import AssistantItem, CallItem, Citation, HostedItem, Item, ProviderData, ReasoningItem
 from turnkeep.models.anthropic_request import alternating, request_body, without
 from turnkeep.models.capabilities import Capabilities, Lessons, capabilities_of
+from turnkeep.models.end_reasons import end_of, meaning_of_end
 from turnkeep.models.exchange import Asker, Asking, label_headers
 from turnkeep.models.fit import PastForms, ToolNames, fit
-from turnkeep.models.http_client import Client, Reply, StreamEvent
+from turnkeep.models.http_client import Client, Reply
 from turnkeep.models.model import Began, Delta, Finish, ItemDone, ModelRequest, OnText, ReasoningDelta, StreamPart
 from turnkeep.models.past import CallIds
 from turnkeep.models.pieces import arguments_of
 from turnkeep.models.provider import Provider
 from turnkeep.models.reading import (
     Halves,
+    StreamEvent,
     complaint_in,
-    end_of,
     entries,
     error_in,
     is_json,
     json_values,
     label,
     mapping,
-    meaning_of_end,
     words,
 )
 from turnkeep.usage import Usage

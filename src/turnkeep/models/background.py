@@ -18,9 +18,9 @@ import orjson
 from turnkeep.backoff import Backoff
 from turnkeep.errors import EndpointBlocked, ModelError, ModelRefused, ResponseLost
 from turnkeep.models.exchange import AnswerReader, end_parts, read_parts
-from turnkeep.models.http_client import Client, Reply, StreamEvent
+from turnkeep.models.http_client import Client, Reply
 from turnkeep.models.model import OnText, StreamPart
-from turnkeep.models.reading import mapping
+from turnkeep.models.reading import StreamEvent, mapping
 
 LOOKS = Backoff(delay=0.5, cap=5.0)
 """How often a response is looked at that is too old for a stream, until the run has to end."""

@@ -16,6 +16,7 @@ import asyncio
 import re
 from collections import OrderedDict
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass, field, fields, replace
 from fnmatch import fnmatchcase
 from functools import cache, lru_cache
@@ -23,15 +24,15 @@ from importlib import resources
 from typing import Any, Literal, cast, get_args
 from urllib.parse import urlsplit
 
+import orjson
+
 from turnkeep import toml
-from turnkeep.errors import ConfigurationError
+from turnkeep.errors import ConfigurationError, ModelError
 from turnkeep.models.provider import Provider
 
 Protocol = Literal["responses", "chat", "anthropic"]
 CallIdForm = Literal["any", "word", "nine"]
-"""Ids of calls: any of up to 40 characters; of letters, digits, `_` and `-`; or
-nine letters and digits.
-"""
+"""Ids of calls: any of up to 40 characters; of letters, digits, `_` and `-`; or nine letters and digits."""
 
 FAMILIES_REMEMBERED = 256
 """Names whose family is remembered: people may write any."""
@@ -49,6 +50,7 @@ _YES_NO = {"yes": True, "true": True, "on": True, "1": True, "no": False, "false
 LEAST_CONTEXT = 2_000
 """Tokens below which nothing is believed: a mistaken refusal must not take a model its memory."""
 MOST_CONTEXT = 100_000_000
+LOOK_UP_TIME = 3.0
 SIZES_REMEMBERED = 1_000
 """Models that are remembered; more names than that are not of one server."""
 
@@ -315,11 +317,24 @@ async def _ask_ollama(endpoint: Provider, model: str) -> int | None:
     return next((_plausible_size(size) for name, size in named_sizes if str(name).endswith(".context_length")), None)
 
 
-async def _document(endpoint: Provider, path: str, **how: Any) -> object:
+async def _document(
+    endpoint: Provider, path: str, *, from_root: bool = False, body: Mapping[str, Any] | None = None
+) -> object:
+    """One JSON document of a server, beneath its base URL or its host; None for whatever is none. Never raises for
+    what the server does, and waits `LOOK_UP_TIME` at most: it is good to know, not needed.
+    """
     # here and not above: with aiohttp behind it, see `open_model`
-    from turnkeep.models.http_client import look_up
+    from turnkeep.models.http_client import Client
 
-    return await look_up(endpoint, path, **how)
+    url, client = endpoint.root_url(path) if from_root else endpoint.url(path), Client(endpoint)
+    try:
+        async with asyncio.timeout(LOOK_UP_TIME):
+            with closing(await (client.get_at(url) if body is None else client.post(url, body, {}))) as reply:
+                return orjson.loads(await reply.body())
+    except (ModelError, TimeoutError, ValueError):
+        return None
+    finally:
+        await client.close()
 
 
 def _entry(body: object, model: str, key: str = "data") -> Mapping[str, Any]:

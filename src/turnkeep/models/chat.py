@@ -18,27 +18,27 @@ from turnkeep.errors import AnswerMalformed
 from turnkeep.messages import AssistantItem, CallItem, Citation, Item, ProviderData, ReasoningItem
 from turnkeep.models.capabilities import Capabilities, Lessons, capabilities_of
 from turnkeep.models.chat_body import messages, request_body
+from turnkeep.models.end_reasons import end_of, meaning_of_end
 from turnkeep.models.exchange import Asker, Asking, label_headers
 from turnkeep.models.fit import PastForms, ToolNames, fit
 from turnkeep.models.growth import Growth
-from turnkeep.models.http_client import Client, Reply, StreamEvent
+from turnkeep.models.http_client import Client, Reply
 from turnkeep.models.model import Began, Delta, Finish, ItemDone, ModelRequest, OnText, ReasoningDelta, StreamPart
 from turnkeep.models.past import CallIds
 from turnkeep.models.pieces import CallPieces
 from turnkeep.models.provider import Provider
 from turnkeep.models.reading import (
     Halves,
+    StreamEvent,
     citations_of_annotations,
     citations_of_sources,
     complaint_in,
-    end_of,
     entries,
     error_in,
     is_json,
     json_values,
     label,
     mapping,
-    meaning_of_end,
     text_of_content,
     words,
 )

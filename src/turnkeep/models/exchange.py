@@ -13,9 +13,9 @@ from urllib.parse import quote
 
 from turnkeep.errors import AnswerMalformed, ModelError, ModelRateLimited, ModelTimedOut, ModelUnreachable
 from turnkeep.models.capabilities import Capabilities, Lesson, Lessons
-from turnkeep.models.http_client import Client, Reply, StreamEvent
+from turnkeep.models.http_client import Client, Reply
 from turnkeep.models.model import Delta, ModelRequest, OnText, StreamPart
-from turnkeep.models.reading import made_whole
+from turnkeep.models.reading import StreamEvent, made_whole
 from turnkeep.models.refusals import lessons_in
 from turnkeep.telemetry import get_log
 

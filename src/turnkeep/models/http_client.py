@@ -8,14 +8,6 @@ aiohttp makes and keeps the connections (`http_connector`), and parses what arri
 by: of all that it does between a request and the line (an address parsed, cookies, redirects, a task that
 writes the body) nothing is needed where address and headers are an endpoint's, and it was most of what a
 request cost here.
-
-`Framer` cuts the bytes into server-sent events by the standard: lines end with LF, CRLF or CR (also
-when a read falls between the two), one leading byte order mark, comments, several `data` lines in
-one event, `event`, `id` and `retry`. An event that the end of the stream cuts off is not given by
-`push`; `rest` has it. Bytes stay bytes: a character split over two reads needs no care. Beyond the
-standard, a line `error: …` (llama.cpp) is an event of that name. Cost matters here, every token
-passes: what all OpenAI-compatible servers send (LF, one `data` line, at most one `event` line
-before it) never reaches the line parser.
 """
 
 from __future__ import annotations
@@ -23,39 +15,26 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Callable, Mapping
-from contextlib import closing, suppress
+from contextlib import suppress
 from http import HTTPStatus
 from typing import Any, cast
 
 import aiohttp
-import orjson
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
 from aiohttp.http import RawResponseMessage
 
-from turnkeep.errors import (
-    AnswerMalformed,
-    ModelError,
-    ModelRefused,
-    ModelUnreachable,
-)
+from turnkeep.errors import AnswerMalformed, ModelError, ModelRefused, ModelUnreachable
 from turnkeep.models.classify import classify
 from turnkeep.models.http_connector import head_of, open_connector, request_to
 from turnkeep.models.network_failures import NETWORK_ERRORS, connection_error, no_answer, silence
 from turnkeep.models.provider import Provider
-from turnkeep.models.reading import is_json, json_bytes, request_id
+from turnkeep.models.reading import MAX_EVENT, Framer, StreamEvent, is_json, json_bytes, request_id
+from turnkeep.models.upload import LARGE, ReplyHead, upload
 from turnkeep.models.waits import NOTHING_LEFT, wait_for_spent
-
-StreamEvent = tuple[bytes, bytes]
-"""One event: its name (empty when it has none) and its data."""
-
-MAX_EVENT = 8 * 1024 * 1024
-
-_BOM = b"\xef\xbb\xbf"
 
 ERROR_BODY = 64 * 1024
 ERROR_BODY_TIME = 5.0
-LOOK_UP_TIME = 3.0
 TAIL_TIME = 0.1
 """How long the end of a finished answer may take to arrive before its connection is given up."""
 
@@ -64,119 +43,6 @@ Take = Callable[[list[StreamEvent]], bool]
 
 MOST_TARGETS = 64
 """Addresses of an endpoint whose heads are kept: nearly all requests go to one."""
-LARGE = 1024 * 1024
-PIECE = 64 * 1024
-"""A body that is larger than `LARGE` is written in such pieces: in one it holds up the loop."""
-
-
-class Framer:
-    """Cuts one stream into frames. After an error it is of no further use."""
-
-    __slots__ = ("_after_cr", "_has_started", "_limit", "_pending", "_pending_size")
-
-    def __init__(self, limit: int = MAX_EVENT) -> None:
-        self._limit = limit
-        self._pending: list[bytes] = []
-        self._pending_size = 0
-        self._after_cr = False
-        self._has_started = False
-
-    def push(self, data: bytes) -> list[StreamEvent]:
-        """The frames that these bytes complete, in order.
-
-        Raises AnswerMalformed when one event is larger than the limit.
-        """
-        if not self._has_started:
-            data = self._without_bom(data)
-        if not data:
-            return []
-        if self._after_cr or b"\r" in data:
-            data = self._with_lf(data)
-        if self._pending:
-            if not self._completes(data):
-                self._keep(data)
-                return []
-            data = b"".join((*self._pending, data))
-        blocks = data.split(b"\n\n")
-        if (rest := blocks.pop()) or self._pending:
-            self._restart(rest)
-        if len(data) > self._limit:
-            self._check_sizes(blocks)
-        return self._frames(blocks)
-
-    def rest(self) -> list[StreamEvent]:
-        """The event that the end of the stream left without its blank line, if there is one."""
-        block = b"".join(self._pending).rstrip(b"\n")
-        self._restart(b"")
-        return self._frames([block]) if block else []
-
-    def _frames(self, blocks: list[bytes]) -> list[StreamEvent]:
-        frames: list[StreamEvent] = []
-        for block in blocks:
-            lines = block.count(b"\n")
-            if lines == 1 and block.startswith(b"event: "):
-                end = block.find(b"\ndata: ")
-                if end > 0:
-                    frames.append((block[7:end], block[end + 7 :]))
-                    continue
-            elif lines == 0 and block.startswith(b"data: "):
-                frames.append((b"", block[6:]))
-                continue
-            if (frame := self._parse(block)) is not None:
-                frames.append(frame)
-        return frames
-
-    def _parse(self, block: bytes) -> StreamEvent | None:
-        name, data = b"", []
-        for line in block.split(b"\n"):
-            field, _, value = line.partition(b":")
-            value = value.removeprefix(b" ")
-            if field == b"data":
-                data.append(value)
-            elif field == b"event":
-                name = value
-            elif field == b"error" and value.startswith(b"{"):
-                name = field
-                data.append(value)
-        return (name, b"\n".join(data)) if data else None
-
-    def _without_bom(self, data: bytes) -> bytes:
-        data = b"".join((*self._pending, data))
-        self._restart(b"")
-        if len(data) < len(_BOM) and _BOM.startswith(data):
-            self._restart(data)
-            return b""
-        self._has_started = True
-        return data.removeprefix(_BOM)
-
-    def _with_lf(self, data: bytes) -> bytes:
-        # The LF of a CRLF that was cut in two: its CR has already ended the line.
-        if self._after_cr:
-            data = data.removeprefix(b"\n")
-        self._after_cr = data.endswith(b"\r")
-        return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-
-    def _completes(self, data: bytes) -> bool:
-        return b"\n\n" in data or (data.startswith(b"\n") and self._pending[-1].endswith(b"\n"))
-
-    def _keep(self, data: bytes) -> None:
-        if data:
-            self._pending.append(data)
-            self._pending_size += len(data)
-            self._check(self._pending_size - 1)  # the last byte may belong to the blank line
-
-    def _restart(self, rest: bytes) -> None:
-        self._pending = [rest] if rest else []
-        self._pending_size = len(rest)
-        self._check(len(rest) - 1)
-
-    def _check_sizes(self, blocks: list[bytes]) -> None:
-        for block in blocks:
-            self._check(len(block))
-
-    def _check(self, size: int) -> None:
-        if size > self._limit:
-            raise AnswerMalformed(f"one event of the stream is larger than {self._limit} bytes")
 
 
 class Target:
@@ -501,57 +367,24 @@ class ArrivalHandler(ResponseHandler):
     has_resumed = False
     """A read has let the parser go on, which may have given more."""
 
-    async def ask(self, head: bytes, body: bytes) -> tuple[RawResponseMessage, aiohttp.StreamReader]:
+    async def ask(self, head: bytes, body: bytes) -> ReplyHead:
         """Write a request and wait for the head of its reply, which comes with what is to be read after it."""
         if self.transport is None or self.transport.is_closing():
             raise aiohttp.ClientConnectionResetError("the connection was closed before the request was written")
         self.has_asked = True
         self.set_response_params(read_until_eof=True)
         if len(body) > LARGE:
-            return await self._upload(head, body)
+            return await upload(self, head, body, reply=self._head())
         # not joined: of a long past that would be one more copy, in fresh memory
         self.transport.writelines((head, body) if body else (head,))
         return await self._head()
 
-    async def _head(self) -> tuple[RawResponseMessage, aiohttp.StreamReader]:
+    async def _head(self) -> ReplyHead:
         head, content = await self.read()
         # what a server says of a request that it goes on with, known or not (RFC 9110, 15.2)
         while head.code < HTTPStatus.OK and head.code != HTTPStatus.SWITCHING_PROTOCOLS:
             head, content = await self.read()
         return head, content
-
-    async def _upload(self, head: bytes, body: bytes) -> tuple[RawResponseMessage, aiohttp.StreamReader]:
-        """A reply may begin before all is written: a refusal, of who reads nothing more of it, or an answer
-        of who reads on.
-        """
-        try:
-            async with asyncio.TaskGroup() as group:
-                uploading = group.create_task(self._write(head, body))
-
-                def stop() -> None:
-                    uploading.cancel()
-
-                reply_head, content = await self._head()
-                if reply_head.code == HTTPStatus.OK:
-                    content.on_eof(stop)
-                else:
-                    stop()
-        except ExceptionGroup as errors:  # what was read: what is written raises nothing
-            raise errors.exceptions[0] from errors
-        return reply_head, content
-
-    async def _write(self, head: bytes, body: bytes) -> None:
-        """As fast as it is read. A connection on which that was not done serves nobody else."""
-        # That it is lost is told to who reads it.
-        with suppress(*NETWORK_ERRORS):
-            try:
-                for piece in (head, *(body[place : place + PIECE] for place in range(0, len(body), PIECE))):
-                    await self._drain_helper()
-                    if self.transport is not None:
-                        self.transport.write(piece)
-            except BaseException:
-                self.force_close()
-                raise
 
     def resume_reading(self, resume_parser: bool = True) -> None:
         # aiohttp resumes after each read, and gives its parser nothing to parse: a fifth of what a token
@@ -613,24 +446,3 @@ class Watchdog:
 
 
 def _nothing() -> None: ...
-
-
-async def look_up(
-    endpoint: Provider, path: str, *, from_root: bool = False, body: Mapping[str, Any] | None = None
-) -> object:
-    """One JSON document of a server, beneath its base URL or its host; None for whatever is none.
-
-    Never raises for what the server does, and waits `LOOK_UP_TIME` at most: it is good
-    to know, not needed.
-    """
-    url = endpoint.root_url(path) if from_root else endpoint.url(path)
-    client = Client(endpoint)
-    try:
-        async with asyncio.timeout(LOOK_UP_TIME):
-            reply = await (client.get_at(url) if body is None else client.post(url, body, {}))
-            with closing(reply):
-                return orjson.loads(await reply.body())
-    except (ModelError, TimeoutError, ValueError):
-        return None
-    finally:
-        await client.close()

@@ -1,9 +1,17 @@
-"""What a server says, read as far as it makes sense: what only decorates may be odd, what carries
-meaning may not.
+"""What a server says, from its bytes to values, as far as it makes sense: what only decorates may be
+odd, what carries meaning may not.
+
+`Framer` cuts the bytes into server-sent events by the standard: lines end with LF, CRLF or CR (also
+when a read falls between the two), one leading byte order mark, comments, several `data` lines in
+one event, `event`, `id` and `retry`. An event that the end of the stream cuts off is not given by
+`push`; `rest` has it. Bytes stay bytes: a character split over two reads needs no care. Beyond the
+standard, a line `error: …` (llama.cpp) is an event of that name. Cost matters here, every token
+passes: what all OpenAI-compatible servers send (LF, one `data` line, at most one `event` line
+before it) never reaches the line parser.
 
 The readers decode with orjson and come here for the few events that it does not take, or that hold
-other types than the API describes: values, texts, what an answer rests on (in the several forms in
-which servers tell it), and whether an event is an error. `json_bytes` is the way back.
+other types than the API describes: values, texts, halves of characters, what an answer rests on (in
+the several forms in which servers tell it), and whether an event is an error. `json_bytes` is the way back.
 """
 
 from __future__ import annotations
@@ -13,48 +21,19 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import orjson
 
-from turnkeep.errors import (
-    AnswerMalformed,
-    AnswerUnreadable,
-)
+from turnkeep.errors import AnswerMalformed, AnswerUnreadable
 from turnkeep.messages import Citation
 
-End = Literal["stop", "length", "filter", "refusal", "failed"]
+StreamEvent = tuple[bytes, bytes]
+"""One event: its name (empty when it has none) and its data."""
 
-# How servers say that the answer goes on, beside saying nothing.
-_NO_REASON = ("null", "none", "None")
+MAX_EVENT = 8 * 1024 * 1024
 
-_ENDS: tuple[tuple[str, End], ...] = (
-    # What servers mean by their finish reasons, where it is not what OpenAI calls it; the first
-    # that is in it counts.
-    ("malformed_function_call", "failed"),
-    ("unexpected_tool_call", "failed"),
-    ("error", "failed"),
-    ("abort", "failed"),
-    ("insufficient_system_resource", "failed"),
-    ("cancel", "failed"),
-    ("timeout", "failed"),
-    ("interrupt", "failed"),
-    ("spii", "filter"),
-    ("content_filter", "filter"),
-    ("safety", "filter"),
-    ("recitation", "filter"),
-    ("sensitive", "filter"),
-    ("blocklist", "filter"),
-    ("prohibited_content", "filter"),
-    ("guardrail", "filter"),
-    ("refusal", "refusal"),
-    ("max_", "length"),
-    ("truncat", "length"),
-    ("limit", "length"),
-    ("model_length", "length"),
-    ("context_window", "length"),
-    ("length", "length"),
-)
+_BOM = b"\xef\xbb\xbf"
 
 # Python servers write NaN and raw control characters, which orjson refuses.
 _DECODER = json.JSONDecoder(strict=False)
@@ -67,6 +46,116 @@ _LONE = re.compile("[\ud800-\udc7f\udd00-\udfff]")
 _COMPLAINING = ("detail", "errors", "error_msg", "error_message")
 _WITHOUT_TEXT = frozenset((int, float, bool, type(None)))
 _FINE = (None, "", 0, "0", 200, "200", "ok", "OK", "success")
+
+
+class Framer:
+    """Cuts one stream into frames. After an error it is of no further use."""
+
+    __slots__ = ("_after_cr", "_has_started", "_limit", "_pending", "_pending_size")
+
+    def __init__(self, limit: int = MAX_EVENT) -> None:
+        self._limit = limit
+        self._pending: list[bytes] = []
+        self._pending_size = 0
+        self._after_cr = False
+        self._has_started = False
+
+    def push(self, data: bytes) -> list[StreamEvent]:
+        """The frames that these bytes complete, in order.
+
+        Raises AnswerMalformed when one event is larger than the limit.
+        """
+        if not self._has_started:
+            data = self._without_bom(data)
+        if not data:
+            return []
+        if self._after_cr or b"\r" in data:
+            data = self._with_lf(data)
+        if self._pending:
+            if not self._completes(data):
+                self._keep(data)
+                return []
+            data = b"".join((*self._pending, data))
+        blocks = data.split(b"\n\n")
+        if (rest := blocks.pop()) or self._pending:
+            self._restart(rest)
+        if len(data) > self._limit:
+            self._check_sizes(blocks)
+        return self._frames(blocks)
+
+    def rest(self) -> list[StreamEvent]:
+        """The event that the end of the stream left without its blank line, if there is one."""
+        block = b"".join(self._pending).rstrip(b"\n")
+        self._restart(b"")
+        return self._frames([block]) if block else []
+
+    def _frames(self, blocks: list[bytes]) -> list[StreamEvent]:
+        frames: list[StreamEvent] = []
+        for block in blocks:
+            lines = block.count(b"\n")
+            if lines == 1 and block.startswith(b"event: "):
+                end = block.find(b"\ndata: ")
+                if end > 0:
+                    frames.append((block[7:end], block[end + 7 :]))
+                    continue
+            elif lines == 0 and block.startswith(b"data: "):
+                frames.append((b"", block[6:]))
+                continue
+            if (frame := self._parse(block)) is not None:
+                frames.append(frame)
+        return frames
+
+    def _parse(self, block: bytes) -> StreamEvent | None:
+        name, data = b"", []
+        for line in block.split(b"\n"):
+            field, _, value = line.partition(b":")
+            value = value.removeprefix(b" ")
+            if field == b"data":
+                data.append(value)
+            elif field == b"event":
+                name = value
+            elif field == b"error" and value.startswith(b"{"):
+                name = field
+                data.append(value)
+        return (name, b"\n".join(data)) if data else None
+
+    def _without_bom(self, data: bytes) -> bytes:
+        data = b"".join((*self._pending, data))
+        self._restart(b"")
+        if len(data) < len(_BOM) and _BOM.startswith(data):
+            self._restart(data)
+            return b""
+        self._has_started = True
+        return data.removeprefix(_BOM)
+
+    def _with_lf(self, data: bytes) -> bytes:
+        # The LF of a CRLF that was cut in two: its CR has already ended the line.
+        if self._after_cr:
+            data = data.removeprefix(b"\n")
+        self._after_cr = data.endswith(b"\r")
+        return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+
+    def _completes(self, data: bytes) -> bool:
+        return b"\n\n" in data or (data.startswith(b"\n") and self._pending[-1].endswith(b"\n"))
+
+    def _keep(self, data: bytes) -> None:
+        if data:
+            self._pending.append(data)
+            self._pending_size += len(data)
+            self._check(self._pending_size - 1)  # the last byte may belong to the blank line
+
+    def _restart(self, rest: bytes) -> None:
+        self._pending = [rest] if rest else []
+        self._pending_size = len(rest)
+        self._check(len(rest) - 1)
+
+    def _check_sizes(self, blocks: list[bytes]) -> None:
+        for block in blocks:
+            self._check(len(block))
+
+    def _check(self, size: int) -> None:
+        if size > self._limit:
+            raise AnswerMalformed(f"one event of the stream is larger than {self._limit} bytes")
 
 
 def words(value: object) -> str:
@@ -84,9 +173,7 @@ def words(value: object) -> str:
 
 
 def label(value: object) -> str | None:
-    """The name of something (an id, a model), None where there is none or what
-    is there names nothing.
-    """
+    """The name of something (an id, a model), None where there is none or what is there names nothing."""
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     return value if isinstance(value, str) and value else None
@@ -134,21 +221,6 @@ def _kind(value: object) -> str:
     return "an object" if isinstance(value, Mapping) else "a list" if isinstance(value, list) else "a truth value"
 
 
-def end_of(reason: object) -> str | None:
-    """The reason for which an answer has ended, None while it goes on; odd ones are a plain end."""
-    if not reason or reason in _NO_REASON:
-        return None
-    return label(mapping(reason).get("type") or reason) or "stop"
-
-
-def meaning_of_end(reason: str | None) -> End:
-    """What the reason of an answer's end means, in whichever words."""
-    if reason is None or reason in ("stop", "tool_calls", "end_turn"):
-        return "stop"
-    lower = reason.lower()
-    return next((meaning for word, meaning in _ENDS if word in lower), "stop")
-
-
 def is_json(text: str | bytes) -> bool:
     """Whether this is JSON to the letter, as it has to be where it goes on to somebody else."""
     try:
@@ -159,8 +231,7 @@ def is_json(text: str | bytes) -> bool:
 
 
 def json_values(data: bytes) -> list[Any]:
-    """The JSON values in the data of one event: usually one, several where a
-    server glued events together.
+    """The JSON values in the data of one event: usually one, several where a server glued events together.
 
     Takes what Python servers write (NaN, raw control characters) and broken UTF-8, whose bytes
     become lone surrogates for `Halves`. What is no JSON at all (heartbeats, remarks) is no value.
@@ -190,9 +261,7 @@ def _end_of_blanks(text: str, start: int) -> int:
 
 
 class Halves:
-    """Joins characters that a server cut in two: halves of a surrogate pair, or the
-    bytes of one character.
-    """
+    """Joins characters that a server cut in two: halves of a surrogate pair, or the bytes of one character."""
 
     def __init__(self) -> None:
         self._high = ""
@@ -281,9 +350,7 @@ def citations_of_annotations(annotations: object, *, offset: int = 0) -> list[Ci
 
 
 def citations_of_sources(chunk: Mapping[str, Any]) -> list[Citation]:
-    """Sources that stand beside an answer without a place in
-    it (Perplexity's `search_results`, `citations`).
-    """
+    """Sources that stand beside an answer without a place in it (Perplexity's `search_results`, `citations`)."""
     results = chunk.get("search_results") or chunk.get("citations")
     if not isinstance(results, list):
         return []

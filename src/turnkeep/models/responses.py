@@ -31,7 +31,7 @@ from turnkeep.models.capabilities import Capabilities, Lessons, capabilities_of,
 from turnkeep.models.exchange import Asker, Asking, label_headers, origin_fields
 from turnkeep.models.fit import PastForms, ToolNames, fit
 from turnkeep.models.hosted_tools import for_responses, hosted_item, results_of
-from turnkeep.models.http_client import Client, Reply, StreamEvent
+from turnkeep.models.http_client import Client, Reply
 from turnkeep.models.model import (
     Began,
     Delta,
@@ -49,6 +49,7 @@ from turnkeep.models.pieces import arguments_of
 from turnkeep.models.provider import Provider
 from turnkeep.models.reading import (
     Halves,
+    StreamEvent,
     citations_of_annotations,
     complaint_in,
     entries,

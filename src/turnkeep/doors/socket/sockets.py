@@ -11,13 +11,7 @@ from starlette.websockets import WebSocket
 from turnkeep.application import Application
 from turnkeep.auth.credential_watch import CredentialWatch
 from turnkeep.auth.limits import Holder, Limits, Slots, holder
-from turnkeep.auth.principals import (
-    LONGEST_CREDENTIAL,
-    PROTOCOL,
-    Credentials,
-    Principal,
-    credentials_of_request,
-)
+from turnkeep.auth.principals import LONGEST_CREDENTIAL, PROTOCOL, Credentials, Principal, credentials_of_request
 from turnkeep.doors.error_answers import error_response
 from turnkeep.doors.socket.session import BROKEN, RESTART, Socket
 from turnkeep.doors.socket.socket_actions import NOT_AUTHENTICATED, credentials_in

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.late_import import late_import
 from tests.rows import each_row
 from turnkeep.errors import AnswerMalformed
-from turnkeep.models.http_client import Framer, StreamEvent
+from turnkeep.models.reading import Framer, StreamEvent
 
 openai = late_import("openai")  # takes a second to load
 
