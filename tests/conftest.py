@@ -11,8 +11,6 @@ import os
 import secrets
 import signal
 import time
-import zlib
-from collections import defaultdict
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from typing import Any
 import hypothesis
 import pytest
 
+from tests.daily_share import daily_shares
 from tests.patience import PATIENCE, TEST_ENDS
 from tests.services import (
     RabbitServer,
@@ -113,7 +112,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
 def pytest_pycollect_makeitem(collector: pytest.Collector, name: str, obj: object) -> list[pytest.Item] | None:
     """Make no tests of a contract suite that are not for today: each worker would make them all, to take them out."""
     is_test = isinstance(collector, pytest.Class) and inspect.isfunction(obj) and name.startswith("test_")
-    return [] if is_test and not FULL and not is_of_daily_promises(collector, name) else None
+    return [] if is_test and not FULL and not is_of_today(collector, name) else None
 
 
 @pytest.hookimpl
@@ -128,37 +127,27 @@ def pytest_make_parametrize_id(val: object) -> str | None:
 
 @pytest.hookimpl(trylast=True)  # all tables are there, those of fixtures too
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Take every n-th row of a test each day, the first one always: `@pytest.mark.daily_rows(n)`.
-
-    Of a test with several tables, or with rows and engines, their places are added: so each row of one meets another
-    row of the other, and n engines take one another's turns. The whole tables say it, whatever is collected of them: a
-    row that is named, or that failed last, is of today or not as ever. `callspec.indices` number all rows of a test.
+    """Take of the rows of a test those of every day. The whole tables say it, whatever is collected of them: a row that
+    is named, or that failed last, is of today or not as ever. `callspec.indices` number all rows of a test.
     """
-    daily = metafunc.definition.get_closest_marker("daily_rows")
-    if daily is None:
+    share = next((share for share in daily_shares(metafunc.definition) if share.rows > 1), None)
+    if share is None or not metafunc._calls:
         return
-    tables: defaultdict[int, dict[str, int]] = defaultdict(dict)
-    for row in metafunc._calls:
-        places = [tables[number].setdefault(name, len(tables[number])) for number, name in enumerate(row._idlist)]
-        if sum(places) % int(daily.args[0]) != 0:
+    for row, is_daily_row in zip(
+        metafunc._calls, share.takes_rows([row._idlist for row in metafunc._calls]), strict=True
+    ):
+        if not is_daily_row:
             row.marks.append(pytest.mark.only_in_prove.mark)
 
 
 def is_daily(item: pytest.Item) -> bool:
     """Whether a test is for every day, and not for `prove` alone."""
-    is_promised = is_of_daily_promises(item, getattr(item, "originalname", ""))
-    return is_promised and item.get_closest_marker(ONLY_IN_PROVE) is None
+    return is_of_today(item, getattr(item, "originalname", "")) and item.get_closest_marker(ONLY_IN_PROVE) is None
 
 
-def is_of_daily_promises(node: pytest.Item | pytest.Collector, name: str) -> bool:
-    """Whether a test of a contract suite is for every day: `@pytest.mark.daily(…)` names the promises that are, and
-    with `share=n` every n-th test of them is, always the same ones.
-    """
-    daily = node.get_closest_marker("daily")
-    if daily is None:
-        return True
-    is_promised = any(name in vars(promises) for promises in daily.args)
-    return is_promised and zlib.crc32(name.encode()) % int(daily.kwargs.get("share", 1)) == 0
+def is_of_today(node: pytest.Item | pytest.Collector, name: str) -> bool:
+    """Whether a test of that name is among those that are tried every day."""
+    return all(share.takes_test(name) for share in daily_shares(node))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -131,7 +131,7 @@ async def test_a_golden_turn_as_a_chat(client: Client) -> None:
     assert (whole["text"], whole["metadata"]["outcome"]) == ("again", "completed")
 
 
-@pytest.mark.daily_rows(2)  # the older ones here, the newest ones in what follows
+@pytest.mark.daily(rows=2)  # the older ones here, the newest ones in what follows
 async def test_a_golden_turn_as_a_response(client: Client) -> None:
     break_once(client.house)
     asking = asyncio.ensure_future(client.respond(GOLDEN, key="golden", stream=True))
@@ -145,7 +145,7 @@ async def test_a_golden_turn_as_a_response(client: Client) -> None:
     assert second["text"] == "lookup answered: found."
 
 
-@pytest.mark.daily_rows(2)  # the older ones here, the newest ones in what follows
+@pytest.mark.daily(rows=2)  # the older ones here, the newest ones in what follows
 async def test_a_golden_turn_as_a_run(client: Client) -> None:
     functions = [{"type": "function", **FLAT[0]}, "look", "secret", "pay"]
     await client.house.queue.assistants.change("default", client.model, {"tools": functions})

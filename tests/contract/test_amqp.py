@@ -283,7 +283,7 @@ def _without_id(properties: dict[str, Any]) -> dict[str, Any]:
     return {"message_id": "x" * 200, **properties}
 
 
-@pytest.mark.daily_rows(3)  # all take one way
+@pytest.mark.daily(rows=3)  # all take one way
 @pytest.mark.parametrize(
     "properties",
     [

@@ -99,7 +99,7 @@ async def test_tenants_with_a_backlog_have_equal_shares(store: Store) -> None:
     assert min(served.values()) >= 6 * 0.75 - 1
 
 
-@pytest.mark.daily_rows(2)  # SQLite claims by the rules of memory
+@pytest.mark.daily(rows=2)  # SQLite claims by the rules of memory
 async def test_workers_that_ask_for_the_same_have_equal_shares(store: Store, size: Callable[[int, int], int]) -> None:
     """Each asks again as soon as it is done."""
     turns = size(1_600, 4_800)

@@ -32,17 +32,15 @@ from turnkeep.testing import FakeClock, counting_ids
 
 SEED = 7
 
-of_time = pytest.mark.daily(
-    WindowPromises, ClaimPromises, SettlePromises, HoldPromises, RegistryPromises, ForgetPromises, share=6
-)
-"""What says when something happens, a sixth of it; that a clock leaps past all of it, memory shows, a sixth daily."""
+OF_TIME = (WindowPromises, ClaimPromises, SettlePromises, HoldPromises, RegistryPromises, ForgetPromises)
+"""What says when something happens: a sixth of it on each engine, in turns; memory shows a sixth of all else."""
 
 
 def leaping_clock(clock: FakeClock) -> LeapingClock:
     return LeapingClock(clock, random.Random(SEED))
 
 
-@pytest.mark.daily(*StoreSuite.__mro__, share=6)  # the whole of it is tried without, in test_store.py
+@pytest.mark.daily(tests=6)  # the whole of it is tried without, in test_store.py
 class TestMemory(StoreSuite):
     async def make(self, policies: Policies, clock: FakeClock) -> Store:
         machine = leaping_clock(clock)
@@ -51,7 +49,7 @@ class TestMemory(StoreSuite):
         return leaping(store, machine)
 
 
-@of_time
+@pytest.mark.daily(*OF_TIME, tests=6, turn=2)
 class TestSqlite(StoreSuite):
     @pytest.fixture(autouse=True)
     def files(self, tmp_path: Path) -> None:
@@ -87,7 +85,7 @@ class ServerThatLeaps(RedisStore):
         await self._link.call("wall", self.wall, None, "SET", self.wall, repr(wall))
 
 
-@of_time
+@pytest.mark.daily(*OF_TIME, tests=6, turn=4)
 class TestRedis(StoreSuite):
     """The clock of the server leaps; that of the processes counts seconds and nothing else."""
 

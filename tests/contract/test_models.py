@@ -469,7 +469,7 @@ async def test_a_server_that_falls_silent_is_given_up(kind: str) -> None:
         await asyncio.wait_for(server.last.left.wait(), PATIENCE)
 
 
-@pytest.mark.daily_rows(3)  # five seconds of waiting each
+@pytest.mark.daily(rows=3)  # five seconds of waiting each
 @PROTOCOLS
 async def test_pings_are_a_sign_of_life(kind: str) -> None:
     async def answer(visit: Visit) -> None:

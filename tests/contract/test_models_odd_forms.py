@@ -71,7 +71,7 @@ def is_writable(part: StreamPart) -> bool:
     return not isinstance(part, ItemDone) or bool(orjson.dumps(item_to_json(part.item)))
 
 
-@pytest.mark.daily_rows(3)  # some of each dialect
+@pytest.mark.daily(rows=3)  # some of each dialect
 @pytest.mark.parametrize("name", GOLDEN)
 async def test_half_a_character_anywhere_leaves_an_answer_that_can_be_written(name: str) -> None:
     """An answer stays one, and a refusal one too."""

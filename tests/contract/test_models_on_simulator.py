@@ -197,7 +197,7 @@ FAULTS: list[tuple[str, type[ModelError]]] = [
 ]
 
 
-@pytest.mark.daily_rows(3)  # each fault by one of the protocols
+@pytest.mark.daily(rows=3)  # each fault by one of the protocols
 @PROTOCOLS
 @pytest.mark.parametrize(("fault", "error"), FAULTS, ids=[name for name, _ in FAULTS])
 async def test_every_fault_is_raised_as_what_it_means(

@@ -50,7 +50,7 @@ async def _chat(client: AsyncOpenAI) -> Heard:
     return text, [(call[0], call[1], call[2]) for call in calls.values()], tokens
 
 
-@pytest.mark.daily_rows(3)  # some of each dialect
+@pytest.mark.daily(rows=3)  # some of each dialect
 @pytest.mark.parametrize(
     "name",
     [

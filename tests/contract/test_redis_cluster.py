@@ -50,8 +50,7 @@ def other_node(cluster: RedisCluster, slot: int) -> int:
     return (cluster.owner(slot) + 1) % 3
 
 
-@pytest.mark.daily(ClaimPromises, DeliveryPromises, EnginePromises)  # what has most to do with several servers
-@pytest.mark.daily_rows(4)
+@pytest.mark.daily(ClaimPromises, DeliveryPromises, EnginePromises, rows=4, turn=3)  # most to do with several servers
 class TestOnCluster(StoreSuite):
     """The contract, as on one server."""
 

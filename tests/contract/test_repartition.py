@@ -111,7 +111,7 @@ async def copied(server: RedisServer, prefix: str, partitions: int, **options: A
         await store.close()
 
 
-@pytest.mark.daily_rows(2)  # into more partitions, by little and by much
+@pytest.mark.daily(rows=2)  # into more partitions, by little and by much
 @pytest.mark.parametrize(("before", "after"), [(16, 64), (64, 16), (4, 32)])
 async def test_a_copy_holds_what_the_store_held(redis_server: RedisServer, before: int, after: int, size: Size) -> None:
     prefix = f"copy {before} {after}:"
@@ -159,7 +159,7 @@ async def goes_on(store: RedisStore, claims: list[Claim]) -> None:
         await store.release(claims[0])
 
 
-@pytest.mark.daily_rows(2)  # one at the beginning, one later
+@pytest.mark.daily(rows=2)  # one at the beginning, one later
 @pytest.mark.parametrize("after_steps", [3, 45, 400, 900])
 async def test_a_copy_that_ended_in_between_is_gone_on_with(redis_server: RedisServer, after_steps: int) -> None:
     """Until then nobody begins on the store, and nothing of it has changed."""

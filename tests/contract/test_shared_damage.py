@@ -19,7 +19,7 @@ from turnkeep.store.store_metrics import measure_store
 from turnkeep.store.values import Failure, HeldCall
 from turnkeep.telemetry.metrics import PrometheusMeter
 
-pytestmark = pytest.mark.daily_rows(5)  # each key with one damage where these are a table too, else some keys
+pytestmark = pytest.mark.daily(rows=5)  # each key with one damage where these are a table too, else some keys
 
 KEYS = (
     *(

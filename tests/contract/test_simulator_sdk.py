@@ -419,7 +419,7 @@ async def test_models_have_an_end(bench: Bench) -> None:
 # ---------------------------------------------------------------- errors
 
 
-@pytest.mark.daily_rows(3)  # each is tried by our own client, too
+@pytest.mark.daily(rows=3)  # each is tried by our own client, too
 @pytest.mark.parametrize(
     ("kind", "error"),
     [

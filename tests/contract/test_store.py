@@ -44,15 +44,14 @@ class OnServer(StoreSuite):
         return store
 
 
-@pytest.mark.daily_rows(4)  # memory tries all, by the same rules
+@pytest.mark.daily(rows=4, turn=2)  # memory tries all, by the same rules, and SQLite the rows between these
 class TestRedis(OnServer):
     @pytest.fixture(autouse=True)
     def on(self, redis_server: RedisServer) -> None:
         self.server = redis_server
 
 
-@pytest.mark.daily(LetterPromises, ThreadPromises)  # the scripts are those that Redis runs above
-@pytest.mark.daily_rows(4)
+@pytest.mark.daily(LetterPromises, ThreadPromises, rows=4, turn=1)  # the scripts are those that Redis runs above
 class TestRedisCutFiner(OnServer):
     """Four times as many partitions: an id that carries one of 16 leads to four."""
 
@@ -63,8 +62,7 @@ class TestRedisCutFiner(OnServer):
         self.server = redis_server
 
 
-@pytest.mark.daily(EnginePromises, ClaimPromises, RepeatPromises)  # the scripts are those that Redis runs above
-@pytest.mark.daily_rows(4)
+@pytest.mark.daily(EnginePromises, ClaimPromises, RepeatPromises, rows=4, turn=1)  # the same scripts as above
 class TestValkey(OnServer):
     @pytest.fixture(autouse=True)
     def on(self, valkey_server: RedisServer) -> None:

@@ -27,10 +27,8 @@ from turnkeep.store.sqlite import SqliteStore
 from turnkeep.store.values import Policies, Policy
 from turnkeep.testing import FakeClock, counting_ids
 
-of_content = pytest.mark.daily(
-    AnswerPromises, ChangePromises, DeliveryPromises, LetterPromises, LogPromises, RepeatPromises, share=2
-)
-"""What an engine keeps and gives back, half of it; the seal stands before every engine alike, memory shows the rest."""
+CONTENT = (AnswerPromises, ChangePromises, DeliveryPromises, LetterPromises, LogPromises, RepeatPromises)
+"""What an engine keeps and gives back: half of it on each, in turns; the seal stands before every engine alike."""
 
 CODEC = AesCodec({"k2": b"2" * 32, "k1": b"1" * 32})
 
@@ -61,13 +59,13 @@ class Sealed(StoreSuite):
         assert await play_all(desk.store, desk.clock, share_of(TRIPLES, 53), before=before) == []
 
 
-@pytest.mark.daily(*Sealed.__mro__, share=6)  # the whole of it is tried without, in test_store.py
+@pytest.mark.daily(tests=6)  # the whole of it is tried without, in test_store.py
 class TestMemory(Sealed):
     async def make(self, policies: Policies, clock: FakeClock) -> Store:
         return await opened(MemoryStore(policies, clock=clock, ids=counting_ids()))
 
 
-@of_content
+@pytest.mark.daily(*CONTENT, tests=2)
 class TestSqlite(Sealed):
     @pytest.fixture(autouse=True)
     def files(self, tmp_path: Path) -> None:
@@ -78,7 +76,7 @@ class TestSqlite(Sealed):
         return await opened(SqliteStore(path, policies, clock=clock, ids=counting_ids(), ballast=0))
 
 
-@of_content
+@pytest.mark.daily(*CONTENT, tests=2, turn=1)
 class TestRedis(Sealed):
     namespaces = count()
 

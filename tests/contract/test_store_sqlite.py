@@ -28,7 +28,7 @@ async def fresh(directory: Path, policies: Policies, clock: FakeClock) -> Store:
     return store
 
 
-@pytest.mark.daily_rows(4)  # memory tries all, by the same rules
+@pytest.mark.daily(rows=4)  # memory tries all, by the same rules, and Redis the rows between these
 class TestSqlite(StoreSuite):
     @pytest.fixture(autouse=True)
     def files(self, tmp_path: Path) -> None:

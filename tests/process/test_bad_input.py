@@ -71,7 +71,7 @@ async def nothing_stored(server: Served) -> bool:
     return counts.threads == 0
 
 
-@pytest.mark.daily_rows(3)  # all take one way
+@pytest.mark.daily(rows=3)  # all take one way
 @pytest.mark.parametrize("name", RAW)
 async def test_a_frame_that_is_no_request_gets_a_typed_error_and_the_socket_lives(name: str) -> None:
     raw, code = RAW[name]

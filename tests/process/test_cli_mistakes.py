@@ -32,7 +32,7 @@ def one_sentence(said: Said, code: int, *fragments: str) -> None:
     assert said.err.count("\n") == 1
 
 
-@pytest.mark.daily_rows(3)  # a program for each of them
+@pytest.mark.daily(rows=3)  # a program for each of them
 @pytest.mark.parametrize(
     ("line", "code", "fragments"),
     [
@@ -68,7 +68,7 @@ def test_a_wrong_command(desk: Desk, line: str, code: int, fragments: list[str])
     one_sentence(desk.run(*line.split()), code, *fragments)
 
 
-@pytest.mark.daily_rows(3)  # a program for each of them
+@pytest.mark.daily(rows=3)  # a program for each of them
 @pytest.mark.parametrize(
     ("line", "settings", "code", "fragments"),
     [

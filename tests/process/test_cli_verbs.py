@@ -93,7 +93,7 @@ def test_a_circuit_is_shown_with_its_cause_and_closed_by_hand(desk: Desk) -> Non
 # ---------------------------------------------------------------- threads
 
 
-@pytest.mark.daily_rows(3)  # the contract of stores has them all
+@pytest.mark.daily(rows=3)  # the contract of stores has them all
 @pytest.mark.parametrize("channel", HOSTILE)
 def test_any_channel_is_found_again(desk: Desk, channel: str) -> None:
     assert desk.run("threads", "new", channel).out == f"{channel}\n"
@@ -519,7 +519,7 @@ def test_the_demo_shows_bursts_that_become_turns(desk: Desk) -> None:
     assert list(desk.folder.iterdir()) == []
 
 
-@pytest.mark.daily_rows(2)  # all take one way
+@pytest.mark.daily(rows=2)  # all take one way
 @pytest.mark.parametrize("line", ["--help", "threads export", "threads list", "threads list --json"])
 def test_a_reader_that_has_left_is_no_error(desk: Desk, line: str) -> None:
     desk.run("threads", "new")

@@ -139,7 +139,7 @@ PAIRS = [
 ]
 
 
-@pytest.mark.daily_rows(3)  # a program for each of them
+@pytest.mark.daily(rows=3)  # a program for each of them
 @pytest.mark.parametrize(("key", "address"), PAIRS)
 def test_no_pair_of_a_key_and_an_address_is_torn_apart(
     key: str, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -212,7 +212,7 @@ async def test_an_answer_with_a_tool_is_given_once_and_stops_nobody(rabbit: Brok
         await check_quiet_end(rabbit, house, client, {"c": 1, "d": 1})
 
 
-@pytest.mark.daily_rows(2)  # all take one way
+@pytest.mark.daily(rows=2)  # all take one way
 @pytest.mark.parametrize("kind", ["failed", "error", "cut", "truncate", "429", "500"])
 async def test_a_failure_of_the_model_that_passes_is_not_even_told(rabbit: Broker, kind: str) -> None:
     async with served(**rabbit.names) as house, plain_client(house, "c", "d") as client:
@@ -303,7 +303,7 @@ async def test_a_receiver_that_echoes_frames_delays_nothing(rabbit: Broker) -> N
 # ---------------------------------------------------------------- poison
 
 
-@pytest.mark.daily_rows(2)  # test_amqp has all kinds
+@pytest.mark.daily(rows=2)  # test_amqp has all kinds
 @pytest.mark.parametrize(
     ("body", "reason"),
     [

@@ -19,7 +19,7 @@ EXAMPLE = """
 import pytest
 def test_counts(size, proof):
     proof("counting", f"{size(3, 3000)} sheep")
-@pytest.mark.daily_rows(3)
+@pytest.mark.daily(rows=3)
 @pytest.mark.parametrize("engine", "abc")
 @pytest.mark.parametrize(("row", "twice"), [(0, 0), (1, 2), (2, 4), (3, 6)])
 def test_row(engine, row, twice):

@@ -85,7 +85,7 @@ async def send(house: Served, case: Case, key: str) -> tuple[int, str]:
         return told.status, await told.text()
 
 
-@pytest.mark.daily_rows(2)  # the contract of stores has them all
+@pytest.mark.daily(rows=2)  # the contract of stores has them all
 @pytest.mark.parametrize("name", CASES)
 async def test_a_named_request_over_http_is_done_once(house: Served, name: str) -> None:
     case, store, where = CASES[name], house.queue.store, house.queue.address(CHANNEL)

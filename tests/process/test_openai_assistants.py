@@ -276,7 +276,7 @@ async def test_a_past_that_was_had_elsewhere_can_be_written_into_a_thread() -> N
             await desk.threads.retrieve(thread.id)
 
 
-@pytest.mark.daily_rows(2)  # all take one way
+@pytest.mark.daily(rows=2)  # all take one way
 @pytest.mark.parametrize(
     "ask",
     [

@@ -254,7 +254,7 @@ def _fault() -> Fault:
     return Fault(kind="400")
 
 
-@pytest.mark.daily_rows(2)  # all take one way
+@pytest.mark.daily(rows=2)  # all take one way
 @pytest.mark.parametrize(
     ("body", "status", "said"),
     [
@@ -282,7 +282,7 @@ async def test_what_makes_no_sense_is_refused_in_openais_form(body: dict[str, An
         assert await desk.threads() == 0
 
 
-@pytest.mark.daily_rows(2)  # all take one way
+@pytest.mark.daily(rows=2)  # all take one way
 @pytest.mark.parametrize("path", ["files", "files/file-1/content", "vector_stores", "embeddings", "audio/speech"])
 @pytest.mark.parametrize("method", ["GET", "POST"])
 async def test_what_is_not_offered_names_the_way_out(path: str, method: str) -> None:

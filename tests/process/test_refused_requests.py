@@ -144,7 +144,7 @@ async def answers_from(place: str, data: bytes) -> list[tuple[int, str]]:
         return await caller.answers()
 
 
-@pytest.mark.daily_rows(3)  # each request at one of the doors
+@pytest.mark.daily(rows=3)  # each request at one of the doors
 @pytest.mark.parametrize("place", ["inside", "lobby"])
 @pytest.mark.parametrize("door", ["http", "socket"])
 @pytest.mark.parametrize("row", ROWS, ids=[row.name for row in ROWS])

@@ -13,7 +13,7 @@ from turnkeep.models.waits import BRIEF_WAIT, LONGEST_WAIT
 from turnkeep.simulator import serve
 
 
-@pytest.mark.daily_rows(2)  # each failure on one of two engines
+@pytest.mark.daily(rows=2)  # each failure on one of two engines
 @pytest.mark.parametrize("kind", ["500", "503", "cut", "truncate", "garbage", "html", "error", "failed", "early-error"])
 async def test_a_failure_that_passes_is_retried_and_answered_once(store: str, kind: str) -> None:
     async with opened(store) as house, house.stream("c") as stream:

@@ -58,7 +58,7 @@ def store(request: pytest.FixtureRequest, memory_path: Path) -> Iterator[str]:
         yield server.url()
 
 
-@pytest.mark.daily_rows(2)  # each cell of the table on one of the engines
+@pytest.mark.daily(rows=2)  # each cell of the table on one of the engines
 @pytest.mark.parametrize("policy", BUSY_POLICIES)
 @pytest.mark.parametrize("situation", [row[0] for row in ROWS[1:]])
 async def test_a_message_on_a_busy_thread_does_what_its_policy_says(

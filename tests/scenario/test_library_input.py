@@ -50,7 +50,7 @@ WRONG: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.daily_rows(3)  # all take one way
+@pytest.mark.daily(rows=3)  # all take one way
 @pytest.mark.parametrize("wrong", WRONG, ids=lambda wrong: " ".join(f"{k}={v!r:.20}" for k, v in wrong.items()))
 async def test_a_message(wrong: dict[str, Any]) -> None:
     async with opened() as house:

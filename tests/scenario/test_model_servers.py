@@ -99,7 +99,7 @@ def test_every_server_of_the_table_is_imitated() -> None:
     assert set(DIALECTS) == set(known_servers()) - {"compatible"}
 
 
-@pytest.mark.daily_rows(3)  # some of each dialect
+@pytest.mark.daily(rows=3)  # some of each dialect
 @SERVERS
 async def test_a_server_answers_in_every_turn_of_a_conversation(spoken: Spoken) -> None:
     there = imitated(spoken)

@@ -64,7 +64,7 @@ async def until_parked(house: TestHouse, count: int) -> list[ParkedEvent]:
     return found
 
 
-@pytest.mark.daily_rows(2)  # each failure on one of two engines
+@pytest.mark.daily(rows=2)  # each failure on one of two engines
 @pytest.mark.parametrize("status", [302, 400, 404, 410, 500, 503])
 async def test_an_event_that_its_receiver_fails_on_delays_no_other_channel(store: str, status: int) -> None:
     async with opened(store) as house, receiver() as there:
@@ -159,7 +159,7 @@ NOWHERE: dict[str, Callable[[TestHouse], SinkReceiver]] = {
 }
 
 
-@pytest.mark.daily_rows(2)  # each way on one of two engines
+@pytest.mark.daily(rows=2)  # each way on one of two engines
 @pytest.mark.parametrize("kind", NOWHERE)
 async def test_a_receiver_that_cannot_be_reached_parks_nothing(
     kind: str, store: str, caplog: pytest.LogCaptureFixture

@@ -16,7 +16,7 @@ from turnkeep.store.values import Claim, Commit, Page, Record, Remainder
 from turnkeep.tools import tool
 
 
-@pytest.mark.daily_rows(2)  # each error on one of two engines
+@pytest.mark.daily(rows=2)  # each error on one of two engines
 @pytest.mark.parametrize("error", [ValueError("a bug"), ThreadQuarantined("damaged")])
 async def test_a_commit_that_breaks_on_one_thread_leaves_the_others_answered(
     store: str, error: Exception, monkeypatch: pytest.MonkeyPatch
@@ -40,7 +40,7 @@ async def test_a_commit_that_breaks_on_one_thread_leaves_the_others_answered(
         assert seen[-1].outcome == "completed"
 
 
-@pytest.mark.daily_rows(2)  # each error on one of two engines
+@pytest.mark.daily(rows=2)  # each error on one of two engines
 @pytest.mark.parametrize("error", [ValueError("a bug"), ThreadQuarantined("damaged")])
 async def test_a_verdict_that_cannot_be_found_leaves_the_others_answered(
     store: str, error: Exception, monkeypatch: pytest.MonkeyPatch

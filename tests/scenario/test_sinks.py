@@ -144,7 +144,7 @@ async def test_a_frame_that_the_server_does_not_take_is_parked_and_the_rest_goes
     assert not there.payloads("poison")
 
 
-@pytest.mark.daily_rows(2)  # each address on one of two engines
+@pytest.mark.daily(rows=2)  # each address on one of two engines
 @pytest.mark.parametrize("location", ["http://[::1", f"ws://{'a' * 70}.example/", "nowhere", "ws://", "http://\x7f/"])
 async def test_a_server_that_sends_the_relay_to_nowhere_is_tried_again(
     store: str, location: str, caplog: pytest.LogCaptureFixture

@@ -88,7 +88,7 @@ def log_pages(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.slow  # a life for each call of the disk
-@pytest.mark.daily_rows(2)  # each call with one of the sizes
+@pytest.mark.daily(rows=2)  # each call with one of the sizes
 @pytest.mark.usefixtures("log_pages")
 @pytest.mark.parametrize("log_pages", [12, 1000], indirect=True)
 @pytest.mark.parametrize("call", ["sync", "write"])

@@ -142,7 +142,7 @@ KINDS: list[Callable[[], str]] = [
 ]
 
 
-@pytest.mark.daily_rows(2)  # each kind of text in one of the encodings
+@pytest.mark.daily(rows=2)  # each kind of text in one of the encodings
 @pytest.mark.parametrize("kind", KINDS)
 def test_ids_are_those_of_tiktoken(kind: Callable[[], str], encoding: str, oracle: tiktoken.Encoding) -> None:
     text = kind()
@@ -266,7 +266,7 @@ def test_slices_are_bounded_and_lose_nothing() -> None:
         assert max(map(len, pieces)) <= SLICE <= 64_000
 
 
-@pytest.mark.daily_rows(2)  # blanks of two kinds
+@pytest.mark.daily(rows=2)  # blanks of two kinds
 @pytest.mark.parametrize("text", [" " * 1_000_000, " " * 1_000_000 + "x", "\n" * 1_000_000, "a" * 1_000_000])
 def test_a_million_blanks_do_no_harm(text: str) -> None:
     assert 0 < tokenizer_for("gpt-4o-mini").count(text) < len(text)

@@ -65,7 +65,7 @@ async def test_a_nearly_full_disk_refuses_to_be_filled(tmp_path: Path, monkeypat
 
 
 @pytest.mark.slow  # it fills a disk
-@pytest.mark.daily_rows(2)  # where the shell looks, and where it does not
+@pytest.mark.daily(rows=2)  # where the shell looks, and where it does not
 @pytest.mark.parametrize(
     "command",
     [
