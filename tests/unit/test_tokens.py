@@ -36,7 +36,7 @@ from turnkeep.messages import (
 )
 from turnkeep.pricing import Catalog, item_tokens, ranks, tokenizer_for
 from turnkeep.pricing import tokenizer as tokens
-from turnkeep.pricing.byte_pairs import SHORT, find_hard
+from turnkeep.pricing.byte_pairs import PLAIN_TEXT, PLAIN_WORD, find_foreign
 from turnkeep.pricing.tokenizer import ENCODINGS, SLICE, Vocabulary, clean, guess, slices
 
 pytestmark = [pytest.mark.xdist_group("tokens"), pytest.mark.slow]  # they share what tiktoken loads, in seconds
@@ -174,11 +174,11 @@ def engine(encoding: str) -> Callable[[str], list[int]]:
 def test_every_plain_character_is_cut_and_merged_as_by_tiktoken(
     engine: Callable[[str], list[int]], oracle: tiktoken.Encoding
 ) -> None:
-    characters = [c for c in map(chr, range(0x20000)) if not 0xD800 <= ord(c) <= 0xDFFF and not find_hard(c)]
+    characters = [c for c in map(chr, range(0x20000)) if not 0xD800 <= ord(c) <= 0xDFFF and not find_foreign(c)]
     assert len(characters) > 6_000
     places = ("a{}b", " {0}{0}x 1{0}2", "{0}'s{0}\n {0} \n\n{0}", "'{0} I'{0}l A{0}B", "{0}\r\n /{0}/ a{0}{0}  ")
     texts = [place.format(c) for c in characters for place in places]
-    assert [text for text in texts if find_hard(text) or engine(text) != oracle.encode_ordinary(text)] == []
+    assert [text for text in texts if engine(text) != oracle.encode_ordinary(text)] == []
 
 
 MIXTURE = "abdeglmnrstvyDLMRSTV'’ 0123.,:!?-_/(\"\n\r\t ñéßİıſµ²ΩλДя—“🙂🏽\ufe0f\u0301\u00a0\x1c\x85"
@@ -188,22 +188,31 @@ MIXTURE = "abdeglmnrstvyDLMRSTV'’ 0123.,:!?-_/(\"\n\r\t ñéßİıſµ²ΩλД
 def test_plain_texts_are_cut_and_merged_as_by_tiktoken(
     engine: Callable[[str], list[int]], oracle: tiktoken.Encoding, text: str
 ) -> None:
-    assume(not find_hard(text))
     assert engine(text) == oracle.encode_ordinary(text)
 
 
-HARD = ["你好", "ひ", "한", "ก", "x\u209f", "\U0001e900", *(one * 40 for one in "b-_ "), "a b " * (SHORT // 4) + "c"]
+def documents_of(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], bool]:
+    """Whether a text is one for the engine for documents."""
+    monkeypatch.setattr(tokens, "_document_engine", lambda encoding: lambda text: [-1])
+    engine = tokens._reference_engine("o200k_base")
+    return lambda text: engine(text) == [-1]
 
 
-@pytest.mark.parametrize("text", HARD)
-def test_what_is_long_or_merged_letter_by_letter_is_not_plain(text: str) -> None:
-    assert find_hard(text)
+LONG = [*("b" * PLAIN_WORD + "b", "-" * 40, "_" * 40, " " * 40), "a b " * (PLAIN_TEXT // 4) + "c"]
+
+
+def test_what_is_long_or_merged_letter_by_letter_is_for_the_engine_for_documents(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    is_for_documents = documents_of(monkeypatch)
+    assert [t for t in ["你好", "ひ", "한", "ก", "x\u209f", "\U0001e900", *LONG] if not is_for_documents(t)] == []
+    assert [t for t in ["b" * PLAIN_WORD, "a b " * (PLAIN_TEXT // 4)] if is_for_documents(t)] == []
 
 
 PLAIN = ["", "Hello, how are you?", "Straße", "Привет, мир", "Ελλάδα", "f(x) = x**2;\n\tend", "👍🏽 – “ok” → 5 €"]
 
 
-@pytest.mark.parametrize("text", [*PLAIN, "a b " * (SHORT // 4)])
+@pytest.mark.parametrize("text", [*PLAIN, "a b " * (PLAIN_TEXT // 4)])
 def test_plain_texts_need_no_engine_for_documents(
     text: str, engine: Callable[[str], list[int]], oracle: tiktoken.Encoding, monkeypatch: pytest.MonkeyPatch
 ) -> None:

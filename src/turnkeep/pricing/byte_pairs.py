@@ -1,11 +1,11 @@
 """The ids of words in an eighth of the memory that an engine for documents takes.
 
 tiktoken keeps each of two hundred thousand tokens three times, in pieces of its own: 47 MB in every process
-that counts a word, more than a thousand streams take. Here the tokens stand behind each other once, as they
+that counts a word, as much as a thousand streams. Here the tokens stand behind each other once, as they
 are shipped, and a table says where each of them begins. Words of people are tokens whole, nearly all, and
 what is none is merged here, as the encoding says: pair by pair, the lowest rank first. For what is long, or
 in scripts that are merged letter by letter, that is too slow, and whether a new character is a letter is not
-known to all engines: in such texts something is `hard`.
+known to all engines: such texts are for the other one.
 """
 
 from __future__ import annotations
@@ -15,21 +15,19 @@ from array import array
 from itertools import accumulate, pairwise
 from zlib import crc32
 
-SHORT = 8_000
-"""Characters of a text that is not long."""
-
+PLAIN_TEXT = 8_000
+"""Characters of a text at most: a longer one is cut into words too slowly here,"""
+PLAIN_WORD = 39
+"""and a longer word is merged too slowly."""
 _SLOTS = 1 << 19
 """More than twice as many as an encoding has tokens: most are found at the first look."""
 _NO_RANK = 1 << 32
 """Behind all ranks."""
 
 # Allowed are characters of which was said long ago whether they are letters: Latin, Greek and Cyrillic, punctuation
-# and symbols (without the small ones at 2070, to which some are added), emoji. Then runs that are longer than words.
-find_hard = re.compile(
-    "[^\x00-\u052f\u2000-\u206f\u20a0-\u2bff\ufe0f\U0001f300-\U0001faff]"
-    rf"|[^\W\d_]{{40}}|(?:[^\w\s]|_){{40}}|\s{{40}}|(?s:\A.{{{SHORT + 1}}})"
-).search
-"""The first place of a text that asks for an engine for documents; None where there is none."""
+# and symbols (without the small ones at 2070, to which some are added), emoji.
+find_foreign = re.compile("[^\x00-\u052f\u2000-\u206f\u20a0-\u2bff\ufe0f\U0001f300-\U0001faff]").search
+"""The first character of a text that asks for an engine for documents; None where there is none."""
 
 
 class BytePairs:

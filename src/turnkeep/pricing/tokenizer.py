@@ -27,7 +27,7 @@ from typing import Any, Protocol
 
 from turnkeep.messages import CallItem, Content, HostedItem, Item, OutputItem, Part, ReasoningItem, UserItem
 from turnkeep.pricing import ranks
-from turnkeep.pricing.byte_pairs import BytePairs, find_hard
+from turnkeep.pricing.byte_pairs import PLAIN_TEXT, PLAIN_WORD, BytePairs, find_foreign
 from turnkeep.pricing.catalog import Catalog
 
 Engine = Callable[[str], list[int]]
@@ -210,7 +210,13 @@ def _reference_engine(encoding: str) -> Engine:
     split = importlib.import_module("regex").compile(_PATTERNS[encoding]).findall
     ids_of = functools.lru_cache(_WORDS_KEPT)(BytePairs(*ranks.load_joined(encoding)).encode)
     documents = LateEngine(lambda: _document_engine(encoding))
-    return lambda text: documents.get()(text) if find_hard(text) else [*chain.from_iterable(map(ids_of, split(text)))]
+
+    def encode(text: str) -> list[int]:
+        if len(text) > PLAIN_TEXT or find_foreign(text) or max(map(len, words := split(text)), default=0) > PLAIN_WORD:
+            return documents.get()(text)
+        return [*chain.from_iterable(map(ids_of, words))]
+
+    return encode
 
 
 class LateEngine:
