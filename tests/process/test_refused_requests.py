@@ -212,6 +212,8 @@ HANDSHAKES = [
     Row("another method", 405, "method_not_allowed", line="POST @PATH@ HTTP/1.1"),
     Row("a method that is none", 405, "method_not_allowed", line="BREW @PATH@ HTTP/1.1"),
     Row("another path", 404, "not_found", line="GET /api/channels HTTP/1.1"),
+    Row("a file", 404, "not_found", line="GET /static/chat/connection.js HTTP/1.1"),
+    Row("a page", 404, "not_found", line="GET / HTTP/1.1"),
     Row("another version", 400, "malformed_request", headers=["Sec-WebSocket-Version: 8"]),
     Row("two keys", 400, "malformed_request", headers=["Sec-WebSocket-Key: BBBBBBBBBBBBBBBBBBBBBB=="]),
     Row("two upgrades", 426, "malformed_request", headers=["Upgrade: websocket"]),

@@ -103,8 +103,8 @@ def app(application: Application, *, access: Access | None = None, own_applicati
             Route("/", _page("index.html")),
             Route("/dashboard", _page("dashboard.html")),
             Route("/api/docs", _page("api_docs.html")),
-            Mount("/static", StaticFiles(packages=[("turnkeep", "web/static")]), name="static"),
             WebSocketRoute("/{path:path}", refuse_route),
+            Mount("/static", StaticFiles(packages=[("turnkeep", "web/static")]), name="static"),
         ],
     )
     asgi_app.state.openapi = document(ENDPOINTS)
