@@ -26,6 +26,7 @@ from turnkeep.messages import (
 from turnkeep.models.anthropic import AnthropicModel
 from turnkeep.models.capabilities import Capabilities
 from turnkeep.models.chat import ChatModel
+from turnkeep.models.fit import PastForm
 from turnkeep.models.model import ModelRequest, ToolSpec
 from turnkeep.models.past import Past, PastTurn, pair
 from turnkeep.models.provider import Provider
@@ -132,6 +133,51 @@ def test_a_remembered_past_is_told_as_one_that_is_put_into_words_anew(protocol: 
         remembered += model._past.excerpt(request, caps) is not None
 
     assert remembered > 100
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_of_a_past_that_goes_on_what_is_new_alone_is_put_into_words(
+    protocol: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It grows at its end and loses its beginning, as that of a thread does, with turns that say nothing between."""
+    model: Any = PROTOCOLS[protocol](Provider(f"https://{SITE}", "key"))
+    caps, chance, turns_in_words = Capabilities(), random.Random(protocol), list[PastTurn]()
+    own_words = PastForm._own_words
+
+    def note(form: PastForm, turn: PastTurn) -> bytes | None:
+        turns_in_words.append(turn)
+        return own_words(form, turn)
+
+    monkeypatch.setattr(PastForm, "_own_words", note)
+    past, all_turns = Past(), list[PastTurn]()
+    for n in range(200):
+        said: list[Item] = [UserItem(text_content(f"q{n}" * chance.choice([1, 40])), f"m{n}"), AssistantItem(f"a{n}")]
+        is_silent = protocol != "anthropic" and chance.random() < 0.3
+        all_turns.append(PastTurn([UserItem((), f"m{n}")] if is_silent else said, 5))
+        past = past.plus(all_turns[-1])
+        past = past.without_oldest(chance.choice([0, 0, 1, 3]) if len(past.turns) > 5 else 0)
+        request = ModelRequest("model", [*past.items, UserItem(text_content("now"), "now")], current=1, past=past)
+
+        assert asked(model, request, caps, whole=False) == asked(model, request, caps, whole=True)
+
+    open_turns = 1 if protocol == "anthropic" else 0
+    assert turns_in_words == all_turns[: len(all_turns) - open_turns]
+
+
+def test_a_past_that_goes_on_in_two_ways_is_told_in_each_as_it_is() -> None:
+    """Of a run that failed behind its answer, and of the one after it; with the one before it asked for again."""
+    model: Any = ResponsesModel(Provider(f"https://{SITE}", "key"))
+    chance = random.Random(3)
+    pasts = [Past.of([PastTurn([UserItem(text_content("q"), "m"), AssistantItem("a")], 5)])]
+    for n in range(300):
+        turn = PastTurn([UserItem(text_content(f"q{n}"), f"m{n}"), AssistantItem(f"a{n}")], 5)
+        past = chance.choice(pasts).plus(turn).newest(chance.choice([15, 60, 1000]))
+        pasts = [*pasts[-5:], past]
+        one = chance.choice(pasts)
+        request = ModelRequest("model", [*one.items, UserItem(text_content("now"), "now")], current=1, past=one)
+        caps = replace(Capabilities(), takes_images=chance.random() < 0.5)
+
+        assert asked(model, request, caps, whole=False) == asked(model, request, caps, whole=True)
 
 
 def test_a_divisible_past_is_paired_already() -> None:

@@ -6,7 +6,7 @@ refuses one entry of the past would refuse every later message of its thread. So
 is known not to take is replaced here, by what says the same: always where nothing is lost, and
 where something is lost as its capabilities say. The transcript itself stays as it is. Pure: the
 same request and capabilities give the same result, so that prefixes stay cached. The past is put
-into the words of the protocol once for each turn and server, and these are kept with the turn.
+into the words of the protocol once for each turn and server, and these are kept with the newest turn.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from turnkeep.messages import (
 from turnkeep.models.call_ids import digest, respell_calls
 from turnkeep.models.capabilities import Capabilities
 from turnkeep.models.model import ModelRequest, ToolSpec, output_limit, with_output_limit
-from turnkeep.models.past import Past, PastTurn, without_idle_reasoning
+from turnkeep.models.past import Past, PastTurn, PastWords, without_idle_reasoning
 from turnkeep.models.reading import json_bytes
 from turnkeep.models.role_order import bridge, join_roles, one_by_one, preface
 
@@ -292,18 +292,27 @@ class PastForm:
         self._render = render
         self._alternates = alternates
 
-    def words(self, past: Past, names: ToolNames, *, offers_tools: bool) -> list[bytes] | None:
-        """The words of each turn, without brackets; None where the server wants something of it moved
-        or renamed: then the request is put into words as a whole.
+    def words(self, past: Past, request: ModelRequest) -> bytes | None:
+        """The words of all turns, without brackets, before the rest of a request; None where the server wants
+        something of it moved or renamed: then the request is put into words as a whole.
         """
-        if not self._leaves_in_place(past, names, offers_tools=offers_tools):
+        if not self._leaves_in_place(past, request):
             return None
-        words = [turn.words if turn.form is self else self._remember(turn) for turn in past.turns]
-        # a thread may have thousands of turns behind it: what each is compared with is felt
-        texts = list(filter(None, words))
-        return texts if len(texts) == len(words) or None not in words else None
+        return self._words_of(past.turns) if past.turns else b""
 
-    def _leaves_in_place(self, past: Past, names: ToolNames, *, offers_tools: bool) -> bool:
+    def _words_of(self, turns: Sequence[PastTurn]) -> bytes | None:
+        """What was told last, with what is new since: a turn follows the same ones in every past that it is in."""
+        count = next((place for place in range(len(turns), 0, -1) if turns[place - 1].is_told(self, place)), 0)
+        if any(turn.misfit is self for turn in turns[count:]):
+            return None
+        own_words = [words for turn in turns[count:] if (words := self._own_words(turn)) is not None]
+        if count + len(own_words) < len(turns):
+            return None
+        past_words = (turns[count - 1].words if count else None) or PastWords(self)
+        turns[count - 1].words, turns[-1].words = None, past_words
+        return past_words.grow(own_words, len(turns))
+
+    def _leaves_in_place(self, past: Past, request: ModelRequest) -> bool:
         caps = self._caps
         if not (caps.takes_consecutive_roles and caps.takes_system_role):
             return False
@@ -312,17 +321,20 @@ class PastForm:
         if not past.call_ids:
             return True
         keeps_calls = caps.takes_calls_together and caps.takes_user_after_tool
-        keeps_calls = keeps_calls and (offers_tools or not caps.wants_declared_tools)
+        keeps_calls = keeps_calls and bool(request.tools or request.hosted_tools or not caps.wants_declared_tools)
+        names = ToolNames.of(tool.name for tool in request.tools)
         return keeps_calls and all(names.there(name) == _OWN_NAMES.there(name) for name in past.call_names)
 
-    def _remember(self, turn: PastTurn) -> bytes | None:
+    def _own_words(self, turn: PastTurn) -> bytes | None:
+        """Those of a turn; None where it does not stand for itself."""
         # nothing of it is of the current turn, so pictures are those of the past
         items, _ = _arrange(_fit_items(turn.items, 0, _OWN_NAMES, self._caps, self._site), None, self._caps)
         entries = self._render(items, self._caps)
-        keeps_ids = turn.call_ids == {item.call_id for item in items if isinstance(item, CallItem)}
-        stands_alone = keeps_ids and not (self._alternates and _roles_at_ends(entries) != ("user", "assistant"))
-        turn.form, turn.words = self, json_bytes(entries)[1:-1] if stands_alone else None
-        return turn.words
+        loses_ids = turn.call_ids != {item.call_id for item in items if isinstance(item, CallItem)}
+        if loses_ids or (self._alternates and _roles_at_ends(entries) != ("user", "assistant")):
+            turn.misfit = self
+            return None
+        return json_bytes(entries)[1:-1]
 
 
 def _roles_at_ends(entries: Sequence[Any]) -> tuple[str, str] | None:
@@ -334,7 +346,7 @@ class Excerpt:
     """A request without its past, and the words of that."""
 
     request: ModelRequest
-    words: Sequence[bytes]
+    words: bytes
 
     def whole(self, body: dict[str, Any], name: str) -> dict[str, Any]:
         """The body of the request, with the past in its place: after what the operator says, before
@@ -342,13 +354,10 @@ class Excerpt:
         """
         if not self.words or name not in body:
             return body
-        entries = body[name]
-        first = next(place for place, entry in enumerate(entries) if entry.get("role") == "user")
-        parts = [*map(json_bytes, entries[:first]), *self.words, *map(json_bytes, entries[first:])]
-        # the brackets before the parts are one: each copy of a long past is megabytes of fresh memory
-        parts[0] = b"[" + parts[0]
-        parts[-1] += b"]"
-        return {**body, name: orjson.Fragment(b",".join(parts))}
+        first = next(place for place, entry in enumerate(body[name]) if entry.get("role") == "user")
+        head, tail = json_bytes(body[name][:first])[:-1], json_bytes(body[name][first:])[1:]
+        # in one piece: each copy of a long past is megabytes of fresh memory
+        return {**body, name: orjson.Fragment(b"".join((head, b"," * bool(first), self.words, b",", tail)))}
 
 
 class PastForms:
@@ -373,9 +382,7 @@ class PastForms:
             return None
         past = past.without_newest(self._open_turns)
         rest = request.items[len(past.items) :]
-        names = ToolNames.of(tool.name for tool in request.tools)
-        offers_tools = bool(request.tools or request.hosted_tools)
-        words = self._form(caps).words(past, names, offers_tools=offers_tools)
+        words = self._form(caps).words(past, request)
         return None if words is None else Excerpt(replace(request, items=rest, past=None), words)
 
     def _form(self, caps: Capabilities) -> PastForm:

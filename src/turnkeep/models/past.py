@@ -1,9 +1,9 @@
-"""The past of a thread as requests tell it: whole turns, each of which remembers its words.
+"""The past of a thread as requests tell it: whole turns, whose words are remembered.
 
 A long thread tells the same thousands of entries with every message. What pairing, fitting and the
 words of a protocol make of a turn depends on that turn alone, unless ids of calls meet or a server
-wants something moved. So it is done once for each turn (`PastForms` of `fit`), and a request puts
-the words together.
+wants something moved. So it is done once for each turn (`PastForms` of `fit`), and the words of all
+stand behind each other (`PastWords`): a request looks at what is new alone.
 
 Pairing is the last look at a transcript before it becomes a request: every call has exactly one
 output. Providers refuse a request with a call that lacks its output, an output that lacks its call,
@@ -16,7 +16,7 @@ from __future__ import annotations
 import uuid
 from collections import defaultdict, deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain
 
@@ -30,20 +30,52 @@ LONGEST_CALL_ID = 64
 """What OpenAI takes; a transcript may be continued there."""
 
 
+@dataclass(slots=True, eq=False)
+class PastWords:
+    """The words of turns that follow each other, in one form, without brackets.
+
+    Not kept with each turn: to look at a thousand of them, wherever they are in memory, costs more than to copy all
+    that they say from one place.
+    """
+
+    form: object
+    text: bytearray = field(default_factory=bytearray)
+    starts: list[int] = field(default_factory=list)
+    """Where the words of each turn begin."""
+
+    def grow(self, words_of_turns: Iterable[bytes], count: int) -> bytes:
+        """Add those of further turns, some of which may have none; those of the newest `count` of all. What is older
+        is let go once it is more than they are.
+        """
+        for words in words_of_turns:
+            self.starts.append(len(self.text) + bool(self.text))
+            self.text += b"," + words if self.text and words else words
+        if (start := self.starts[-count]) > len(self.text) // 2:
+            del self.text[:start]
+            self.starts = [place - start for place in self.starts[-count:]]
+            start = 0
+        return bytes(memoryview(self.text)[start:])
+
+
 class PastTurn:
-    """What one turn added to a thread, and its words in the form in which they were asked for last."""
+    """What one turn added to a thread."""
 
     __slots__ = (
         "begins_with_user",
         "call_ids",
         "call_names",
-        "form",
         "has_system",
         "is_paired",
         "items",
+        "misfit",
         "tokens",
         "words",
     )
+
+    words: PastWords | None
+    """Those of the turns up to this one, where a past ended with it when it was told last."""
+    misfit: object
+    """The form in which it was found to have no words of its own."""
 
     def __init__(self, items: Iterable[Item], tokens: int) -> None:
         self.items = _in_call_order(tuple(items))
@@ -54,8 +86,11 @@ class PastTurn:
         self.has_system = any(item.kind == "system" for item in self.items)
         self.begins_with_user = bool(self.items) and isinstance(self.items[0], UserItem)
         self.is_paired = len(self.call_ids) == len(calls) and pair(self.items) == list(self.items)
-        self.form: object = None
-        self.words: bytes | None = None
+        self.words = self.misfit = None
+
+    def is_told(self, form: object, count: int) -> bool:
+        """Whether the words of so many turns up to this one are there, in this form."""
+        return self.words is not None and self.words.form is form and len(self.words.starts) >= count
 
 
 @dataclass(frozen=True, slots=True, eq=False)
