@@ -15,6 +15,7 @@ import pytest
 from tests.patience import PATIENCE, until
 from tests.process.openai_desk import FLAT, WANTS_LOOKUP, OpenAiDesk, openai_desk
 from tests.scenario.house import flush_together
+from turnkeep.errors import StoreUnavailable
 from turnkeep.simulator import Fault
 
 LONG = "[[words:120]] [[pace:4]]"
@@ -251,3 +252,37 @@ async def test_thoughts_are_told_where_an_assistant_shows_them_and_move_no_numbe
             deltas = [chunk.choices[0].delta async for chunk in chunks]
             assert "".join(getattr(delta, "reasoning_content", None) or "" for delta in deltas) == thoughts
         assert numbers[0] == numbers[1]
+
+
+# ---------------------------------------------------------------- a store that fails
+
+WAITED_FOR: dict[str, tuple[str, dict[str, Any]]] = {
+    "a response": ("responses", {"input": "hello"}),
+    "a response that is not kept": ("responses", {"input": "hello", "store": False}),
+    "a completion": ("completions", {"messages": [{"role": "user", "content": "hello"}]}),
+    "a completion in a conversation": (
+        "completions", {"messages": [{"role": "user", "content": "hello"}], "metadata": {"channel": "c"}},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("which", WAITED_FOR)
+async def test_what_was_taken_in_is_not_asked_again_by_itself(which: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenAI's clients repeat a 503 that does not forbid it: the same question would be another turn."""
+    room, body = WAITED_FOR[which]
+    async with openai_desk() as desk:
+        store = desk.server.queue.store
+        is_here = store.message
+
+        async def away(*_: object) -> Any:
+            monkeypatch.setattr(store, "message", is_here)
+            raise StoreUnavailable("10.0.0.7 is away")
+
+        monkeypatch.setattr(store, "message", away)
+        client = desk.client.with_options(max_retries=1)
+        ask = client.responses.create if room == "responses" else client.chat.completions.create
+        with pytest.raises(openai.InternalServerError) as refused:
+            await ask(model=desk.model, **body)
+    headers = refused.value.response.headers
+    assert (refused.value.status_code, refused.value.code) == (503, "store_unavailable")
+    assert (headers["x-should-retry"], headers.get("retry-after")) == ("false", None)

@@ -47,10 +47,7 @@ async def complete_chat(call: HttpCall) -> Response:
         usage = isinstance(options, Mapping) and options.get("include_usage") is True
         chunks = ChatChunks(answer.question.name.id("chatcmpl"), shown_model, created_at, tells_usage=usage)
         return SentEvents(frames_of(_parts(answer, is_alone=is_alone), chunks, data_frame), answer.close)
-    try:
-        return await _whole(answer, shown_model, created_at, is_alone=is_alone)
-    finally:
-        await answer.close()
+    return await answer.wait_for(_whole(answer, shown_model, created_at, is_alone=is_alone))
 
 
 def _messages(body: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:

@@ -38,13 +38,14 @@ def no_such_route(path: str) -> Response:
     return openai_error(NotFound(f"there is no route {path[:200]!r}, or not for this method"))
 
 
-def openai_error(error: TurnkeepError) -> Response:
-    """The answer over HTTP."""
+def openai_error(error: TurnkeepError, *, is_taken_in: bool = False) -> Response:
+    """The answer over HTTP. `is_taken_in`: the same request again would be another turn, and nothing asks for it."""
     status, plain = status_of(error), error_body(error)
     kind = TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
     # OpenAI's SDKs repeat a 409 by themselves, which here says the same each time.
-    headers = {**error_response(error).headers, "X-Should-Retry": "true" if error.retryable else "false"}
-    for name in ("content-length", "content-type"):
+    may_help = error.retryable and not is_taken_in
+    headers = {**error_response(error).headers, "X-Should-Retry": "true" if may_help else "false"}
+    for name in ("content-length", "content-type", *(() if may_help else ("retry-after",))):
         headers.pop(name, None)
     return JsonResponse(error_form(plain["message"], kind, plain["code"]), status_code=status, headers=headers)
 

@@ -75,10 +75,10 @@ async def create_response(call: HttpCall) -> Response:
     )  # fmt: skip
     if body.get("stream") is True:
         return SentEvents(_frames(answer.parts(), ResponseEvents(head, call.application.clock)), answer.close)
-    try:
-        return JsonResponse(response_form(head, "queued")) if background else await _whole(call, answer, head)
-    finally:
+    if background:
         await answer.close()
+        return JsonResponse(response_form(head, "queued"))
+    return await answer.wait_for(_whole(call, answer, head))
 
 
 def _message_id(call: HttpCall) -> str | None:

@@ -4,15 +4,18 @@ is to be followed. Chat Completions and Responses ask by it.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
+
+from starlette.responses import Response
 
 from turnkeep.auth import acts
 from turnkeep.doors.http.endpoint import HttpCall
 from turnkeep.doors.http.openai import resent_history as history
 from turnkeep.doors.http.openai.conversation_key import AnswerName
+from turnkeep.doors.http.openai.openai_errors import openai_error
 from turnkeep.doors.http.openai.openai_input import allow_wishes, id_from, message_of, plain_text, read_past_content
 from turnkeep.doors.http.openai.sdk_retries import find_written
 from turnkeep.doors.http.openai.turn_reader import (
@@ -26,7 +29,7 @@ from turnkeep.doors.http.openai.turn_reader import (
     outline_of,
 )
 from turnkeep.doors.http.sent_events import response_resources
-from turnkeep.errors import Conflict, InvalidMessage, NotFound, Rejection
+from turnkeep.errors import Conflict, InvalidMessage, NotFound, Rejection, StoreError
 from turnkeep.messages import Address, AssistantItem, CallItem, Item, Message, OutputItem, UserItem, turns_of
 from turnkeep.pricing.tokenizer import tokenizer_for
 from turnkeep.store.clearing import forget_at_work
@@ -85,6 +88,18 @@ class TurnAnswer:
                 case Beginning():
                     self.text_so_far = self.thoughts_so_far = ""
             yield part
+
+    async def wait_for(self, response: Awaitable[Response]) -> Response:
+        """What is told when all of it is there; it is closed then. Of a store that fails meanwhile too: what it
+        raises would ask for the request once more, whose question was taken in.
+        """
+        try:
+            try:
+                return await response
+            finally:
+                await self.close()
+        except StoreError as error:
+            return openai_error(error, is_taken_in=True)
 
     async def close(self) -> None:
         await self.stack.aclose()
