@@ -180,6 +180,16 @@ async def test_anthropic_is_asked_in_its_own_words() -> None:
     assert "anthropic-version" in visit.headers
 
 
+async def test_a_token_of_an_account_at_anthropic_is_shown_as_runs_show_it() -> None:
+    async def refuse_as_key(visit: Visit) -> None:
+        visit.whole("{}", 401 if "x-api-key" in visit.headers else 200, content_type="application/json")
+
+    async with canned(refuse_as_key) as server:
+        settings = {"openai_base_url": None, "openai_api_key": None, "anthropic_base_url": server.url}
+        assert (await of_model(server, **settings, anthropic_api_key="sk-ant-oat-secret"))[0] == "ok"
+        assert server.visits[0].headers["authorization"] == "Bearer sk-ant-oat-secret"
+
+
 # ---------------------------------------------------------------- the broker
 
 

@@ -20,7 +20,7 @@ from turnkeep.cli.store_checks import check_store
 from turnkeep.clock import SystemClock
 from turnkeep.composition import endpoint_of
 from turnkeep.errors import ModelError, StoreMisconfigured, TurnkeepError
-from turnkeep.models.anthropic import VERSION
+from turnkeep.models.anthropic import key_headers
 from turnkeep.models.http_client import Client
 from turnkeep.pricing.catalog import Catalog
 from turnkeep.settings import Settings, misspelt
@@ -217,8 +217,7 @@ async def _ask_server(settings: Settings) -> Finding | None:
     """Ask the server for its models, the way models are asked: what is wrong, None if nothing is."""
     endpoint = replace(endpoint_of(settings), first_event_timeout=PATIENCE)
     if not settings.uses_openai:
-        # Anthropic refuses every request without its version, this one too
-        endpoint = replace(endpoint, headers={"anthropic-version": VERSION, "x-api-key": endpoint.api_key})
+        endpoint = replace(endpoint, headers=key_headers(endpoint.api_key))
     client = Client(endpoint)
     try:
         # a list of models is free; a question would be paid for

@@ -81,16 +81,22 @@ class AnthropicModel:
         return Asking({**body, "stream": caps.takes_stream}, self._headers(request), reader)
 
     def _headers(self, request: ModelRequest) -> dict[str, str]:
-        headers = {"anthropic-version": VERSION, **label_headers(request)}
-        # Under both names: older servers of this protocol know one, newer clients send the other.
-        if self._key and not self._key.startswith("sk-ant-oat"):  # a token of an account goes as Bearer alone
-            headers["x-api-key"] = self._key
+        headers = {**key_headers(self._key), **label_headers(request)}
         if isinstance(betas := request.parameters.get("betas"), list | tuple):
             headers["anthropic-beta"] = ",".join(map(str, betas))
         return headers
 
     async def close(self) -> None:
         await self._client.close()
+
+
+def key_headers(key: str) -> dict[str, str]:
+    """What every request says, whatever it asks: without a version it is refused."""
+    headers = {"anthropic-version": VERSION}
+    # Under both names: older servers of this protocol know one, newer clients send the other.
+    if key and not key.startswith("sk-ant-oat"):  # a token of an account goes as Bearer alone
+        headers["x-api-key"] = key
+    return headers
 
 
 def _alternating(items: Sequence[Item], _: Capabilities) -> list[dict[str, Any]]:
