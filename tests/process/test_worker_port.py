@@ -105,6 +105,9 @@ async def test_a_worker_shows_whether_it_lives_and_what_waits(tmp_path: Path) ->
             assert answer.status == 401, "figures are for who may see them"
         async with house.http.post(f"{house.status}/api/channels/c/messages", json={"message": "hello"}) as answer:
             assert answer.status == 404, "nothing can be sent to a worker"
+        with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+            await house.http.ws_connect(f"{house.status}/ws")
+        assert refused.value.status == 404, "and nothing is opened there"
 
         await house.say("c", "hello")
         async with asyncio.timeout(PATIENCE):

@@ -28,7 +28,7 @@ from turnkeep.doors.http.openapi import document
 from turnkeep.doors.http.paths import Paths
 from turnkeep.doors.http.routes import ENDPOINTS, METRICS_ENDPOINT
 from turnkeep.doors.origin import Origins
-from turnkeep.doors.socket.sockets import Sockets, refuse_route
+from turnkeep.doors.socket.sockets import ELSEWHERE, Sockets
 from turnkeep.doors.strictness import Strictness
 from turnkeep.errors import StoreError
 from turnkeep.settings import Settings
@@ -103,7 +103,7 @@ def app(application: Application, *, access: Access | None = None, own_applicati
             Route("/", _page("index.html")),
             Route("/dashboard", _page("dashboard.html")),
             Route("/api/docs", _page("api_docs.html")),
-            WebSocketRoute("/{path:path}", refuse_route),
+            ELSEWHERE,
             Mount("/static", StaticFiles(packages=[("turnkeep", "web/static")]), name="static"),
         ],
     )
@@ -122,7 +122,7 @@ def status_app(application: Application, *, access: Access | None = None) -> Sta
     asgi_app = Starlette(
         middleware=_middleware(application.settings, access, trail),
         exception_handlers={HTTPException: _no_such_route},
-        routes=[door.route(METRICS_ENDPOINT), Route("/healthz", _healthy), Route("/readyz", _ready)],
+        routes=[door.route(METRICS_ENDPOINT), Route("/healthz", _healthy), Route("/readyz", _ready), ELSEWHERE],
     )
     asgi_app.state.application = application
     asgi_app.state.peers = asgi_app.state.sockets = None

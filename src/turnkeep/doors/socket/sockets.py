@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Mapping
 from functools import partial
 
+from starlette.routing import Match, WebSocketRoute
+from starlette.types import Scope
 from starlette.websockets import WebSocket
 
 from turnkeep.application import Application
@@ -186,9 +188,19 @@ def _know(websocket: WebSocket) -> None:
         connection.know()
 
 
-async def refuse_route(websocket: WebSocket) -> None:
-    """Of an upgrade anywhere else."""
+async def _refuse_route(websocket: WebSocket) -> None:
     await _refuse(websocket, NotFound("there is no such route"))
+
+
+class _AnyPath(WebSocketRoute):
+    """What it is asked for may be no path (`*`), or hold a line break, which a pattern leaves out."""
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        return (Match.FULL if scope["type"] == "websocket" else Match.NONE), {}
+
+
+ELSEWHERE = _AnyPath("/", _refuse_route)
+"""Takes each upgrade that no route before it has taken, and refuses it."""
 
 
 async def _refuse(websocket: WebSocket, error: Rejection) -> None:
