@@ -156,7 +156,7 @@ def pieces_of(text: str, size: int) -> list[str]:
     return [text[place : place + size] for place in range(0, min(len(text), 200 * size), size)]
 
 
-@pytest.mark.daily_rows(2)  # each kind of text in one of the encodings
+@pytest.mark.daily(rows=2)  # each kind of text in one of the encodings
 @pytest.mark.parametrize("kind", KINDS)
 def test_ids_of_short_texts_are_those_of_tiktoken(
     kind: Callable[[], str], encoding: str, oracle: tiktoken.Encoding
