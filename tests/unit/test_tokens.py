@@ -7,12 +7,13 @@ import contextlib
 import hashlib
 import importlib
 import json
+import math
 import pydoc_data.topics
 import random
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -167,8 +168,10 @@ def test_ids_of_short_texts_are_those_of_tiktoken(
 
 
 @pytest.fixture(scope="module")
-def engine(encoding: str) -> Callable[[str], list[int]]:
-    return tokens._reference_engine(encoding)
+def engine(encoding: str) -> Iterator[Callable[[str], list[int]]]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tokens, "PLAIN_MERGES", math.inf)  # however many of these tests have counted with it
+        yield tokens._reference_engine(encoding)
 
 
 def test_every_plain_character_is_cut_and_merged_as_by_tiktoken(
@@ -207,6 +210,15 @@ def test_what_is_long_or_merged_letter_by_letter_is_for_the_engine_for_documents
     is_for_documents = documents_of(monkeypatch)
     assert [t for t in ["你好", "ひ", "한", "ก", "x\u209f", "\U0001e900", *LONG] if not is_for_documents(t)] == []
     assert [t for t in ["b" * PLAIN_WORD, "a b " * (PLAIN_TEXT // 4)] if is_for_documents(t)] == []
+
+
+def test_who_merges_much_is_given_the_engine_for_documents(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One message may hold a quarter of a megabyte of words that are no tokens, and after it comes the next."""
+    monkeypatch.setattr(tokens, "PLAIN_MERGES", 3_000)
+    is_for_documents, chance = documents_of(monkeypatch), random.Random(1)
+    texts = ["".join(chance.choices("aeiknstu", k=30)) for _ in range(200)]
+    assert [is_for_documents(text) for text in texts] == [False] * 101 + [True] * 99
+    assert is_for_documents("Hello, how are you?"), "what is there is used"
 
 
 PLAIN = ["", "Hello, how are you?", "Straße", "Привет, мир", "Ελλάδα", "f(x) = x**2;\n\tend", "👍🏽 – “ok” → 5 €"]

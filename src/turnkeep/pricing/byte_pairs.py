@@ -2,7 +2,7 @@
 
 tiktoken keeps each of two hundred thousand tokens three times, in pieces of its own: 47 MB in every process
 that counts a word, as much as a thousand streams. Here the tokens stand behind each other once, as they
-are shipped, and a table says where each of them begins. Words of people are tokens whole, nearly all, and
+are shipped, and a table says where each of them begins. Words of English are tokens whole, nearly all, and
 what is none is merged here, as the encoding says: pair by pair, the lowest rank first. For what is long, or
 in scripts that are merged letter by letter, that is too slow, and whether a new character is a letter is not
 known to all engines: such texts are for the other one.
@@ -19,6 +19,10 @@ PLAIN_TEXT = 8_000
 """Characters of a text at most: a longer one is cut into words too slowly here,"""
 PLAIN_WORD = 39
 """and a longer word is merged too slowly."""
+PLAIN_MERGES = 1_000_000
+"""Bytes that a process merges at most, in its life: four seconds. Words that are no tokens are many in some languages,
+and a message may consist of them: it would stop everything for a second, and the next one again.
+"""
 _SLOTS = 1 << 19
 """More than twice as many as an encoding has tokens: most are found at the first look."""
 _NO_RANK = 1 << 32
@@ -39,6 +43,8 @@ class BytePairs:
         self._tokens = tokens
         self._starts = array("I", accumulate(lengths, initial=0))
         self._table = self._tabulate()
+        self.merged_bytes = 0
+        """Those of words that were no tokens, so far."""
 
     def _tabulate(self) -> array[int]:
         """A token's place, from 1, at the first free slot from that of its digest on; 0: nobody's."""
@@ -66,6 +72,7 @@ class BytePairs:
         return _NO_RANK
 
     def _merge(self, word: bytes) -> tuple[int, ...]:
+        self.merged_bytes += len(word)
         parts = [word[place : place + 1] for place in range(len(word))]
         ranks = [self._rank(first + second) for first, second in pairwise(parts)]
         while ranks and (lowest := min(ranks)) != _NO_RANK:

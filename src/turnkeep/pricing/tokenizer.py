@@ -27,7 +27,7 @@ from typing import Any, Protocol
 
 from turnkeep.messages import CallItem, Content, HostedItem, Item, OutputItem, Part, ReasoningItem, UserItem
 from turnkeep.pricing import ranks
-from turnkeep.pricing.byte_pairs import PLAIN_TEXT, PLAIN_WORD, BytePairs, find_foreign
+from turnkeep.pricing.byte_pairs import PLAIN_MERGES, PLAIN_TEXT, PLAIN_WORD, BytePairs, find_foreign
 from turnkeep.pricing.catalog import Catalog
 
 Engine = Callable[[str], list[int]]
@@ -204,15 +204,22 @@ def _seam(text: str, start: int, limit: int) -> int:
 
 
 def _reference_engine(encoding: str) -> Engine:
-    """Plain texts by a small table; others by tiktoken, eight times as heavy and built with the first of them."""
+    """Plain texts by a small table; others by tiktoken, eight times as heavy and built with the first of them.
+
+    That stops all else in the process. In a thread it would, too: its core holds the interpreter for two thirds of it.
+    """
     importlib.import_module("tiktoken")  # that it is missing is told at once
     # the one that tiktoken needs, without types
     split = importlib.import_module("regex").compile(_PATTERNS[encoding]).findall
-    ids_of = functools.lru_cache(_WORDS_KEPT)(BytePairs(*ranks.load_joined(encoding)).encode)
+    pairs = BytePairs(*ranks.load_joined(encoding))
+    ids_of = functools.lru_cache(_WORDS_KEPT)(pairs.encode)
     documents = LateEngine(lambda: _document_engine(encoding))
 
     def encode(text: str) -> list[int]:
-        if len(text) > PLAIN_TEXT or find_foreign(text) or max(map(len, words := split(text)), default=0) > PLAIN_WORD:
+        if pairs.merged_bytes > PLAIN_MERGES or len(text) > PLAIN_TEXT or find_foreign(text):
+            return documents.get()(text)
+        words = split(text)
+        if max(map(len, words), default=0) > PLAIN_WORD:
             return documents.get()(text)
         return [*chain.from_iterable(map(ids_of, words))]
 
@@ -296,7 +303,7 @@ class Tokenizer:
 
     @property
     def is_loaded(self) -> bool:
-        """Whether a count stops nobody any more."""
+        """Whether a count stops nobody any more, but for the first text that is not plain: for a third of a second."""
         return self._vocabulary.is_built or not self._vocabulary.available
 
     def build(self) -> None:
