@@ -38,7 +38,8 @@ class DailyShare:
             for row in rows
         ]
         there = sorted(set(turns))
-        return [turn == there[self.turn % len(there)] for turn in turns]
+        place = self.turn % self.rows * len(there) // self.rows  # of few rows, too, engines take others
+        return [turn == there[place] for turn in turns]
 
 
 def daily_shares(node: Any) -> Iterator[DailyShare]:

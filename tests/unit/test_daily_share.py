@@ -46,6 +46,12 @@ def test_every_row_of_the_contract_or_its_neighbour_meets_a_durable_engine_in_a_
     assert all(any(pair) for pair in pairwise(taken))
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_of_two_rows_of_the_contract_each_meets_a_durable_engine_in_a_day(count: int) -> None:
+    shares = [share_of(test_store_sqlite.TestSqlite), share_of(test_store.TestRedis)]
+    assert all(map(any, zip(*(share.takes_rows(rows(count)) for share in shares), strict=True)))
+
+
 def test_a_sealed_store_keeps_every_promise_about_content_on_a_durable_engine_in_a_day() -> None:
     shares = [share_of(test_store_sealed.TestSqlite), share_of(test_store_sealed.TestRedis)]
     content = [name for name in NAMES if any(name in vars(promises) for promises in test_store_sealed.CONTENT)]
