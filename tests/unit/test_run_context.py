@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
@@ -12,6 +12,7 @@ import pytest
 from tests.patience import PATIENCE
 from tests.runs.stage import Stage, says
 from turnkeep.assistants import Assistants
+from turnkeep.pricing import tokenizer
 from turnkeep.pricing.catalog import Catalog
 from turnkeep.pricing.prices import PriceBook
 from turnkeep.runs.run_context import RunContext
@@ -64,6 +65,13 @@ async def test_a_worker_has_all_of_it_loaded_before_its_first_run() -> None:
     assert not stage.house.is_prepared
     await stage.say("m1")
 
+    await answered(stage)
+
+    assert stage.house.is_prepared
+
+
+async def answered(stage: Stage) -> None:
+    """What was said, by a worker."""
     async with asyncio.TaskGroup() as group:
         worker = Worker(stage.house, rules=WorkerRules(rest=0.01))
         group.create_task(worker.run())
@@ -72,4 +80,32 @@ async def test_a_worker_has_all_of_it_loaded_before_its_first_run() -> None:
                 await asyncio.sleep(0.01)
         worker.stop()
 
-    assert stage.house.is_prepared
+
+@pytest.fixture
+def builders(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[threading.Thread]]:
+    """Who has built the engine for documents: of these tests, which have counted nothing yet."""
+    threads: list[threading.Thread] = []
+
+    def build(_: str) -> tokenizer.Engine:
+        threads.append(threading.current_thread())
+        return lambda text: [1] * len(text)
+
+    monkeypatch.setattr(tokenizer, "_document_engine", build)
+    monkeypatch.setattr(tokenizer, "_fast_engine", lambda _: None)
+    monkeypatch.setattr(tokenizer, "_VOCABULARIES", {name: tokenizer.Vocabulary(name) for name in tokenizer.ENCODINGS})
+    tokenizer.tokenizer_for.cache_clear()
+    yield threads
+    tokenizer.tokenizer_for.cache_clear()
+
+
+@pytest.mark.parametrize(("text", "count"), [("hello", 0), ("你好", 1), ("a long text " * 1_000, 1)])
+async def test_what_counts_a_message_is_built_beside_the_loop(
+    text: str, count: int, builders: list[threading.Thread]
+) -> None:
+    stage = Stage(says("answer"))
+    await stage.say("m1", text)
+
+    await answered(stage)
+
+    assert len(builders) == count
+    assert threading.main_thread() not in builders

@@ -35,7 +35,7 @@ from turnkeep.messages import (
     UserItem,
     text_content,
 )
-from turnkeep.pricing import Catalog, item_tokens, ranks, tokenizer_for
+from turnkeep.pricing import Catalog, byte_pairs, item_tokens, ranks, tokenizer_for
 from turnkeep.pricing import tokenizer as tokens
 from turnkeep.pricing.byte_pairs import PLAIN_TEXT, PLAIN_WORD, find_foreign
 from turnkeep.pricing.tokenizer import ENCODINGS, SLICE, Vocabulary, clean, guess, slices
@@ -170,7 +170,7 @@ def test_ids_of_short_texts_are_those_of_tiktoken(
 @pytest.fixture(scope="module")
 def engine(encoding: str) -> Iterator[Callable[[str], list[int]]]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tokens, "PLAIN_MERGES", math.inf)  # however many of these tests have counted with it
+        patch.setattr(byte_pairs, "PLAIN_MERGES", math.inf)  # however many of these tests have counted with it
         yield tokens._reference_engine(encoding)
 
 
@@ -214,7 +214,7 @@ def test_what_is_long_or_merged_letter_by_letter_is_for_the_engine_for_documents
 
 def test_who_merges_much_is_given_the_engine_for_documents(monkeypatch: pytest.MonkeyPatch) -> None:
     """One message may hold a quarter of a megabyte of words that are no tokens, and after it comes the next."""
-    monkeypatch.setattr(tokens, "PLAIN_MERGES", 3_000)
+    monkeypatch.setattr(byte_pairs, "PLAIN_MERGES", 3_000)
     is_for_documents, chance = documents_of(monkeypatch), random.Random(1)
     texts = ["".join(chance.choices("aeiknstu", k=30)) for _ in range(200)]
     assert [is_for_documents(text) for text in texts] == [False] * 101 + [True] * 99

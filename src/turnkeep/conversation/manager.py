@@ -6,7 +6,7 @@ import asyncio
 import inspect
 import math
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +17,7 @@ from turnkeep.conversation.pruning import prune
 from turnkeep.conversation.role_messages import items_of, messages_of
 from turnkeep.conversation.summary import Summarize
 from turnkeep.errors import ConfigurationError, InvalidMessage, OutcomeUnknown, ThreadBusy
-from turnkeep.messages import DEFAULT_QUEUE, DEFAULT_TENANT, Address, Item, SystemItem
+from turnkeep.messages import DEFAULT_QUEUE, DEFAULT_TENANT, Address, Item, SystemItem, UserItem
 from turnkeep.pricing.catalog import Catalog
 from turnkeep.pricing.tokenizer import Tokenizer, tokenizer_for
 from turnkeep.settings import Settings
@@ -128,7 +128,8 @@ class ConversationManager:
         """
         items = items_of(message)
         store, address = await self._open(), self._address(session_id)
-        tokenizer = await self._tokenizer(model)
+        texts = [part.text for item in items if isinstance(item, UserItem) for part in item.content]
+        tokenizer = await self._tokenizer(model, texts)
         await self._begin(address, has_system=any(item.kind == "system" for item in items))
         entries = [TranscriptEntry(item, tokenizer.count_item(item)) for item in items]
         # under a name in any case: it makes the repeats after a lost reply harmless
@@ -176,13 +177,13 @@ class ConversationManager:
             raise InvalidMessage("a session id is a text of at least one character")
         return Address(*self._place, session_id)
 
-    async def _tokenizer(self, model: str | None) -> Tokenizer:
+    async def _tokenizer(self, model: str | None, texts: Iterable[str]) -> Tokenizer:
         tokenizer = tokenizer_for(model or self._catalog.default, self._catalog)
-        await tokenizer.load()
+        await tokenizer.load(texts)
         return tokenizer
 
     async def _weight(self, summary: str) -> int:
-        return (await self._tokenizer(None)).count_item(SystemItem(SUMMED_UP + summary))
+        return (await self._tokenizer(None, [summary])).count_item(SystemItem(SUMMED_UP + summary))
 
     async def _begin(self, address: Address, *, has_system: bool) -> None:
         """Give the thread what it has to have before its first message."""

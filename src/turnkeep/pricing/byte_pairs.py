@@ -43,8 +43,8 @@ class BytePairs:
         self._tokens = tokens
         self._starts = array("I", accumulate(lengths, initial=0))
         self._table = self._tabulate()
-        self.merged_bytes = 0
-        """Those of words that were no tokens, so far."""
+        self.spare_bytes = PLAIN_MERGES
+        """Of words that are no tokens: what may still be merged."""
 
     def _tabulate(self) -> array[int]:
         """A token's place, from 1, at the first free slot from that of its digest on; 0: nobody's."""
@@ -72,7 +72,7 @@ class BytePairs:
         return _NO_RANK
 
     def _merge(self, word: bytes) -> tuple[int, ...]:
-        self.merged_bytes += len(word)
+        self.spare_bytes -= len(word)
         parts = [word[place : place + 1] for place in range(len(word))]
         ranks = [self._rank(first + second) for first, second in pairwise(parts)]
         while ranks and (lowest := min(ranks)) != _NO_RANK:

@@ -27,7 +27,7 @@ from typing import Any, Protocol
 
 from turnkeep.messages import CallItem, Content, HostedItem, Item, OutputItem, Part, ReasoningItem, UserItem
 from turnkeep.pricing import ranks
-from turnkeep.pricing.byte_pairs import PLAIN_MERGES, PLAIN_TEXT, PLAIN_WORD, BytePairs, find_foreign
+from turnkeep.pricing.byte_pairs import PLAIN_TEXT, PLAIN_WORD, BytePairs, find_foreign
 from turnkeep.pricing.catalog import Catalog
 
 Engine = Callable[[str], list[int]]
@@ -112,6 +112,8 @@ class Vocabulary:
 
     def __init__(self, encoding: str) -> None:
         self.encoding = encoding
+        self.counts_documents = False
+        """Whether a text that is not plain was counted beside the event loop."""
         self._engine: Engine | None = None
         self._building = threading.Lock()
 
@@ -203,10 +205,15 @@ def _seam(text: str, start: int, limit: int) -> int:
     return seam
 
 
+def is_plain(text: str) -> bool:
+    """Whether a text is counted by the small table, as far as is seen before it is cut into words."""
+    return len(text) <= PLAIN_TEXT and find_foreign(text) is None
+
+
 def _reference_engine(encoding: str) -> Engine:
     """Plain texts by a small table; others by tiktoken, eight times as heavy and built with the first of them.
 
-    That stops all else in the process. In a thread it would, too: its core holds the interpreter for two thirds of it.
+    Wherever it is built it stops all else for a quarter of a second: its core does not let the interpreter go.
     """
     importlib.import_module("tiktoken")  # that it is missing is told at once
     # the one that tiktoken needs, without types
@@ -216,10 +223,7 @@ def _reference_engine(encoding: str) -> Engine:
     documents = LateEngine(lambda: _document_engine(encoding))
 
     def encode(text: str) -> list[int]:
-        if pairs.merged_bytes > PLAIN_MERGES or len(text) > PLAIN_TEXT or find_foreign(text):
-            return documents.get()(text)
-        words = split(text)
-        if max(map(len, words), default=0) > PLAIN_WORD:
+        if pairs.spare_bytes < 0 or not is_plain(text) or max(map(len, words := split(text)), default=0) > PLAIN_WORD:
             return documents.get()(text)
         return [*chain.from_iterable(map(ids_of, words))]
 
@@ -303,7 +307,7 @@ class Tokenizer:
 
     @property
     def is_loaded(self) -> bool:
-        """Whether a count stops nobody any more, but for the first text that is not plain: for a third of a second."""
+        """Whether a count stops nobody any more, but for the first text that is not plain (see `load`)."""
         return self._vocabulary.is_built or not self._vocabulary.available
 
     def build(self) -> None:
@@ -311,10 +315,14 @@ class Tokenizer:
         if not self.is_loaded:
             self._vocabulary.load()
 
-    async def load(self) -> None:
-        """The same in a thread: the first count would stop the event loop."""
-        if not self.is_loaded:
-            await asyncio.to_thread(self.build)
+    async def load(self, texts: Iterable[str] = ()) -> None:
+        """The same in a thread, and what it takes to count these: the first count would stop the event loop. An answer
+        or an output is not known before: if it is the first of its process that is not plain, its count still does.
+        """
+        text = next((text for text in texts if not is_plain(text)), None)
+        if not self.is_loaded or (text is not None and not self._vocabulary.counts_documents):
+            await asyncio.to_thread(self.count, text or "")
+            self._vocabulary.counts_documents = text is not None
 
     def count(self, text: str) -> int:
         """The tokens of a text; never raises."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from turnkeep.assistants import Assistants
@@ -12,12 +12,13 @@ from turnkeep.clock import Clock, SystemClock
 from turnkeep.conversation.history_cache import HistoryCache
 from turnkeep.errors import TurnkeepError
 from turnkeep.events import TurnFault
+from turnkeep.messages import Content
 from turnkeep.models import load_clients
 from turnkeep.models.capabilities import ContextSizes
 from turnkeep.models.model import Model
 from turnkeep.pricing.catalog import Catalog
 from turnkeep.pricing.prices import PriceBook
-from turnkeep.pricing.tokenizer import tokenizer_for
+from turnkeep.pricing.tokenizer import Tokenizer, tokenizer_for
 from turnkeep.runs.activity import Activity
 from turnkeep.runs.announcer import Publisher
 from turnkeep.runs.answer_contract import AnswerRules
@@ -91,20 +92,25 @@ class RunContext:
     async def _read_circuits(self) -> list[Circuit]:
         return await self.store.circuits()
 
-    async def prepare(self) -> None:
+    async def prepare(self, contents: Iterable[Content] = ()) -> None:
         """Load what runs need and no start should wait for: vocabulary, prices, and the clients of
-        models. At once afterwards.
+        models; and what it takes to count these. At once afterwards.
         """
         if not self.is_prepared:
             # In a thread: it would stop the event loop for half a second.
             await asyncio.to_thread(self.load)
+        await self._tokenizer.load(part.text for content in contents for part in content)
 
     def load(self) -> None:
         """The same, where it may stop everything else."""
-        tokenizer_for(self.assistants.blank.model, self.catalog).build()
+        self._tokenizer.build()
         self.prices.read_tables()
         load_clients()
         object.__setattr__(self, "is_prepared", True)
+
+    @property
+    def _tokenizer(self) -> Tokenizer:
+        return tokenizer_for(self.assistants.blank.model, self.catalog)
 
     def fault(self, error: TurnkeepError) -> TurnFault:
         """An error as subscribers see it."""

@@ -16,6 +16,7 @@ from turnkeep.backoff import Backoff
 from turnkeep.clock import until_tick
 from turnkeep.errors import LeaseLost, StoreError
 from turnkeep.messages import Message
+from turnkeep.pricing.tokenizer import is_plain
 from turnkeep.runs.lease import DrainRequest, Lease
 from turnkeep.runs.run import Run
 from turnkeep.runs.run_context import RunContext
@@ -296,8 +297,9 @@ class Worker:
 
     async def _work(self, lease: Lease) -> None:
         try:
-            if not self.context.is_prepared:
-                await self.context.prepare()
+            contents = [message.content for message in lease.claim.messages]
+            if not (self.context.is_prepared and all(is_plain(part.text) for one in contents for part in one)):
+                await self.context.prepare(contents)
             await Run(self.context, lease).perform()
         finally:
             del self.keeper.leases[lease.claim.token]

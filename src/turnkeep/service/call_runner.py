@@ -11,7 +11,7 @@ from typing import Any
 
 from turnkeep.errors import MessageFrozen, NotFound, StoreError, ThreadBusy, TurnkeepError
 from turnkeep.events import Event
-from turnkeep.messages import Address, Item, Message, OutputItem, turns_of
+from turnkeep.messages import Address, Item, Message, OutputItem, UserItem, turns_of
 from turnkeep.pricing.tokenizer import tokenizer_for
 from turnkeep.runs.journal import Journal, Step
 from turnkeep.runs.lease import Lease
@@ -81,7 +81,7 @@ class CallRunner:
 
         Raises `ThreadBusy` when the wait is over.
         """
-        await self.context.prepare()
+        await self.context.prepare(one.content for one in (*request.past, *request.new) if isinstance(one, UserItem))
         await self._lay_out(request.past, address)
         messages = [
             Message(address, f"msg_{secrets.token_hex(12)}", item.content, metadata=metadata, minted=True)
