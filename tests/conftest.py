@@ -6,6 +6,7 @@ import asyncio
 import functools
 import gc
 import inspect
+import logging
 import math
 import os
 import secrets
@@ -230,6 +231,16 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
         report.outcome = "failed"
         report.longrepr = f"{item.nodeid}: {reason} (TURNKEEP_REQUIRE_SERVICES=1 forbids to skip)"
     return report
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    """A verb that runs in this process configures logging for all of it: the tests behind it would read no line."""
+    root = logging.getLogger()
+    handlers, level = root.handlers, root.level
+    yield
+    root.handlers = handlers
+    root.setLevel(level)  # the loggers remember whether they are heard; this makes them ask again
 
 
 @pytest.fixture(scope="session")
