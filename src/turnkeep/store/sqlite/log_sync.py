@@ -42,8 +42,8 @@ class LogSync:
         """Of an open store; raises OSError. SQLite keeps no lock on the log, so closing it gives none up."""
         self._file = os.open(f"{path}-wal", os.O_RDWR | getattr(os, "O_BINARY", 0))
         self._on_synced = on_synced
-        self._changed = threading.Condition()
-        self._waiting: list[ActResult] = []
+        self._change = threading.Condition()
+        self._results: list[ActResult] = []
         self._is_wanted = self._is_syncing = self._is_stopping = False
         self._failure: apsw.Error | None = None
         self._thread = threading.Thread(target=self._work, name="turnkeep-sqlite-sync", daemon=True)
@@ -53,11 +53,11 @@ class LogSync:
 
     def begin(self, results: Sequence[ActResult]) -> None:
         """Have the disk hold what was committed until now, and say so of these."""
-        with self._changed:
+        with self._change:
             if (failure := self._failure) is None:
-                self._waiting += results
+                self._results += results
                 self._is_wanted = True
-                self._changed.notify_all()
+                self._change.notify_all()
         if failure is not None:
             self._on_synced(results, failure)
 
@@ -65,20 +65,20 @@ class LogSync:
         """Why a sync failed since this was asked last. From there on each fails, until it is asked: what was
         written behind the hole would be lost with it.
         """
-        with self._changed:
+        with self._change:
             failure, self._failure = self._failure, None
         return failure
 
     def wait(self) -> None:
         """Until no sync is under way."""
-        with self._changed:
-            self._changed.wait_for(lambda: not (self._is_wanted or self._is_syncing))
+        with self._change:
+            self._change.wait_for(lambda: not (self._is_wanted or self._is_syncing))
 
     def stop(self) -> None:
         """Do what was asked for, then end."""
-        with self._changed:
+        with self._change:
             self._is_stopping = True
-            self._changed.notify_all()
+            self._change.notify_all()
         self._thread.join()
         os.close(self._file)
 
@@ -89,22 +89,22 @@ class LogSync:
                 _sync(self._file)
             except OSError as error:
                 failure = apsw.IOError(f"the log could not be synced: {error.strerror}")
-            with self._changed:
+            with self._change:
                 if failure is not None:
                     self._failure = failure
                     # they came while it failed: the system may have tried, and given up, their pages too
-                    results += self._waiting
-                    self._waiting, self._is_wanted = [], False
+                    results += self._results
+                    self._results, self._is_wanted = [], False
                 self._is_syncing = False
-                self._changed.notify_all()
+                self._change.notify_all()
             self._on_synced(results, failure)
 
     def _next(self) -> list[ActResult] | None:
         """Whom the next sync is for; None at the end."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._is_wanted or self._is_stopping)
+        with self._change:
+            self._change.wait_for(lambda: self._is_wanted or self._is_stopping)
             if not self._is_wanted:
                 return None
-            results, self._waiting = self._waiting, []
+            results, self._results = self._results, []
             self._is_wanted, self._is_syncing = False, True
         return results
