@@ -45,6 +45,34 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
         "len(self.announcer.text_so_far) - len(before) if running else 0",
         "len(self.announcer.text_so_far) - len(before) if True else 0",
     ): "where no response is gone on with, what was shown is what stood before the step: the difference is 0",
+    (
+        "runs/journal.py",
+        "isinstance(item, UserItem) and item.message_id",
+        "isinstance(item, UserItem) or item.message_id",
+    ): "all items of this record are user items with an id (`write_steered`): the look is for the types",
+    (
+        "runs/announcer.py",
+        "step if items == step.items else replace(step, items=items)",
+        "step if False else replace(step, items=items)",
+    ): "a step with the same items is an equal one: the look spares a copy",
+    **dict.fromkeys(
+        [
+            (
+                "runs/announcer.py",
+                "loop.call_soon(begin) if moment <= loop.time() else loop.call_at(moment, begin)",
+                "loop.call_soon(begin) if False else loop.call_at(moment, begin)",
+            ),
+            ("runs/announcer.py", "moment <= loop.time()", "moment < loop.time()"),
+        ],
+        "a timer that is over runs at the same turn of the loop: the look spares one",
+    ),
+    **dict.fromkeys(
+        [
+            ("runs/tool_calls.py", "plan.way == 'known' and plan.output", "plan.way == 'known' or plan.output"),
+            ("runs/tool_calls.py", "plan.way == 'refused' and plan.refusal", "plan.way == 'refused' or plan.refusal"),
+        ],
+        "a plan has an output just where the output is known, a refusal just where it is refused",
+    ),
 }
 """(module, as it was, as it is) → why nobody could see the difference."""
 

@@ -92,6 +92,8 @@ async def test_a_request_holds_the_batch_the_past_the_instructions_and_who_asks(
     assert isinstance(verdict, Commit)
     assert [type(item).__name__ for item in request.items] == ["UserItem", "AssistantItem", "UserItem", "UserItem"]
     assert (request.model, request.current, request.instructions) == (MODEL, 2, "Be kind.")
+    assert request.past is not None, "the words of the past are remembered, and not looked at again"
+    assert list(request.past.items) == list(request.items[:2])
     assert (request.parameters, [t.name for t in request.tools]) == ({"temperature": 0.5}, ["look"])
     assert (request.background, request.response_id) == (False, None)
     claim = stage.run.claim  # type: ignore[union-attr]
@@ -310,6 +312,7 @@ async def test_a_provider_that_misses_an_output_is_asked_once_more_without_reaso
     assert isinstance(verdict, Commit)
     kinds = [[item.kind for item in request.items] for request in stage.model.requests]
     assert kinds == [["user", "reasoning", "assistant", "user"], ["user", "assistant", "user"]]
+    assert [request.past is None for request in stage.model.requests] == [False, True]
 
 
 async def test_a_provider_that_misses_an_output_again_ends_the_run() -> None:
@@ -455,10 +458,13 @@ async def test_silence_is_no_answer(silence: Silence) -> None:
     [([], "the model answered with nothing"), ([ReasoningItem({})], "the model answered with a thought alone")],
 )
 async def test_silence_is_told_in_words(items: Sequence[Any], sentence: str) -> None:
-    verdict = await Stage([Began(None), *map(ItemDone, items), Finish("stop", ONE)]).play()
+    stage = Stage([Began(None), *map(ItemDone, items), Finish("stop", ONE)])
+
+    verdict = await stage.play()
 
     assert isinstance(verdict, Failure)
     assert verdict.fault.details == sentence
+    assert stage.store.about("journal") == [], "where nothing is worked out in the background, nothing has ended there"
 
 
 async def test_after_an_earlier_step_has_spoken_a_silent_one_is_an_end() -> None:

@@ -129,7 +129,47 @@ async def test_a_thought_without_an_end_is_shown_up_to_a_bound() -> None:
     stage = Stage(thinking(*["x" * 10_000] * 40))
     await stage.assistant(model=MODEL, show_reasoning=True)
     await stage.play()
-    assert sum(len(e.text) for e in await stage.events() if e.kind == "reasoning") == MOST_THOUGHT
+    shown = [e.text for e in await stage.events() if e.kind == "reasoning"]
+    assert sum(map(len, shown)) == MOST_THOUGHT
+    assert all(shown), "of what is beyond the bound nothing is told, not even that it is empty"
+
+
+async def test_the_bound_is_that_of_one_step_and_a_step_that_another_follows_tells_its_end_before_it() -> None:
+    stage = Stage()
+    await stage.assistant(model=MODEL, show_reasoning=True)
+    lease = await stage.lease("m1")
+
+    async def steer() -> None:
+        await stage.say("m2", on_busy="steer")
+        lease.wants_steering = True
+
+    stage.model.script.extend([[*thinking("x" * MOST_THOUGHT, text="one")[:-1], steer, Finish("stop", ONE)],
+                               thinking("so", text="two")])  # fmt: skip
+    await stage.perform(lease)
+
+    shown = await parts(stage)
+    assert [(kind, place) for kind, place, _ in shown] == [("reasoning", 0), ("step", 3), ("reasoning", 3), ("step", 8)]
+    assert [detail for _, _, detail in shown[1:]] == [StepDetail(1, "stop", MODEL), "so", StepDetail(2, "stop", MODEL)]
+
+
+FOLLOWERS: dict[str, list[Line]] = {
+    "text": [Delta("Sunny.")],
+    "a search of the provider": [ItemDone(HostedItem("web_search", {"id": "ws_1"}, "q"))],
+    "a source": [ItemDone(AssistantItem("Sunny.", citations=(Citation(0, 5, "https://a.example"),)))],
+    "a call": [ItemDone(CallItem("c1", "look", AMOUNT))],
+    "the end of the step": [],
+}
+
+
+@pytest.mark.parametrize("follower", FOLLOWERS.values(), ids=FOLLOWERS)
+async def test_what_is_left_of_a_thought_is_shown_before_what_follows_it(follower: list[Line]) -> None:
+    stage = Stage([Began(None), ReasoningDelta("hm"), ReasoningDelta(", so"), *follower, Finish("length", ONE)])
+    await stage.assistant(model=MODEL, show_reasoning=True)
+    await stage.play()
+
+    events = [e for e in await stage.events() if e.kind in (*BESIDE, "delta")]
+    assert [e.text for e in events[:2]] == ["hm", ", so"]
+    assert "reasoning" not in [e.kind for e in events[2:]]
 
 
 @pytest.mark.parametrize("said", ["", "half a"])
@@ -201,6 +241,15 @@ async def test_sources_of_a_later_item_have_their_place_behind_the_items_before_
     assert [verdict.text[one.start : one.end] for one in sources] == ["Well", "said"]
 
 
+async def test_a_source_of_no_place_has_none_in_a_later_step_either() -> None:
+    source = Citation(0, 0, "https://a.example")
+    second: list[Line] = [Began(None), Delta("So."), ItemDone(AssistantItem("So.", citations=(source,))),
+                          Finish("stop", ONE)]  # fmt: skip
+    stage = Stage(asks(("c1", "look", AMOUNT), text="Hm."), second, tools=[look()])
+    await stage.play()
+    assert [detail for kind, _, detail in await parts(stage) if kind == "source"] == [source]
+
+
 @pytest.mark.parametrize(("show", "query"), [({}, None), ({"show": "arguments"}, "weather in Rome")])
 async def test_a_tool_of_the_provider_is_seen_as_its_assistant_says(show: dict[str, str], query: str | None) -> None:
     search = HostedItem("web_search", {"type": "web_search_call", "id": "ws_1"}, "weather in Rome")
@@ -238,6 +287,16 @@ async def test_what_a_failed_call_has_shown_is_taken_back_before_the_next_one() 
     await stage.assistant(model=MODEL, show_reasoning=True)
     await stage.play()
     assert await parts(stage) == [("reasoning", 0, "wrong"), ("step", 0, StepDetail(1)), ("reasoning", 0, "right")]
+
+
+async def test_what_is_taken_back_is_of_the_step_that_failed() -> None:
+    again = replace(RULES, answer=AnswerRules(again=lambda error, failures: 0.0 if failures == 1 else None))
+    broken: list[Line] = [Began(None), ReasoningDelta("wrong"), ModelUnavailable("gone")]
+    stage = Stage(asks(("c1", "look", AMOUNT)), broken, thinking("right"), tools=[look()], rules=again)
+    await stage.assistant(model=MODEL, show_reasoning=True)
+    await stage.play()
+    steps = [detail for kind, _, detail in await parts(stage) if kind == "step"]
+    assert steps == [StepDetail(1, "calls", MODEL), StepDetail(2), StepDetail(2, "stop", MODEL)]
 
 
 async def test_a_call_that_fails_before_it_has_shown_anything_takes_nothing_back() -> None:

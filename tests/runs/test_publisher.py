@@ -95,6 +95,14 @@ async def test_a_run_that_is_refused_or_has_to_wait_holds_up_no_other() -> None:
             await reason_of(announcers[0])
 
 
+async def test_where_nobody_has_said_anything_nothing_is_published() -> None:
+    stage = Stage()
+    async with speaking(stage, 2):
+        await asyncio.sleep(1.0)
+
+    assert stage.store.publications == []
+
+
 async def test_what_is_said_after_a_run_is_over_is_not_published() -> None:
     stage = Stage()
     async with speaking(stage, 2) as announcers:

@@ -125,6 +125,17 @@ async def test_one_call_to_the_store_takes_a_bounded_number() -> None:
     assert {limit for limit, _ in stage.store.about("claim")} == {AT_ONCE}
 
 
+async def test_who_has_got_as_many_as_it_asked_for_asks_for_more_without_asking_whether_there_is() -> None:
+    stage = Stage()
+    await say_each(stage, AT_ONCE + 1)
+
+    async with working(stage, concurrency=3 * AT_ONCE):
+        await asyncio.sleep(0.5)
+
+    looks = [name for name, _ in stage.store.requests if name in ("claim", "ready")]
+    assert looks[:3] == ["claim", "claim", "ready"]
+
+
 async def test_a_message_is_answered_at_once_and_not_at_the_next_look() -> None:
     stage = Stage(policy=Policy(window=0.0, max_wait=0.0))
 
@@ -287,6 +298,8 @@ async def test_a_worker_stops_also_while_the_store_is_away(stumble: str) -> None
         await asyncio.sleep(100.0)
         shift.worker.stop()
         assert await shift.end() == pytest.approx(100.0, abs=0.01)
+
+    assert len(stage.store.about(stumble)) < 1_000, "it is asked once in a while, and not as often as it can refuse"
 
 
 async def test_a_full_worker_stops_at_once_when_its_slots_are_taken() -> None:

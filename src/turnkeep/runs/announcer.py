@@ -127,12 +127,11 @@ class Lane:
     def open(self, group: asyncio.TaskGroup | None) -> None:
         """Publish in tasks of this group from now on, and not at all without one."""
         self._group = group
-        if group is not None:  # what was on its way has ended with the group before, perhaps before it began
-            self._publishing = None
+        self._publishing = None  # what is on its way ends with the group before, perhaps before it has begun
         if self._begin is not None:
             self._begin.cancel()
             self._begin = None
-        if self._speakers and self._publishing is None:
+        if self._speakers:
             self._go_on()
 
     def add(self, speaker: Speaker) -> None:
