@@ -12,14 +12,14 @@ import os
 import secrets
 import signal
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import hypothesis
 import pytest
 
-from tests.daily_share import daily_shares
+from tests.daily_share import DailyShare, daily_shares, share_of_engines
 from tests.patience import PATIENCE, TEST_ENDS
 from tests.services import (
     RabbitServer,
@@ -31,12 +31,13 @@ from tests.services import (
 from tests.services.forks import ForkServer, made_folder
 from tests.services.process import folder_in_memory
 from tests.services.programs import REQUIRED, absent, program
+from tests.services.rings import RINGS, WAITS, only_waits
 from tests.services.warming import warm_up
 from turnkeep.store.redis import RedisStore
 
 FULL = os.environ.get("TURNKEEP_PROVE") == "1"
 
-hypothesis.settings.register_profile("reduced", deadline=None, max_examples=50, derandomize=bool(os.environ.get("CI")))
+hypothesis.settings.register_profile("reduced", deadline=None, max_examples=30, derandomize=bool(os.environ.get("CI")))
 hypothesis.settings.register_profile("full", deadline=None, max_examples=1000)
 hypothesis.settings.load_profile("full" if FULL else "reduced")
 
@@ -96,10 +97,29 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
-    """All workers share the process that forks programs."""
+    """All workers share the process that forks programs. Of a whole run some collect a part alone."""
     if ForkServer.folder is None:
         ForkServer.folder = made_folder()
     node.workerinput["forks"] = str(ForkServer.folder)
+    worker = node.workerinput
+    number = int(worker["workerid"].removeprefix("gw"))
+    if is_whole(node.config) and only_waits(number, worker["workercount"]):
+        worker[WAITS] = True
+
+
+def is_whole(config: pytest.Config) -> bool:
+    """Whether nobody said which tests to run."""
+    option = config.option
+    is_chosen = option.keyword or option.markexpr or getattr(option, "lf", False)
+    return config.args_source is pytest.Config.ArgsSource.TESTPATHS and not is_chosen
+
+
+@pytest.hookimpl
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out what another worker collects."""
+    if WAITS not in getattr(config, "workerinput", {}):
+        return None
+    return f"{collection_path.relative_to(config.rootpath).as_posix()}/".startswith(RINGS) or None
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -131,14 +151,20 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Take of the rows of a test those of every day. The whole tables say it, whatever is collected of them: a row that
     is named, or that failed last, is of today or not as ever. `callspec.indices` number all rows of a test.
     """
-    share = next((share for share in daily_shares(metafunc.definition) if share.rows > 1), None)
-    if share is None or not metafunc._calls:
-        return
-    for row, is_daily_row in zip(
-        metafunc._calls, share.takes_rows([row._idlist for row in metafunc._calls]), strict=True
-    ):
+    rows = [row._idlist for row in metafunc._calls]
+    share = share_of_rows(metafunc, rows)
+    for row, is_daily_row in zip(metafunc._calls, share.takes_rows(rows) if share else [], strict=bool(share)):
         if not is_daily_row:
             row.marks.append(pytest.mark.only_in_prove.mark)
+
+
+def share_of_rows(metafunc: pytest.Metafunc, rows: Sequence[Sequence[str]]) -> DailyShare | None:
+    """What is said of its rows; if nothing is, of those above the contract that only name another engine."""
+    said = next((share for share in daily_shares(metafunc.definition) if share.rows > 1), None)
+    if said is not None or not rows:
+        return said if rows else None
+    name = metafunc.definition.nodeid
+    return None if name.startswith("tests/contract/") else share_of_engines(name, rows)
 
 
 def is_daily(item: pytest.Item) -> bool:

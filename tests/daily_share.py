@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 MARK = "daily"
+ENGINES = {"sqlite", "redis"}
+"""What rows of the rings above the contract are called that try the same on each durable engine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,3 +48,11 @@ def daily_shares(node: Any) -> Iterator[DailyShare]:
     """What is said of a test, or of what collects it, from the nearest on."""
     for mark in node.iter_markers(MARK):
         yield DailyShare(mark.args, **mark.kwargs)
+
+
+def share_of_engines(name: str, rows: Sequence[Sequence[str]]) -> DailyShare | None:
+    """Of a test above the contract that is to hold on both durable engines, one of them: which is by the name of the
+    test, so each engine has half of the tests. That engines do the same, the contract asks each of them daily.
+    """
+    are_tried = {place for row in rows for place in row} >= ENGINES
+    return DailyShare(rows=2, turn=zlib.crc32(name.encode()) % 2) if are_tried else None

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from itertools import pairwise
 
 import pytest
 
 from tests.contract import test_leaping_clocks, test_store, test_store_sealed, test_store_sqlite
 from tests.contract.store_suite import StoreSuite
-from tests.daily_share import MARK, DailyShare
+from tests.daily_share import MARK, DailyShare, share_of_engines
 
 NAMES = sorted({name for kind in StoreSuite.__mro__ for name in vars(kind) if name.startswith("test_")})
 
@@ -36,6 +37,23 @@ def test_engines_take_one_anothers_turns() -> None:
     taken = [row for row, is_taken in zip(table, DailyShare(rows=3).takes_rows(table), strict=True) if is_taken]
     assert [number for number, _ in taken] == [str(number) for number in range(12)]
     assert sorted(engine for _, engine in taken) == sorted("abc" * 4)
+
+
+@pytest.mark.parametrize("engines", [("sqlite", "redis"), ("redis", "sqlite"), ("memory", "sqlite", "redis")])
+def test_above_the_contract_each_durable_engine_is_asked_half_of_the_tests(engines: tuple[str, ...]) -> None:
+    asked: Counter[str] = Counter()
+    for number in range(400):
+        table = [[engine] for engine in engines]
+        share = share_of_engines(f"tests/scenario/test_a.py::test_{number}", table)
+        assert share is not None
+        taken = [row[0] for row, is_taken in zip(table, share.takes_rows(table), strict=True) if is_taken]
+        assert len([engine for engine in taken if engine != "memory"]) == 1, "memory is left to prove there"
+        asked.update(taken)
+    assert abs(asked["sqlite"] - asked["redis"]) < 80
+
+
+def test_of_a_test_that_one_engine_is_asked_nothing_is_left_out() -> None:
+    assert share_of_engines("test_it", [["sqlite", "1"], ["sqlite", "2"], ["memory", "1"]]) is None
 
 
 @pytest.mark.parametrize("count", [2, 3, 4, 5, 6, 7, 13, 40])

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from scripts.durations_of_tests import long_tests
+from tests.services.rings import RINGS, WAITS, only_waits
 from tests.services.scheduling import DURATIONS, TOGETHER, RingScheduling, without_group
 
 SMALL = [f"tests/unit/test_a.py::test_{number}" for number in range(60)]
@@ -32,6 +33,8 @@ class Worker:
     """What xdist knows of a worker."""
 
     name: str
+    tests: list[str] = field(default_factory=lambda: ALL)
+    workerinput: dict[str, object] = field(default_factory=dict)
     given: list[list[int]] = field(default_factory=list)
     waiting: list[int] = field(default_factory=list)
     shutting_down: bool = False
@@ -48,18 +51,29 @@ class Worker:
         self.shutting_down = True
 
     def first(self) -> list[str]:
-        return [ALL[index] for index in self.given[0]]
+        return [self.tests[index] for index in self.given[0]]
 
 
-def begun(monkeypatch: pytest.MonkeyPatch, workers: int, durations: Mapping[str, float] = SLOW, cores: int = 2) -> Any:
+def begun(
+    monkeypatch: pytest.MonkeyPatch, workers: int, durations: Mapping[str, float] = SLOW, cores: int = 2,
+    parts: int = 0, part: list[str] = WAITING,
+) -> Any:  # fmt: skip
+    """With so many `workers`, of which the last collect only a part, and are the first to have collected it."""
     monkeypatch.setattr(os, "cpu_count", lambda: cores)
     option = SimpleNamespace(loadscopereorder=True)
-    config = SimpleNamespace(option=option, getvalue=lambda _: [f"{workers}*popen"])
+    told: list[pytest.CollectReport] = []
+
+    def pytest_collectreport(report: pytest.CollectReport) -> None:
+        told.append(report)
+
+    hook = SimpleNamespace(told=told, pytest_collectreport=pytest_collectreport)
+    config = SimpleNamespace(option=option, getvalue=lambda _: [f"{workers}*popen"], hook=hook)
     scheduling = RingScheduling(config, durations=durations)
-    for number in range(workers):
-        worker = Worker(f"gw{number}")
+    for number in reversed(range(workers)):
+        is_part = number >= workers - parts
+        worker = Worker(f"gw{number}", part, {WAITS: True}) if is_part else Worker(f"gw{number}")
         scheduling.add_node(worker)
-        scheduling.add_node_collection(worker, ALL)
+        scheduling.add_node_collection(worker, worker.tests)
     scheduling.schedule()
     return scheduling
 
@@ -91,18 +105,18 @@ def test_a_group_is_no_part_of_a_name(nodeid: str, name: str) -> None:
     assert without_group(nodeid) == name
 
 
-@pytest.mark.parametrize("workers", [1, 2, 3, 8])
+@pytest.mark.parametrize(("workers", "parts"), [(1, 0), (2, 0), (3, 0), (8, 0), (2, 1), (8, 4), (40, 39)])
 @pytest.mark.parametrize("durations", [{}, SLOW], ids=["unknown", "known"])
 def test_every_test_is_given_once_whoever_is_quick(
-    monkeypatch: pytest.MonkeyPatch, workers: int, durations: Mapping[str, float]
+    monkeypatch: pytest.MonkeyPatch, workers: int, parts: int, durations: Mapping[str, float]
 ) -> None:
-    scheduling, dice = begun(monkeypatch, workers, durations), random.Random(workers)
+    scheduling, dice = begun(monkeypatch, workers, durations, parts=parts), random.Random(workers)
     ran: Counter[str] = Counter()
     while busy := [worker for worker in scheduling.nodes if worker.waiting]:
         worker = dice.choice(busy)
         # a worker holds its last test back until it is told that there is no more
         index = worker.waiting.pop(0)
-        ran[ALL[index]] += 1
+        ran[worker.tests[index]] += 1
         scheduling.mark_test_complete(worker, index)
     assert ran == Counter(ALL)
     assert scheduling.tests_finished
@@ -133,6 +147,42 @@ def test_what_a_worker_leaves_that_has_died_is_given_to_others(monkeypatch: pyte
         ran.add(ALL[index])
         scheduling.mark_test_complete(busy[0], index)
     assert ran == set(ALL)
+
+
+def test_what_is_left_by_who_computed_and_died_waits_for_another_who_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    scheduling = begun(monkeypatch, 2, parts=1)
+    died, part = scheduling.nodes
+    assert WAITS in part.workerinput
+    scheduling.remove_node(died)
+    while part.waiting:
+        scheduling.mark_test_complete(part, part.waiting.pop(0))
+    assert scheduling.has_pending
+    scheduling.add_node(other := Worker("gw2"))
+    scheduling.add_node_collection(other, ALL)
+    scheduling.schedule()
+    ran = set()
+    while other.waiting:
+        ran.add(ALL[index := other.waiting.pop(0)])
+        scheduling.mark_test_complete(other, index)
+    assert ran == {*ALL} - {WAITING[index] for unit in part.given for index in unit}
+
+
+def test_a_part_that_is_not_that_of_the_whole_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    scheduling = begun(monkeypatch, 4, parts=2, part=WAITING[1:])
+    told = [str(report.longrepr) for report in scheduling.config.hook.told]
+    assert len(told) == 2
+    assert all(WAITING[0] in text for text in told)
+    assert not any(worker.given for worker in scheduling.nodes)
+
+
+def test_some_of_the_workers_collect_all_and_who_takes_the_place_of_one_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    assert [only_waits(number, 10) for number in range(12)] == [False] * 3 + [True] * 7 + [False] * 2
+    assert not any(only_waits(number, 3) for number in range(3))
+
+
+def test_the_rings_are_folders() -> None:
+    assert all((DURATIONS.parents[1] / ring).is_dir() for ring in RINGS)
 
 
 def test_durations_are_read_from_the_log_of_a_run() -> None:
