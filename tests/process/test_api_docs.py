@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 from playwright.async_api import expect
 
 from tests.patience import PATIENCE
-from tests.process.browser import browsing, new_page
+from tests.process.browser import SHARES_BROWSER, browsing, new_page
 from tests.process.served import served
 from turnkeep.doors.http.routes import ENDPOINTS
 
+pytestmark = SHARES_BROWSER
 
-@pytest.mark.browser
+
 async def test_every_route_is_shown_and_can_be_tried(chromium_path: Path) -> None:
     asked: list[str] = []
     complaints: list[str] = []

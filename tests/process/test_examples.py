@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import os
 import shutil
 import subprocess
@@ -34,15 +35,26 @@ def node() -> str:
 
 @pytest.fixture(scope="session")
 def built(node: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The examples with their packages from npm, compiled: in a place of its own, as another worker builds them too."""
+    """The examples with their packages from npm, compiled: once for all workers, in the folder above theirs."""
     packages(EXAMPLES)
-    place = tmp_path_factory.mktemp("examples")
-    shutil.copytree(EXAMPLES, place, dirs_exist_ok=True, ignore=shutil.ignore_patterns("node_modules"))
+    own = tmp_path_factory.getbasetemp()
+    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    place = shared / "examples"
+    with (shared / "examples.lock").open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        if not (place / "compiled").exists():
+            compile_examples(node, place)
+    return place
+
+
+def compile_examples(node: str, place: Path) -> None:
+    shutil.rmtree(place, ignore_errors=True)  # what another worker left that failed in the middle
+    shutil.copytree(EXAMPLES, place, ignore=shutil.ignore_patterns("node_modules"))
     (place / "node_modules").symlink_to(EXAMPLES / "node_modules")
     compiler = str(place / "node_modules" / "typescript" / "bin" / "tsc")
     done = subprocess.run([node, compiler], cwd=place, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stdout
-    return place
+    (place / "compiled").touch()
 
 
 @pytest.fixture
