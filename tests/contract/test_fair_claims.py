@@ -102,7 +102,7 @@ async def test_tenants_with_a_backlog_have_equal_shares(store: Store) -> None:
 @pytest.mark.daily(rows=2)  # SQLite claims by the rules of memory
 async def test_workers_that_ask_for_the_same_have_equal_shares(store: Store, size: Callable[[int, int], int]) -> None:
     """Each asks again as soon as it is done."""
-    turns = size(1_600, 4_800)
+    turns = size(800, 4_800)
     await fill(store, lambda n: channel(f"c{n}", f"tenant {n % 7}"), turns + 200)
     done: Counter[str] = Counter()
 

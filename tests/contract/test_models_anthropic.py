@@ -114,6 +114,7 @@ async def test_a_search_and_its_sources_are_items() -> None:
 
 
 @pytest.mark.xdist_group("anthropic")  # it takes a second to load
+@pytest.mark.daily(rows=3, turn=1)  # the one with thoughts and tools in it
 @pytest.mark.parametrize("name", ["anthropic-text", "anthropic-thinking-tools", "anthropic-search-citations"])
 async def test_a_recorded_answer_means_the_same_to_the_official_client(name: str) -> None:
     from anthropic import AsyncAnthropic

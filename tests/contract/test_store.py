@@ -10,7 +10,6 @@ from tests.contract.store_suite import StoreSuite
 from tests.contract.suite.claiming import ClaimPromises
 from tests.contract.suite.engine import EnginePromises
 from tests.contract.suite.letters import LetterPromises
-from tests.contract.suite.repeating import RepeatPromises
 from tests.contract.suite.threads import ThreadPromises
 from tests.services import RedisServer
 from turnkeep.store.contract import Store
@@ -51,7 +50,7 @@ class TestRedis(OnServer):
         self.server = redis_server
 
 
-@pytest.mark.daily(LetterPromises, ThreadPromises, rows=4, turn=1)  # the scripts are those that Redis runs above
+@pytest.mark.daily(LetterPromises, ThreadPromises, tests=2, rows=4, turn=1)  # the same scripts as above
 class TestRedisCutFiner(OnServer):
     """Four times as many partitions: an id that carries one of 16 leads to four."""
 
@@ -62,7 +61,7 @@ class TestRedisCutFiner(OnServer):
         self.server = redis_server
 
 
-@pytest.mark.daily(EnginePromises, ClaimPromises, RepeatPromises, rows=4, turn=1)  # the same scripts as above
+@pytest.mark.daily(EnginePromises, ClaimPromises, rows=4, turn=1)  # the same scripts as above
 class TestValkey(OnServer):
     @pytest.fixture(autouse=True)
     def on(self, valkey_server: RedisServer) -> None:

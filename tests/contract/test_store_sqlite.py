@@ -52,7 +52,7 @@ def test_it_lives_through_random_histories_as_the_memory_engine_does(
     async def make(policies: Policies, clock: FakeClock) -> Store:
         return await fresh(tmp_path, policies, clock)
 
-    drive(make, examples=size(8, 300), steps=50, loop=loop)
+    drive(make, examples=size(4, 300), steps=50, loop=loop)
 
 
 class TakingTurns:
@@ -95,4 +95,4 @@ def test_two_processes_on_one_file_live_as_one(loop: asyncio.AbstractEventLoop, 
             await store.open()
         return TakingTurns(stores)
 
-    drive(make, examples=size(4, 150), steps=50, loop=loop)
+    drive(make, examples=size(2, 150), steps=50, loop=loop)

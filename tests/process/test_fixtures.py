@@ -66,6 +66,7 @@ def test_starts_its_own(rabbit_installed): ...
 """
 
 
+@pytest.mark.only_in_prove  # of the tools of tests: the next one shows daily that it is missed
 def test_a_missing_broker_is_skipped_with_the_remedy(tmp_path: Path) -> None:
     said = run_tests(tmp_path, BY_EACH_FIXTURE, PATH="/nowhere")
     assert "2 skipped" in said
@@ -118,6 +119,7 @@ async def test_waits_of_a_test_share_its_deadline_and_each_says_what_it_waited_f
     TEST_ENDS.reset(before)
 
 
+@pytest.mark.only_in_prove  # of the tools of tests: it starts three more of pytest
 def test_tests_of_the_heavy_broker_share_one_worker(tmp_path: Path) -> None:
     source = """
 import os, pathlib, pytest

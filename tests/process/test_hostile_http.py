@@ -61,7 +61,7 @@ async def test_the_document_is_served_to_everybody() -> None:
 async def test_answers_are_as_the_document_says(
     size: Callable[[int, int], int], proof: Callable[[str, str], None]
 ) -> None:
-    cases = size(150, 20_000)
+    cases = size(60, 20_000)
     async with guarded(channel_rate="0", user_rate="0", max_inbox=5) as house:
         bearer = {"Authorization": f"Bearer {token(exp=time.time() + 86_400)}"}
         asked = await asyncio.to_thread(attack, house.server.url, bearer, cases)

@@ -214,7 +214,7 @@ async def test_a_restart_goes_on_at_once(path: Path, start: Start) -> None:
 async def test_nothing_acknowledged_is_lost_or_done_twice_when_processes_are_killed(
     path: Path, start: Start, size: Size, proof: Proof
 ) -> None:
-    rounds, chance = size(3, 60), random.Random(7)
+    rounds, chance = size(2, 60), random.Random(7)
     accepted: list[str] = []
     answered: Counter[str] = Counter()
     for n in range(rounds):

@@ -26,6 +26,7 @@ def desk(tmp_path: Path) -> Desk:
     return Desk(tmp_path, {"TURNKEEP_WORKSPACE": str(tmp_path / "workspace")})
 
 
+@pytest.mark.daily(rows=2)  # both ask the same settings
 @pytest.mark.parametrize("role", ["serve", "worker"])
 def test_tools_and_keys_of_several_tenants_need_a_word(role: str, desk: Desk) -> None:
     desk.run("keys", "create", "--tenant", "shop")

@@ -189,6 +189,7 @@ def with_trouble(trouble: str) -> list[Spoken]:
 RATES = with_trouble("rate")
 
 
+@pytest.mark.daily(rows=4)  # some of each dialect
 @pytest.mark.parametrize("spoken", RATES, ids=[" over ".join(spoken) for spoken in RATES])
 async def test_a_rate_limit_is_waited_for_as_long_as_the_server_says(spoken: Spoken) -> None:
     there, clock = imitated(spoken), FakeClock()

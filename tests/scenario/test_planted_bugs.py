@@ -62,6 +62,7 @@ def the_killed_are_buried_here() -> Iterator[None]:
 
 @pytest.mark.prove
 @pytest.mark.timeout(3600)
+@pytest.mark.daily(rows=3)  # each plan shows planted bugs daily, below
 @pytest.mark.parametrize("plan", PLANS)
 def test_nothing_goes_wrong_in_a_storm(
     plan: str, size: Callable[[int, int], int], proof: Callable[[str, str], None]
@@ -90,6 +91,7 @@ def test_the_same_seed_is_the_same_storm() -> None:
     assert simulate(7, ZOMBIES).line == simulate(7, ZOMBIES).line
 
 
+@pytest.mark.daily(rows=2)  # a fence, a due time and a journal: a storm for each of them
 @pytest.mark.parametrize("name", SHOWN_AT_ONCE)
 def test_a_planted_bug_is_found(name: str) -> None:
     assert storm_that_shows(name) is not None, f"{len(storms_for(name))} storms show nothing"

@@ -486,7 +486,7 @@ def test_whatever_comes_in_is_read_or_refused_in_time(
     name: str, readers: Readers, size: Callable[[int, int], int], proof: Callable[[str, str], None]
 ) -> None:
     read, corpus = seeds(readers)[name]
-    count = size(10, 5_000) if name in SLOW_TO_TRY else size(40, 20_000)
+    count = size(5, 5_000) if name in SLOW_TO_TRY else size(40, 20_000)
     found = fuzzed(read, corpus, count, random.Random(name))
     figures = f"inputs {found.inputs} | refused {found.refused} | lines of ours {len(found.lines)}"
     proof(

@@ -136,7 +136,11 @@ def test_the_clock_of_another_process_counts_its_cpu() -> None:
 
 @pytest.mark.slow  # a program that imports every benchmark
 @pytest.mark.parametrize(
-    ("argument", "code"), [("--list", 0), pytest.param("--help", 0, marks=pytest.mark.only_in_prove), ("frobnicate", 2)]
+    ("argument", "code"),
+    [
+        ("--list", 0),
+        *(pytest.param(*said, marks=pytest.mark.only_in_prove) for said in (("--help", 0), ("frobnicate", 2))),
+    ],
 )
 def test_the_command_says_what_there_is(argument: str, code: int) -> None:
     done = subprocess.run(

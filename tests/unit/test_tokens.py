@@ -175,12 +175,12 @@ def engine(encoding: str) -> Iterator[Callable[[str], list[int]]]:
 
 
 def test_every_plain_character_is_cut_and_merged_as_by_tiktoken(
-    engine: Callable[[str], list[int]], oracle: tiktoken.Encoding
+    engine: Callable[[str], list[int]], oracle: tiktoken.Encoding, size: Callable[[int, int], int]
 ) -> None:
     characters = [c for c in map(chr, range(0x20000)) if not 0xD800 <= ord(c) <= 0xDFFF and not find_foreign(c)]
     assert len(characters) > 6_000
     places = ("a{}b", " {0}{0}x 1{0}2", "{0}'s{0}\n {0} \n\n{0}", "'{0} I'{0}l A{0}B", "{0}\r\n /{0}/ a{0}{0}  ")
-    texts = [place.format(c) for c in characters for place in places]
+    texts = [place.format(c) for c in characters[:: size(7, 1)] for place in places]
     assert [text for text in texts if engine(text) != oracle.encode_ordinary(text)] == []
 
 

@@ -41,6 +41,7 @@ def all_tools(tmp_path: Path, *, shared: bool = True) -> dict[str, Tool]:
 TENANTS = ("default", "ta", "tb", "TA", "..", "ta/../tb", "default/", "x" * 300)
 
 
+@pytest.mark.daily(rows=2)  # plain names, and names that lead elsewhere
 @pytest.mark.parametrize("reader", TENANTS)
 async def test_nobody_reads_what_another_tenant_wrote(reader: str, tmp_path: Path) -> None:
     tools = all_tools(tmp_path)
