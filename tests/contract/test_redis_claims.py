@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from itertools import count, islice
 from typing import Any
 
 import pytest
@@ -14,8 +15,10 @@ from tests.patience import PATIENCE
 from tests.services import HOST, RedisServer
 from tests.services.tcp_proxy import TcpProxy
 from turnkeep.errors import StoreUnavailable
+from turnkeep.messages import Address
 from turnkeep.store.redis import RedisStore, outlook
 from turnkeep.store.values import Claim, Policies, Policy
+from turnkeep.testing import FakeClock
 
 
 def looks_of(store: RedisStore, monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -94,6 +97,57 @@ async def test_a_window_that_slid_is_claimed_at_its_end_without_a_look(
 
     assert claim.message_ids == ("m1", "m2")
     assert looks == []
+
+
+KINDS_OF_WORKERS: list[list[str] | None] = [None, ["q"]]
+"""Who serves all queues looks at another list of a partition than who serves some."""
+
+
+@pytest.mark.parametrize("queues", KINDS_OF_WORKERS)
+async def test_a_claim_moves_the_bound_of_the_list_where_its_worker_looks(
+    queues: list[str] | None, redis_server: RedisServer
+) -> None:
+    """In the other one it stays below: whoever looks there finds what is due all the same."""
+    async with store_on(redis_server.url(), clock=(clock := FakeClock())) as store:
+        first, second = channels_of_one_partition(store, 2)
+        await accepted(store, said(first, "m1"))
+        assert len(await store.claim(owner="o", limit=8, lease=LEASE, queues=queues)) == 1
+
+        assert await bound_of(store, first, of_queue=queues is not None) == clock.now() + LEASE
+        assert await bound_of(store, first, of_queue=queues is None) == clock.now()
+
+        await accepted(store, said(second, "m1"))
+        [other_queues] = [kind for kind in KINDS_OF_WORKERS if kind is not queues]
+        claims = await store.claim(owner="p", limit=8, lease=LEASE, queues=other_queues)
+        assert [claim.address for claim in claims] == [second]
+
+
+@pytest.mark.parametrize("queues", KINDS_OF_WORKERS)
+async def test_a_space_of_which_nothing_is_left_is_in_no_list(
+    queues: list[str] | None, redis_server: RedisServer
+) -> None:
+    """A list at which nobody looks would grow with all tenants that ever were."""
+    async with store_on(redis_server.url(), clock=(clock := FakeClock())) as store:
+        await accepted(store, said(channel("c"), "m1"))
+        [claim] = await store.claim(owner="o", limit=8, lease=LEASE, queues=queues)
+        await store.commit(claim, answer(claim))
+        clock.advance(2 * LEASE)
+
+        assert await store.claim(owner="o", limit=8, lease=LEASE, queues=queues) == []
+
+        assert [await bound_of(store, channel("c"), of_queue=of_queue) for of_queue in (True, False)] == [None, None]
+
+
+def channels_of_one_partition(store: RedisStore, many: int) -> list[Address]:
+    names = map(channel, map("c{}".format, count()))
+    return list(islice((name for name in names if store._keys.partition(name).index == 0), many))
+
+
+async def bound_of(store: RedisStore, where: Address, *, of_queue: bool) -> float | None:
+    """From when on something may be due in the space of a thread, as its partition lists it."""
+    key = store._keys.partition(where).names["spaces"] + (b":q" if of_queue else b"")
+    score = await store._link.call("bound", key, None, "ZSCORE", key, b"t\0q")
+    return None if score is None else float(score)
 
 
 async def test_a_renewal_writes_no_bound_of_a_space(redis_server: RedisServer) -> None:

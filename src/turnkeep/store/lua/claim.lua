@@ -83,8 +83,9 @@ local ahead = {}
 local function look_ahead()
   local seen = ahead[K.spaces] or {}
   if not seen[A.space] then
-    local bound = redis.call('ZSCORE', K.spaces, A.space)
-    if bound and tonumber(bound) <= now then correct(A.space) end
+    local key_of_list = A.queues == '*' and list_of() or list_of(split(A.space)[2])
+    local bound = redis.call('ZSCORE', key_of_list, A.space)
+    if bound and tonumber(bound) <= now then correct(key_of_list, A.space) end
     seen[A.space], seen[''] = true, next_moment(lists_of(A.queues))
     ahead[K.spaces] = seen
   end

@@ -43,14 +43,15 @@ local function moment_of(space, entry)
   return entry:sub(#space + 2, #space + 21)
 end
 
--- The earliest moment of a space that holds nothing ready becomes its bound again.
-local function correct(space)
+-- The earliest moment of a space becomes its bound again, in the list of whoever looks there: in the other one it stays a
+-- bound, and each claim would have written both. Where nothing is left of a space it goes from both: a list at which nobody
+-- looks would grow with all tenants that ever were.
+local function correct(key_of_list, space)
   local due, ends = first_entries(K.due, space, '\1', 1)[1], first_entries(K.ends, space, '\1', 1)[1]
   local at = due and moment_of(space, due)
   if ends and (not at or moment_of(space, ends) < at) then at = moment_of(space, ends) end
-  for _, key in ipairs({list_of(), list_of(split(space)[2])}) do
-    if at then redis.call('ZADD', key, at, space) else redis.call('ZREM', key, space) end
-  end
+  if at then return redis.call('ZADD', key_of_list, at, space) end
+  for _, key in ipairs({list_of(), list_of(split(space)[2])}) do redis.call('ZREM', key, space) end
 end
 
 -- The spaces of a list to look at: those ready longest, then some of the others that are ready: at each `turn` the next.
@@ -83,7 +84,7 @@ local function tell_ready(now, limit, lists, turn)
           reply[#reply + 1] = entry
         end
       end
-      if #reply == before then correct(space) end
+      if #reply == before then correct(key, space) end
     end
   end
   return reply

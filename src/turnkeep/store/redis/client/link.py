@@ -10,7 +10,7 @@ doing it (a moved slot, a script it does not know, a failover) is sent again the
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Container, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Container, Coroutine, Mapping, Sequence
 from typing import Any, Protocol
 
 from turnkeep.backoff import Backoff
@@ -118,15 +118,16 @@ class Link:
             return self._run(name, partition, command, patience=patience)
         return self._run_assured(assurance, name, partition, command=command, patience=patience)
 
-    def greet(self, partitions: Iterable[Partition]) -> None:
+    def greet(self, partitions: Collection[Partition]) -> None:
         """Say to the server of these partitions which one it is, before a script that touches
         several; only where they all live on one server.
         """
+        endpoint = self.topology.cached_server(next(iter(partitions)).tag)
+        node = self._nodes.get(endpoint) if endpoint is not None else None
+        if node is None or (pipe := node.pipe) is None or not pipe.is_open:
+            return
         for partition in partitions:
-            endpoint = self.topology.cached_server(partition.tag)
-            node = self._nodes.get(endpoint) if endpoint is not None else None
-            pipe = node.pipe if node is not None else None
-            if pipe is not None and pipe.is_open and partition.index not in pipe.greeted_sockets:
+            if partition.index not in pipe.greeted_sockets:
                 self._greet(pipe, partition)
 
     async def look_up(self, name: str, partition: Partition, *command: Argument) -> Reply:
