@@ -17,7 +17,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any, Protocol
 
 from turnkeep.assistants import Assistant
@@ -120,7 +119,7 @@ class Lane:
         self._store = store
         self._speakers: list[Speaker] = []
         self._begun_at = float("-inf")
-        self._begin: asyncio.Handle | None = None
+        self._begin: asyncio.TimerHandle | None = None
         self._group: asyncio.TaskGroup | None = None
         self._publishing: asyncio.Task[None] | None = None
 
@@ -154,17 +153,20 @@ class Lane:
         loop = asyncio.get_running_loop()
         if self._begin is not None:
             self._begin.cancel()
-        # Soon and not now: who speaks in the same turn of the loop goes along.
-        begin = partial(self._publish_now, self._group)
-        self._begin = loop.call_soon(begin) if moment <= loop.time() else loop.call_at(moment, begin)
+            self._begin = None
+        if moment <= loop.time():
+            self._publish_soon(self._group)
+        else:
+            self._begin = loop.call_at(moment, self._publish_soon, self._group)
 
-    def _publish_now(self, group: asyncio.TaskGroup) -> None:
+    def _publish_soon(self, group: asyncio.TaskGroup) -> None:
         self._begin = None
-        self._begun_at = asyncio.get_running_loop().time()
-        speakers, self._speakers = self._speakers, []
-        self._publishing = group.create_task(self._publish(speakers))
+        self._publishing = group.create_task(self._publish())
 
-    async def _publish(self, speakers: list[Speaker]) -> None:
+    async def _publish(self) -> None:
+        # Taken here, where the task begins: who speaks in the same turn of the loop goes along.
+        speakers, self._speakers = self._speakers, []
+        self._begun_at = asyncio.get_running_loop().time()
         outcomes: list[int | Exception] = []
         try:
             outcomes += await self._store.publish_many([speaker.take() for speaker in speakers])
