@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -801,6 +801,31 @@ class PushingScript(ScriptedModel):
                 on_text(part.text)
             else:
                 yield part
+
+
+class AtOnce(ScriptedModel):
+    """One whose whole answer comes in one piece, so that nothing is waited for between two parts of it."""
+
+    on_part: Callable[[StreamPart], object] = id
+
+    async def push(self, request: ModelRequest, on_text: OnText) -> AsyncGenerator[StreamPart, None]:
+        for part in [part async for part in self.stream(request)]:
+            self.on_part(part)
+            if isinstance(part, Delta):
+                on_text(part.text)
+            else:
+                yield part
+
+
+async def test_first_words_go_out_before_the_rest_of_what_came_with_them_is_read() -> None:
+    model = AtOnce(says("good day"))
+    stage = Stage(model=model)
+    out: dict[type[StreamPart], int] = {}
+    model.on_part = lambda part: out.setdefault(type(part), len(stage.store.publications))
+
+    await stage.play("m1")
+
+    assert (out[Delta], out[Finish]) == (0, 1)
 
 
 async def test_text_that_a_model_pushes_is_shown_as_that_which_is_read() -> None:

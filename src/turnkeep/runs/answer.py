@@ -245,9 +245,14 @@ class Answering:
 
     async def _receive(self, request: ModelRequest, partial: PartialStep) -> Step:
         """What the model answers, shown while it comes."""
+        is_heard = False
         try:
             async with aclosing(self._stream(request, partial)) as stream:
                 async for part in stream:
+                    # the first words go out before the rest of what came with them is read
+                    if partial.text and not is_heard:
+                        is_heard = True
+                        await asyncio.sleep(0)
                     if isinstance(part, Began):
                         await self._on_begin(part, partial, request)
                     self._show(part, partial)
