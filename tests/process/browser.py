@@ -21,9 +21,17 @@ from turnkeep.tools.toolbox import Toolbox
 
 expect.set_options(timeout=PATIENCE * 1000)  # states are waited for; how long a busy machine takes for one says nothing
 
+OF_ADDRESS_BAR = ("PreloadTopChromeWebUI", "WebUIOmniboxPopup", "WebUIOmniboxAimPopup", "WebUIOmniboxFullPopup")
+"""Each new context makes ready the popup of an address bar that nobody sees, in a process of its own: a CPU second."""
+OF_PLAYWRIGHT = (
+    "AvoidCorsURLLoaderRestartOnRedirect", "AvoidUnnecessaryBeforeUnloadCheckSync", "DestroyProfileOnBrowserClose",
+    "HttpsFirstBalancedModeAutoEnable", "HttpsUpgrades", "MediaRouter", "NetworkTimeServiceQuerying",
+    "OptimizationHints", "PaintHolding", "PreconnectToSearch", "ThirdPartyStoragePartitioning",
+)  # fmt: skip
+"""What Playwright switches off itself, in a switch that ours takes the place of (its `chromiumSwitches`)."""
 FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
+    "--disable-component-update", "--disable-sync", f"--disable-features={','.join(OF_ADDRESS_BAR + OF_PLAYWRIGHT)}",
 ]  # fmt: skip
 
 
