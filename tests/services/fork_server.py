@@ -28,6 +28,7 @@ from typing import Any, NoReturn
 from turnkeep.models import load_clients
 from turnkeep.pricing.prices import PublishedPrices
 from turnkeep.pricing.tokenizer import tokenizer_for
+from turnkeep.store.redis.key_names import operation_scripts
 
 ALSO = ("doors.amqp.consumer", "doors.http.endpoint", "doors.server", "simulator", "store.redis", "store.sqlite")
 """What commands import when they begin to serve, beside their own modules."""
@@ -94,6 +95,7 @@ def warm_up() -> None:
     load_clients()
     PublishedPrices().load()
     tokenizer_for("").build()
+    operation_scripts("PUBLISH")
     gc.collect()
     gc.freeze()  # a fork that collects would write to every page that it shares
 

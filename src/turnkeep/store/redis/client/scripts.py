@@ -31,6 +31,7 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.resources.abc import Traversable
 from typing import Literal
 
@@ -111,7 +112,10 @@ class Script:
 def load_scripts(folder: Traversable, groups: Groups, publish: Publish) -> Mapping[str, Script]:
     """All operations by name; `publish` is the command that reaches subscribers here."""
     sources = [entry for entry in folder.iterdir() if entry.name.endswith(".lua")]
-    return {entry.name.removesuffix(".lua"): _script(folder, entry, groups, publish) for entry in sources}
+    try:
+        return {entry.name.removesuffix(".lua"): _script(folder, entry, groups, publish) for entry in sources}
+    finally:
+        _words.cache_clear()  # what was shared between the operations is not needed again
 
 
 def _script(folder: Traversable, entry: Traversable, groups: Groups, publish: Publish) -> Script:
@@ -195,12 +199,20 @@ def _arrange(pieces: list[str], own: str, seldom: Set[str]) -> list[str]:
 
 def _find_reachable(texts: Sequence[str], names: Sequence[Set[str]], own: str) -> set[int]:
     """Which definitions a script reaches."""
-    words, reachable = set(_WORD.findall(own)), set[int]()
+    words, reachable = set(_words(own)), set[int]()
     # Until nothing is added: definitions need each other.
     while more := {i for i, definition in enumerate(names) if i not in reachable and words & definition}:
         reachable |= more
-        words |= {word for i in more for word in _WORD.findall(texts[i])}
+        words |= {word for i in more for word in _words(texts[i])}
     return reachable
+
+
+@lru_cache(maxsize=1_024)
+def _words(text: str) -> frozenset[str]:
+    """Remembered, as dozens of operations share most of their definitions: looking through them again for each took
+    half a second of every process.
+    """
+    return frozenset(_WORD.findall(text))
 
 
 def require_declared(name: str, body: str, declarations: Mapping[str, set[str]]) -> None:
