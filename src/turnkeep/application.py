@@ -9,7 +9,6 @@ first does not have.
 from __future__ import annotations
 
 import asyncio
-import secrets
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from typing import Self
@@ -35,6 +34,7 @@ from turnkeep.runs.worker import LeaseRules, Worker, WorkerRules
 from turnkeep.settings import Settings
 from turnkeep.store import store_of
 from turnkeep.store.contract import Store
+from turnkeep.store.ids import thread_name
 from turnkeep.store.inbox_view import InboxView
 from turnkeep.store.store_metrics import QueueGauges, measure_store
 from turnkeep.store.values import Receipt, ThreadRecord, TranscriptEntry
@@ -356,14 +356,21 @@ class Application:
         return EventSubscription(stream)
 
     async def create_thread(
-        self, thread_id: str | None = None, *, metadata: Mapping[str, str] | None = None, tenant: str = "default"
+        self,
+        thread_id: str | None = None,
+        *,
+        metadata: Mapping[str, str] | None = None,
+        tenant: str = "default",
+        once: str | None = None,
     ) -> ThreadRecord:
-        """The thread of this name, made if it is new; without a name a new one, with an id."""
+        """The thread of this name, made if it is new; without a name a new one, with an id. Again with
+        the same `once`: the first answer.
+        """
         await self.open()
-        address = self.address(thread_id or f"thread_{secrets.token_hex(12)}", tenant)
-        record = await self.store.thread(address, create=True)
+        address = self.address(thread_id or thread_name(once), tenant)
+        record = await self.store.thread(address, create=True, once=once)
         if metadata:
-            record = await self.store.update(address, {"metadata": read_metadata(metadata)})
+            record = await self.store.update(address, {"metadata": read_metadata(metadata)}, once=once)
         if record is None:
             raise ThreadNotFound(f"thread {address.channel!r} could not be created")
         return record

@@ -6,6 +6,7 @@ A thread id carries its partition, so that whoever holds one knows where the thr
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import secrets
@@ -102,6 +103,15 @@ def new_thread_id(ids: Ids, address: Address, partitions: int = PARTITIONS) -> s
     if partitions > PARTITIONS:
         return f"thread_1{place_of(address):03x}{ids('thread')[-20:]}"
     return f"thread_{partition_of(address):02x}{ids('thread')[-22:]}"
+
+
+def thread_name(once: str | None) -> str:
+    """The id of a thread that is made without a channel: of a named call the same each time, so that
+    its repeat meets the thread that it has made.
+    """
+    if once is None:
+        return f"thread_{secrets.token_hex(12)}"
+    return f"thread_{hashlib.sha256(once.encode('utf-8', 'surrogatepass')).hexdigest()[:24]}"
 
 
 def new_run_id(ids: Ids) -> str:

@@ -31,6 +31,7 @@ from turnkeep.errors import InvalidMessage, MessageTooLarge, TurnkeepError
 from turnkeep.inputs import checked_channel, read_json
 from turnkeep.messages import Address
 from turnkeep.remedies import remedy_of
+from turnkeep.store.ids import thread_name
 from turnkeep.store.values import DeadLetter, MessageRecord, RunRecord, ThreadRecord
 from turnkeep.telemetry import get_log
 from turnkeep.wire import call_form
@@ -88,6 +89,24 @@ class HttpCall:
         Idempotency-Key.
         """
         return acts.once(self.principal, self.request.headers.get("idempotency-key"))
+
+    def once_for(self, part: object) -> str | None:
+        """The name of a part of this call, if its caller names it. A key that is used at another path as well
+        names another call there.
+        """
+        return None if self.once is None else f"{self.once}\0{self.request.url.path}\0{part}"
+
+    async def make_thread(self, purpose: str = "", *, metadata: Mapping[str, str] | None = None) -> ThreadRecord:
+        """A new thread of the tenant; of a call that its caller names the same each time. Raises
+        `TooManyRequests`, and `ThreadNotFound` where it was made before and is forgotten.
+        """
+        once, tenant = self.once_for(purpose), self.principal.tenant
+        thread_id = thread_name(once)
+        if not await self.limits.threads.has_room(tenant):
+            is_there = once and await self.application.store.thread(self.application.address(thread_id, tenant))
+            if not is_there:
+                raise self.limits.threads.refusal()
+        return await self.application.create_thread(thread_id, metadata=metadata, tenant=tenant, once=once)
 
     @property
     def holder(self) -> Holder:
@@ -202,7 +221,7 @@ class HttpEndpoint:
     @property
     def can_be_named(self) -> bool:
         """Whether an Idempotency-Key makes a repeat safe."""
-        about = self.path.startswith(("/api/channels/", "/api/dead/"))
+        about = self.path.startswith(("/api/channels/", "/api/dead/", "/api/threads"))
         return self.method not in READS and about and self.body != "NewMessage"
 
     is_metered: bool = True

@@ -61,9 +61,7 @@ def _passage_json(passage: Passage) -> dict[str, Any]:
 async def create_thread(call: HttpCall) -> Response:
     body = await call.body(empty=True)
     metadata = {k: v for k, v in read_metadata(body.get("metadata", {})).items() if v is not None}
-    if not await call.limits.threads.has_room(call.principal.tenant):
-        raise call.limits.threads.refusal()
-    record = await call.application.create_thread(metadata=metadata, tenant=call.principal.tenant)
+    record = await call.make_thread(metadata=metadata)
     return JsonResponse(thread_json(record, in_full=call.principal.sees_calls), status_code=201)
 
 

@@ -18,7 +18,7 @@ from turnkeep.doors.http.openai.openai_errors import fault_response
 from turnkeep.doors.http.openai.part_frames import frames_of
 from turnkeep.doors.http.openai.sdk_retries import is_retry
 from turnkeep.doors.http.openai.turn_reader import CallerGone, OutputsWanted, TurnEnd, TurnFailure
-from turnkeep.doors.http.openai.turn_request import TurnAnswer, TurnRequest, ask, call_id_alone
+from turnkeep.doors.http.openai.turn_request import TurnAnswer, TurnRequest, ask, call_id_alone, question_id
 from turnkeep.doors.http.sent_events import SentEvents, data_frame
 from turnkeep.errors import InvalidMessage
 from turnkeep.inputs import MAX_MODEL, optional_text
@@ -36,7 +36,7 @@ async def complete_chat(call: HttpCall) -> Response:
     model = await answering_assistant(call, body)
     request = TurnRequest(
         messages=messages, wishes=wishes_of(body, messages) | {"assistant": model}, compares=True,
-        is_retry=is_retry(call),
+        is_retry=is_retry(call), message_id=question_id(call),
     )  # fmt: skip
     answer = await ask(call, address, request)
     shown_model = str(body["model"])

@@ -21,9 +21,9 @@ from turnkeep.doors.http.openai import turn_request
 from turnkeep.doors.http.openai.conversation_items import ItemForm, items_of_conversation, items_of_turn, user_item_form
 from turnkeep.doors.http.openai.conversation_key import AnswerName, thread_of
 from turnkeep.doors.http.openai.cursor_list import list_response
-from turnkeep.doors.http.openai.openai_input import read_past_content
+from turnkeep.doors.http.openai.openai_input import id_from, read_past_content
 from turnkeep.doors.http.openai.response_endpoints import messages_of
-from turnkeep.doors.http.openai.sdk_retries import is_retry
+from turnkeep.doors.http.openai.sdk_retries import is_retry, is_written
 from turnkeep.doors.http.openai.turn_reader import turn_of
 from turnkeep.errors import InvalidMessage, MessageFrozen, NotAllowed, NotFound, NotOffered, ThreadNotFound
 from turnkeep.inputs import checked_channel, read_metadata
@@ -41,7 +41,7 @@ async def begin_conversation(call: HttpCall) -> Response:
     metadata, items = read_metadata(body.get("metadata") or {}), _read_items(call, body.get("items") or [])
     record = await turn_request.new_thread(call)
     if metadata:
-        record = await call.application.store.update(record.address, {"metadata": metadata})
+        record = await call.application.store.update(record.address, {"metadata": metadata}, once=call.once)
     await _append(call, record, items)
     return JsonResponse(_form(record))
 
@@ -112,8 +112,19 @@ async def add_conversation_items(call: HttpCall) -> Response:
         forms = await items_of_conversation(call, record)
         return list_response(call, forms[-len(items) :], is_whole=True)
     await _append(call, record, items)
-    forms = [form for form in await items_of_conversation(call, record) if form["id"] not in known_ids]
-    return list_response(call, forms, is_whole=True)
+    forms = await items_of_conversation(call, record)
+    new = [form for form in forms if form["id"] not in known_ids]
+    return list_response(call, new or _forms_of(items, forms), is_whole=True)
+
+
+def _forms_of(items: Sequence[Item], forms: Sequence[ItemForm]) -> Sequence[ItemForm]:
+    """Of items that a repeat finds written: from the first of a user on, whose id their call gave it."""
+    ids = {item.message_id for item in items if isinstance(item, UserItem)}
+    start = next((place for place, form in enumerate(forms) if form["id"] in ids), None)
+    if start is None:
+        return forms[-len(items) :]
+    before = next(place for place, item in enumerate(items) if isinstance(item, UserItem))
+    return forms[max(0, start - before) :][: len(items)]
 
 
 async def _is_newest(call: HttpCall, record: ThreadRecord, items: Sequence[Item]) -> bool:
@@ -151,14 +162,17 @@ async def delete_conversation_item(call: HttpCall) -> Response:
 def _read_items(call: HttpCall, value: object) -> list[Item]:
     if not isinstance(value, list) or len(value) > MOST_ITEMS:
         raise InvalidMessage(f"'items' must be a list of at most {MOST_ITEMS} items")
-    return [item for message in messages_of(value) for item in _past_items(call, message)] if value else []
+    messages = messages_of(value) if value else []
+    return [item for number, message in enumerate(messages) for item in _past_items(call, message, number)]
 
 
-def _past_items(call: HttpCall, message: Mapping[str, Any]) -> list[Item]:
+def _past_items(call: HttpCall, message: Mapping[str, Any], number: int) -> list[Item]:
     role = message["role"]
     if role == "user":
         content = read_past_content(call, message.get("content"))
-        return [UserItem(content, f"msg_{secrets.token_hex(12)}", call.application.clock.now())]
+        # Nothing that a repeat would say otherwise: the entry has the time.
+        name = call.once_for(number)
+        return [UserItem(content, f"msg_{secrets.token_hex(12)}" if name is None else id_from(name))]
     if role in ("system", "developer"):
         raise NotOffered(
             f"a message of the role {role!r} is not kept: give instructions with a request, or the assistant"
@@ -170,10 +184,12 @@ def _past_items(call: HttpCall, message: Mapping[str, Any]) -> list[Item]:
 
 async def _append(call: HttpCall, record: ThreadRecord, items: Sequence[Item]) -> None:
     count = tokenizer_for(call.application.model_name, call.application.catalog).count_item
+    for item in items:
+        if call.once is not None and isinstance(item, UserItem) and item.message_id is not None:
+            await is_written(call, record.address, item.message_id, item.content)  # refused, if it says something else
     for number, turn in enumerate(turns_of(items)):
-        once = None if call.once is None else f"{call.once}\0{number}"
         entries = [TranscriptEntry(item, count(item)) for item in turn]
-        await call.application.store.append(record.address, entries, once=once)
+        await call.application.store.append(record.address, entries, once=call.once_for(number))
 
 
 # ---------------------------------------------------------------- what a response was asked

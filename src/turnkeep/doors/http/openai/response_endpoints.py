@@ -37,7 +37,7 @@ from turnkeep.doors.http.openai.turn_reader import (
     settled_part,
     turn_of,
 )
-from turnkeep.doors.http.openai.turn_request import TurnAnswer, TurnRequest
+from turnkeep.doors.http.openai.turn_request import TurnAnswer, TurnRequest, question_id
 from turnkeep.doors.http.openai.turn_segments import TurnSegment, segments_of
 from turnkeep.doors.http.sent_events import SentEvents, named_frame, response_resources
 from turnkeep.errors import Conflict, InvalidMessage, MessageFrozen, NotFound, NotOffered
@@ -64,7 +64,7 @@ async def create_response(call: HttpCall) -> Response:
     assistant = await answering_assistant(call, body)
     wishes = wishes_of(body, messages) | {"assistant": assistant}
     request = TurnRequest(
-        messages=messages, wishes=wishes, compares=False, is_retry=is_retry(call), message_id=_message_id(call)
+        messages=messages, wishes=wishes, compares=False, is_retry=is_retry(call), message_id=question_id(call)
     )
     answer = await _ask(call, address, request, is_kept=is_kept)
     head = ResponseHead(
@@ -79,12 +79,6 @@ async def create_response(call: HttpCall) -> Response:
         await answer.close()
         return JsonResponse(response_form(head, "queued"))
     return await answer.wait_for(_whole(call, answer, head))
-
-
-def _message_id(call: HttpCall) -> str | None:
-    """A request that its caller names is taken in once."""
-    key = call.once
-    return None if key is None else openai_input.id_from(key)
 
 
 def _conversation(body: Mapping[str, Any]) -> str | None:
@@ -111,7 +105,9 @@ async def _ask(call: HttpCall, address: Address | None, request: TurnRequest, *,
 async def _thread_of_answer(call: HttpCall, name: AnswerName) -> Address:
     """The thread in which that answer is the last one; by setting a new one that ends with it."""
     record = await thread_of(call, name.thread_id, "send", "read")
-    store = call.application.store
+    store, message_id = call.application.store, question_id(call)
+    if message_id is not None and await store.message(record.address, message_id) is not None:
+        return record.address  # a repeat: it has gone on by this request itself
     if any(one.message_id == name.message_id for one in await store.open_messages(record.address)):
         return record.address
     history = await store.history(record.address)
@@ -123,9 +119,10 @@ async def _thread_of_answer(call: HttpCall, name: AnswerName) -> Address:
         return record.address
     if call.application.settings.openai_history == "refuse":
         raise Conflict(EARLIER.format(name=name.id("resp")))
-    branch = await turn_request.new_thread(call)
+    branch = await turn_request.new_thread(call, name.id("resp"))
     for turn in sorted({e.turn for e in history.entries if e.turn <= turns[-1]}):
-        await store.append(branch.address, [e for e in history.entries if e.turn == turn])
+        entries = [e for e in history.entries if e.turn == turn]
+        await store.append(branch.address, entries, once=call.once_for(turn))
     return branch.address
 
 

@@ -54,12 +54,12 @@ async def begin_thread_and_run(call: HttpCall) -> Response:
 
 async def _begin(call: HttpCall, record: ThreadRecord, body: Mapping[str, Any], *, is_new: bool = False) -> Response:
     wishes = await _wishes(call, body)
-    before = await find_run(call, record.address)
+    before = await find_run(call, record.address) or await _named_run(call, record)
     more = thread_endpoints.read_messages(call, body, "additional_messages")
     if before is None:
         await _check_strict(call, record)
-        for message in more:
-            await thread_endpoints.write(call, record, message)
+        for number, message in enumerate(more):
+            await thread_endpoints.write(call, record, message, once=call.once_for(f"more\0{number}"))
     async with response_resources() as resources:
         resources.enter_context(call.limits.streaming(call.holder))
         reader = await resources.enter_async_context(TurnReader(call, record.address))
@@ -72,10 +72,19 @@ async def _begin(call: HttpCall, record: ThreadRecord, body: Mapping[str, Any], 
         return SentEvents(_frames(reader.parts(run_id), RunEvents(state, first=first)), resources.aclose)
 
 
+async def _named_run(call: HttpCall, record: ThreadRecord) -> str | None:
+    """The run that this request has begun before, by the name that its caller gave it."""
+    run_id = _run_id(call)
+    return run_id if run_id and await call.application.store.message(record.address, run_id) is not None else None
+
+
+def _run_id(call: HttpCall) -> str | None:
+    return None if call.once is None else id_from(call.once).replace("msg_", RUN_PREFIX)
+
+
 async def _accept(call: HttpCall, record: ThreadRecord, wishes: Mapping[str, Any]) -> str:
     """A run is a message without words; its id is its own."""
-    key = call.once
-    run_id = f"{RUN_PREFIX}{secrets.token_hex(12)}" if key is None else id_from(key).replace("msg_", RUN_PREFIX)
+    run_id = _run_id(call) or f"{RUN_PREFIX}{secrets.token_hex(12)}"
     message = message_of(call, record.address, content="run", message_id=run_id, wishes={**wishes, "flush": True})
     wordless = message.but(content=(), window=0.0, max_wait=0.0, on_busy="collect")
     await call.limits.accept(call.application, call.principal, wordless)

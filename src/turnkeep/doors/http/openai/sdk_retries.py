@@ -1,5 +1,5 @@
 """What OpenAI's SDKs send once more by themselves, because a reply was lost. They name no request, but they say that it
-is sent again: then what was written last is looked at before it is written twice.
+is sent again: then what was written last is looked at before it is written twice. Who names it is known by the name.
 """
 
 from __future__ import annotations
@@ -8,12 +8,15 @@ from collections.abc import AsyncIterator
 
 from turnkeep.doors.http.endpoint import HttpCall
 from turnkeep.doors.http.openai.thread_objects import RUN_PREFIX
+from turnkeep.errors import MessageConflict
 from turnkeep.messages import Address, Content, UserItem
 
 RETRY_HEADER = "x-stainless-retry-count"
 
 
 def is_retry(call: HttpCall) -> bool:
+    if call.once is not None:  # its name tells it for sure
+        return False
     count = call.request.headers.get(RETRY_HEADER, "0")
     return count.isdigit() and count.strip("0") != ""
 
@@ -26,6 +29,18 @@ async def find_written(call: HttpCall, address: Address, content: Content) -> st
         if newest:  # runs have no words
             return message_id if newest == content else None
     return None
+
+
+async def is_written(call: HttpCall, address: Address, message_id: str, content: Content) -> bool:
+    """Whether this message is there already, whose id comes of the name that its caller gave the request. Raises
+    `MessageConflict` where it says something else.
+    """
+    async for before_id, before in _newest_first(call, address):
+        if before_id == message_id:
+            if before != content:
+                raise MessageConflict("this Idempotency-Key was used for another text, use a new one")
+            return True
+    return False
 
 
 async def find_run(call: HttpCall, address: Address) -> str | None:

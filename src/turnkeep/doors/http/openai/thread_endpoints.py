@@ -19,8 +19,8 @@ from turnkeep.doors.http.openai import openai_input, turn_request
 from turnkeep.doors.http.openai.assistant_profiles import check_resources
 from turnkeep.doors.http.openai.conversation_key import thread_of
 from turnkeep.doors.http.openai.cursor_list import list_response
-from turnkeep.doors.http.openai.sdk_retries import find_written
-from turnkeep.doors.http.openai.thread_objects import RUN_PREFIX, messages_of_thread, thread_form
+from turnkeep.doors.http.openai.sdk_retries import find_written, is_written
+from turnkeep.doors.http.openai.thread_objects import RUN_PREFIX, answer_form, messages_of_thread, thread_form
 from turnkeep.errors import InvalidMessage, NotAllowed, NotFound, NotOffered, ThreadBusy
 from turnkeep.inputs import read_metadata
 from turnkeep.messages import Address, AssistantItem, Item, Message, UserItem
@@ -45,9 +45,9 @@ async def make_thread(call: HttpCall, body: Mapping[str, Any]) -> ThreadRecord:
     metadata = read_metadata(body.get("metadata") or {})
     record = await turn_request.new_thread(call)
     if metadata:
-        record = await call.application.store.update(record.address, {"metadata": metadata})
-    for message in messages:
-        await write(call, record, message)
+        record = await call.application.store.update(record.address, {"metadata": metadata}, once=call.once)
+    for number, message in enumerate(messages):
+        await write(call, record, message, once=call.once_for(number))
     return record
 
 
@@ -152,16 +152,19 @@ async def write(call: HttpCall, record: ThreadRecord, body: object, *, once: str
     role, message = _read(call, record.address, body, message_id)
     if (before := await find_written(call, record.address, message.content)) is not None:
         return before
+    if once is not None and await is_written(call, record.address, message_id, message.content):
+        return message_id
     open_messages = await call.application.store.open_messages(record.address)
     run = active_run(open_messages)
     if run is not None and call.application.settings.openai_runs == "strict":
         raise InvalidMessage(ACTIVE.format(thread=record.thread_id, run=run))
     if role == "assistant":
-        return await _write_answer(call, message)
+        return await _write_answer(call, message, once=once)
     if not any(one.status != "delayed" for one in open_messages):
         try:
             call.limits.check_rate(call.principal, record.address)
-            item = UserItem(message.content, message_id, call.application.clock.now(), metadata=message.metadata)
+            # Without the time, which a repeat tells otherwise: the entry has it.
+            item = UserItem(message.content, message_id, metadata=message.metadata)
             await append(call, record.address, item, once=once)
             return message_id
         except ThreadBusy:
@@ -175,12 +178,15 @@ async def _await_a_run(call: HttpCall, message: Message) -> str:
     return message.message_id
 
 
-async def _write_answer(call: HttpCall, message: Message) -> str:
+async def _write_answer(call: HttpCall, message: Message, *, once: str | None) -> str:
     item = AssistantItem(message.text, author=call.principal.subject)
-    await append(call, message.address, item, once=None)
+    await append(call, message.address, item, once=once)
     record = await call.application.store.thread(message.address)
-    messages = await messages_of_thread(call, record) if record else []
-    return str(messages[-1].form["id"])
+    said = answer_form("", "", item.text, 0.0, status="completed")["content"]
+    messages = [one.form for one in await messages_of_thread(call, record)] if record else []
+    # Others may have spoken since, where this is a repeat.
+    same = [form for form in messages if form["role"] == "assistant" and form["content"] == said]
+    return str((same or messages)[-1]["id"])
 
 
 async def append(call: HttpCall, address: Address, item: Item, *, once: str | None) -> None:

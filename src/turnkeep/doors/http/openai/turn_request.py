@@ -33,6 +33,7 @@ from turnkeep.errors import Conflict, InvalidMessage, NotFound, Rejection, Store
 from turnkeep.messages import Address, AssistantItem, CallItem, Item, Message, OutputItem, UserItem, turns_of
 from turnkeep.pricing.tokenizer import tokenizer_for
 from turnkeep.store.clearing import forget_at_work
+from turnkeep.store.operations import RESULT_LIFETIME
 from turnkeep.store.values import HeldCall, History, ThreadRecord, TranscriptEntry
 
 DIVERGENCE = (
@@ -122,13 +123,17 @@ async def ask_anew(call: HttpCall, request: TurnRequest) -> TurnAnswer:
     allow_wishes(call, request.wishes)
     address = (await new_thread(call)).address
     try:
-        ends = history.answer_before(request.messages)
-        await _write_past(call, address, request.messages[:ends], once=None)
-        return await ask(call, address, replace(request, messages=request.messages[ends:]))
+        return await ask(call, address, await _write_beginning(call, address, request))
     except Rejection:
-        # nobody was told of it
-        await _forget(call, address)
+        # nobody was told of it; what its caller names is his repeat's, or his first request's
+        if call.once is None:
+            await _forget(call, address)
         raise
+
+
+def question_id(call: HttpCall) -> str | None:
+    """The id of the message that is to be answered, if its caller names the request: it is taken in once."""
+    return None if call.once is None else id_from(call.once)
 
 
 def comparing(request: TurnRequest) -> TurnRequest:
@@ -153,6 +158,8 @@ async def _ask_in(call: HttpCall, address: Address, request: TurnRequest, stack:
         comparison = await _repetition(call, address, request) or history.Continuation(0)
     reader = await stack.enter_async_context(TurnReader(call, address))
     match comparison:
+        case history.Repetition(request.message_id):
+            name = await _send(call, address, _question_alone(request), 0)
         case history.Continuation(index):
             index = await _take_others_answers(call, address, request, index)
             name = await _send(call, address, request, index)
@@ -170,6 +177,8 @@ async def _compare(call: HttpCall, address: Address, request: TurnRequest) -> hi
     resent = history.utterances_resent(request.messages)
     if not resent or resent[-1].role != "user":
         raise InvalidMessage("the last message must be a user's, or the outputs of calls that wait")
+    if (repetition := await _named_repetition(call, address, request)) is not None:
+        return repetition
     past = await store.history(address) if await store.thread(address) is not None else History((), None, True)
     transcript = history.utterances_stored(past.entries, await store.open_messages(address))
     comparison = history.compare(resent, transcript)
@@ -186,11 +195,28 @@ async def _compare(call: HttpCall, address: Address, request: TurnRequest) -> hi
 
 async def _repetition(call: HttpCall, address: Address, request: TurnRequest) -> history.Repetition | None:
     users = [one for one in request.messages if one.get("role") == "user"]
-    if not request.is_retry or not users:
-        return None
+    repetition = await _named_repetition(call, address, request)
+    if repetition is not None or not request.is_retry or not users:
+        return repetition
     last = message_of(call, address, content=users[-1].get("content"), wishes={})
     message_id = await find_written(call, address, last.content)
     return None if message_id is None else history.Repetition(message_id)
+
+
+async def _named_repetition(call: HttpCall, address: Address, request: TurnRequest) -> history.Repetition | None:
+    """That this request was taken in before, by the name that its caller gave it."""
+    message_id = request.message_id
+    if message_id is None or await call.application.store.message(address, message_id) is None:
+        return None
+    return history.Repetition(message_id)
+
+
+def _question_alone(request: TurnRequest) -> TurnRequest:
+    """The last message of a request that was taken in before: it has its receipt, or is refused if it says
+    something else; the others went before it.
+    """
+    users = [one for one in request.messages if one.get("role") == "user"]
+    return replace(request, messages=users[-1:], compares=False)
 
 
 async def _branch(call: HttpCall, address: Address, request: TurnRequest, index: int) -> Address:
@@ -231,16 +257,15 @@ async def _send(call: HttpCall, address: Address, request: TurnRequest, index: i
     messages = _new_messages(call, address, request, index)
     thread_id, message_id = "", ""
     for message in messages:
-        receipt = await _accept(call, message)
-        thread_id, message_id = receipt
+        thread_id, message_id = await _accept(call, message, is_named=request.message_id is not None)
     return AnswerName(thread_id, message_id)
 
 
-async def _accept(call: HttpCall, message: Message) -> tuple[str, str]:
+async def _accept(call: HttpCall, message: Message, *, is_named: bool) -> tuple[str, str]:
     for _ in range(MOST_REPEATS):
         receipt = await call.limits.accept(call.application, call.principal, message)
         record = None
-        if receipt.repeated:
+        if receipt.repeated and not is_named:
             record = await call.application.store.message(message.address, message.message_id)
         if record is None or record.status not in ("dead", "withdrawn"):
             return receipt.thread_id, receipt.message_id
@@ -259,8 +284,10 @@ def _new_messages(call: HttpCall, address: Address, request: TurnRequest, index:
     texts = [f"{one.role}:{one.text}" for one in resent]
     messages = []
     for number, one in enumerate(fresh, start=1):
-        message_id = request.message_id if number == len(fresh) else None
-        if request.compares and message_id is None:
+        message_id = request.message_id
+        if message_id is not None and number < len(fresh):
+            message_id = id_from(message_id, str(number))
+        elif request.compares and message_id is None:
             # Its place in the conversation is what tells two equal messages apart, and a repeat from both.
             message_id = id_from(address.channel, *texts[: len(texts) - len(fresh) + number])
         is_last = number == len(fresh)
@@ -283,22 +310,36 @@ async def _ask_alone(call: HttpCall, request: TurnRequest, stack: AsyncExitStack
     generators of front ends ask like that, and must never enter a conversation.
     """
     record = await new_thread(call)
-    stack.push_async_callback(_forget, call, record.address)
-    ends = history.answer_before(request.messages)
-    await _write_past(call, record.address, request.messages[:ends], once=None)
+    await _forget_in_time(call, record.address, stack)
+    beginning = await _write_beginning(call, record.address, request)
     reader = await stack.enter_async_context(TurnReader(call, record.address))
-    alone = replace(request, messages=request.messages[ends:], wishes={**request.wishes, "flush": True}, compares=False)
+    alone = replace(beginning, wishes={**request.wishes, "flush": True}, compares=False)
     name = await _send(call, record.address, alone, 0)
     return TurnAnswer(Question(record.address, name), reader, stack)
 
 
-async def new_thread(call: HttpCall) -> ThreadRecord:
-    """An empty one of the tenant. Raises `NotAllowed`, `TooManyRequests`."""
+async def new_thread(call: HttpCall, purpose: str = "") -> ThreadRecord:
+    """An empty one of the tenant. Raises `NotAllowed`, and what `HttpCall.make_thread` does."""
     for scope in ("send", "read"):
         call.principal.require(scope)
-    if not await call.limits.threads.has_room(call.principal.tenant):
-        raise call.limits.threads.refusal()
-    return await call.application.create_thread(tenant=call.principal.tenant)
+    return await call.make_thread(purpose)
+
+
+async def _write_beginning(call: HttpCall, address: Address, request: TurnRequest) -> TurnRequest:
+    """What was said before goes into a new thread; what is to be answered is left."""
+    if await _named_repetition(call, address, request) is not None:
+        return _question_alone(request)
+    ends = history.answer_before(request.messages)
+    await _write_past(call, address, request.messages[:ends], once=None if call.once is None else "beginning")
+    return replace(request, messages=request.messages[ends:])
+
+
+async def _forget_in_time(call: HttpCall, address: Address, stack: AsyncExitStack) -> None:
+    """With its answer; where its caller names the request, with the name: a repeat gets that answer."""
+    if call.once is None:
+        stack.push_async_callback(_forget, call, address)
+    else:
+        await call.application.store.update(address, {"ttl": RESULT_LIFETIME}, once=call.once_for("ttl"))
 
 
 async def _forget(call: HttpCall, address: Address) -> None:
@@ -369,6 +410,7 @@ async def _give_outputs(
     call: HttpCall, address: Address | None, outputs: Mapping[str, str], request: TurnRequest, stack: AsyncExitStack
 ) -> TurnAnswer:
     """Decide the calls that wait for these outputs, and follow how their turn goes on."""
+    is_alone = address is None
     if address is None:
         # The id of a call that was asked for alone says whose it is.
         threads = {thread_id for thread_id, _ in map(split_call_id, outputs) if thread_id}
@@ -377,10 +419,11 @@ async def _give_outputs(
         address = call.application.address(threads.pop(), call.principal.tenant)
         for scope in ("send", "read"):
             call.principal.require(scope)
-        stack.push_async_callback(_forget, call, address)
     record = await call.application.store.thread(address)
     if record is None:
         raise NotFound("the conversation of these outputs is not there any more")
+    if is_alone:
+        await _forget_in_time(call, address, stack)
     by_call = {split_call_id(call_id)[1]: output for call_id, output in outputs.items()}
     return await follow_outputs(call, record, by_call, stack)
 
