@@ -16,10 +16,11 @@ import pytest
 import pytest_asyncio
 
 from tests.patience import PATIENCE, until
-from tests.process.openai_desk import NESTED, WANTS_LOOKUP
+from tests.process.openai_desk import FLAT, NESTED, WANTS_LOOKUP
 from tests.process.served import Served, served
 from tests.scenario.house import gate_answers
 from turnkeep.auth.api_keys import ApiKeys
+from turnkeep.clock import SystemClock
 from turnkeep.store.operations import RESULT_LIFETIME
 
 Body = dict[str, Any]
@@ -134,6 +135,7 @@ async def items(house: Served) -> list[str]:
 # ---------------------------------------------------------------- answers
 
 
+@pytest.mark.daily(rows=11)  # all take one way
 @pytest.mark.parametrize("stream", [False, True], ids=["waited for", "streamed"])
 @pytest.mark.parametrize("name", ASKS)
 async def test_a_settled_answer_is_told_again(house: Served, name: str, stream: bool) -> None:
@@ -150,6 +152,7 @@ async def test_a_settled_answer_is_told_again(house: Served, name: str, stream: 
     assert await waiting(house) == 0
 
 
+@pytest.mark.daily(rows=11)  # all take one way
 @pytest.mark.parametrize("stream", [False, True], ids=["waited for", "streamed"])
 @pytest.mark.parametrize("name", ASKS)
 async def test_an_answer_in_progress_is_told_to_both(house: Served, name: str, stream: bool) -> None:
@@ -168,6 +171,7 @@ async def test_an_answer_in_progress_is_told_to_both(house: Served, name: str, s
     assert await threads(house) == 1
 
 
+@pytest.mark.daily(rows=5)  # all take one way
 @pytest.mark.parametrize("name", ASKS)
 async def test_two_at_once_are_one(house: Served, name: str) -> None:
     told = await asyncio.gather(*(tell(house, ASKS[name], stream=way) for way in (False, True, False)))
@@ -179,6 +183,7 @@ async def test_two_at_once_are_one(house: Served, name: str) -> None:
     assert (await items(house)).count("user") == MOST_TURNS[name] + ("past" in name)
 
 
+@pytest.mark.daily(rows=7)  # all take one way
 @pytest.mark.parametrize("name", ASKS)
 async def test_another_text_under_the_name_is_refused_and_touches_nothing(house: Served, name: str) -> None:
     ask = ASKS[name]
@@ -194,6 +199,7 @@ async def test_another_text_under_the_name_is_refused_and_touches_nothing(house:
     assert (len(house.simulator.ledger), await threads(house), await items(house)) == (requests, 1, before)
 
 
+@pytest.mark.daily(rows=5)  # all take one way
 @pytest.mark.parametrize("name", ALONE)
 async def test_who_hung_up_in_the_middle_is_told_by_the_repeat(house: Served, name: str) -> None:
     gate, ask = gate_answers(house.simulator), paced(ASKS[name])
@@ -210,6 +216,7 @@ async def test_who_hung_up_in_the_middle_is_told_by_the_repeat(house: Served, na
     assert (len(house.simulator.ledger), await threads(house)) == (1, 1)
 
 
+@pytest.mark.daily(rows=6)  # all take one way
 @pytest.mark.parametrize("name", ALONE)
 async def test_what_is_not_kept_goes_with_its_name(house: Served, name: str) -> None:
     await tell(house, ASKS[name])
@@ -218,6 +225,7 @@ async def test_what_is_not_kept_goes_with_its_name(house: Served, name: str) -> 
     assert record.expires_at - record.active_at == pytest.approx(RESULT_LIFETIME)
 
 
+@pytest.mark.daily(rows=11)  # all take one way
 @pytest.mark.parametrize("name", ASKS)
 async def test_what_was_forgotten_meanwhile_is_not_asked_again(house: Served, name: str) -> None:
     await tell(house, ASKS[name])
@@ -231,25 +239,235 @@ async def test_what_was_forgotten_meanwhile_is_not_asked_again(house: Served, na
     assert await threads(house) == 0
 
 
-async def test_calls_of_the_caller_are_told_again_and_their_outputs_are_given_once(house: Served) -> None:
-    default = await house.queue.assistants.default("default")
-    assert default is not None
-    question = {"role": "user", "content": WANTS_LOOKUP}
-    body = {"model": default.assistant_id, "messages": [question], "tools": NESTED}
-    asked = [await post(house, CHAT, body) for _ in range(2)]
-    calls = [one["choices"][0]["message"]["tool_calls"] for _, one in asked]
-    assert calls[0] == calls[1]
-    assert asked[0][1]["id"] == asked[1][1]["id"]
+@pytest.mark.daily(rows=3)  # all take one way
+async def test_outputs_without_a_name_forget_the_chat_as_ever(house: Served) -> None:
+    caller = CALLERS["a chat"]
+    first = await request(house, caller, caller.question)
+    gate_answers(house.simulator).set()
+    await request(house, caller, caller.outputs(first), key=None)
 
-    output = {"role": "tool", "tool_call_id": calls[0][0]["id"], "content": "42"}
-    said = {"role": "assistant", "content": None, "tool_calls": calls[0]}
-    given = [await post(house, CHAT, {**body, "messages": [question, said, output]}, "k2") for _ in range(2)]
+    again = await tell(house, Ask(CHAT, caller.question))
 
-    assert given[0][0] == 200, given
-    assert given[0][1]["choices"] == given[1][1]["choices"]
+    assert (again.status, len(house.simulator.ledger), await threads(house)) == (404, 2, 0), again
+
+
+class Caller(NamedTuple):
+    """Who runs functions of his own: his question, and the request that gives their outputs."""
+
+    path: str
+    question: Body
+    outputs: Callable[[Body], Body]
+    headers: Mapping[str, str] = {}
+
+
+def calls_of(form: Body) -> list[Body]:
+    if "choices" in form:
+        return list(form["choices"][0]["message"]["tool_calls"])
+    return [item for item in form["output"] if item["type"] == "function_call"]
+
+
+def resent(form: Body) -> Body:
+    calls = calls_of(form)
+    output = {"role": "tool", "tool_call_id": calls[0]["id"], "content": "42"}
+    return {"messages": [LOOKUP, {"role": "assistant", "content": None, "tool_calls": calls}, output], "tools": NESTED}
+
+
+def output_item(form: Body) -> list[Body]:
+    return [{"type": "function_call_output", "call_id": calls_of(form)[0]["call_id"], "output": "42"}]
+
+
+LOOKUP = {"role": "user", "content": f"{WANTS_LOOKUP} [[pace:1]]"}
+CALLERS = {
+    "a chat": Caller(CHAT, {"messages": [LOOKUP], "tools": NESTED}, resent),
+    "a chat in a conversation": Caller(
+        CHAT, {"messages": [LOOKUP], "tools": NESTED}, resent, {"X-Conversation-Id": "c"}
+    ),
+    "a response": Caller(
+        RESPONSES, {"input": [LOOKUP], "tools": FLAT},
+        lambda form: {"input": output_item(form), "previous_response_id": form["id"]},
+    ),
+    "a response in a conversation": Caller(
+        RESPONSES, {"input": [LOOKUP], "tools": FLAT, "conversation": "c"},
+        lambda form: {"input": output_item(form), "conversation": "c"},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.daily(rows=6)  # all take one way
+@pytest.mark.parametrize("is_settled", [False, True], ids=["goes on", "is settled"])
+@pytest.mark.parametrize("name", CALLERS)
+async def test_an_answer_of_calls_is_told_again_when_its_turn(house: Served, name: str, is_settled: bool) -> None:
+    caller, gate = CALLERS[name], gate_answers(house.simulator)
+    first = await request(house, caller, caller.question)
+    answer = asyncio.create_task(request(house, caller, caller.outputs(first), "k2"))
+    async with asyncio.timeout(PATIENCE):
+        await until(lambda: len(house.simulator.ledger) == 2)
+        if is_settled:
+            gate.set()
+            await answer
+
+        again = await request(house, caller, caller.question)
+
+        gate.set()
+        assert timeless(again) == timeless(first)
+        assert calls_of(first)
+        given = await answer
+        assert timeless(await request(house, caller, caller.outputs(first), "k2")) == timeless(given)
     assert (len(house.simulator.ledger), await threads(house)) == (2, 1)
 
 
+async def request(house: Served, caller: Caller, body: Body, key: str | None = "k1") -> Body:
+    default = await house.queue.assistants.default("default")
+    assert default is not None
+    headers = {**({} if key is None else {"Idempotency-Key": key}), **caller.headers}
+    async with house.http.post(
+        house.url + caller.path, json={"model": default.assistant_id, **body}, headers=headers
+    ) as reply:
+        form: Body = await reply.json()
+    assert reply.status == 200, form
+    return form
+
+
+def timeless(form: Body) -> Body:
+    """Without when it says that it was made, which is now."""
+    return {name: value for name, value in form.items() if name not in ("created", "created_at", "completed_at")}
+
+
+@pytest.mark.daily(rows=3)  # all take one way
+@pytest.mark.parametrize("stream", [False, True], ids=["waited for", "streamed"])
+async def test_outputs_of_a_run_are_given_once(house: Served, stream: bool) -> None:
+    default = await house.queue.assistants.default("default")
+    assert default is not None
+    thread = {"messages": [{"role": "user", "content": WANTS_LOOKUP}]}
+    _, run = await post(
+        house, "/v1/threads/runs", {"assistant_id": default.assistant_id, "thread": thread, "tools": NESTED}
+    )
+    url = f"{house.url}/v1/threads/{run['thread_id']}/runs/{run['id']}"
+
+    async def reach(status: str) -> Body:
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                async with house.http.get(url) as reply:
+                    form: Body = await reply.json()
+                if form["status"] == status:
+                    return form
+                await asyncio.sleep(0.01)
+
+    action = (await reach("requires_action"))["required_action"]
+    call_id = action["submit_tool_outputs"]["tool_calls"][0]["id"]
+
+    async def give(output: str, key: str | None = "k2") -> int:
+        body = {"tool_outputs": [{"tool_call_id": call_id, "output": output}], "stream": stream}
+        headers = {} if key is None else {"Idempotency-Key": key}
+        async with house.http.post(f"{url}/submit_tool_outputs", json=body, headers=headers) as reply:
+            await reply.read()
+        return reply.status
+
+    answers = [await give("42"), await give("42")]
+    await reach("completed")
+
+    assert [*answers, await give("42")] == [200] * 3
+    assert [await give("43"), await give("42", key=None)] == [400] * 2  # as ever: these are no repeats
+    assert len(house.simulator.ledger) == 2
+
+
+@pytest.mark.daily(rows=5)  # all take one way
+@pytest.mark.parametrize("name", ["a response", "a chat", "a chat in a conversation"])
+async def test_a_failure_is_told_again(house: Served, name: str) -> None:
+    ask = ASKS[name]
+    field = "input" if "input" in ask.body else "messages"
+    body = {field: [{"role": "user", "content": "[[fault:400]] hello"}]}
+    first = await tell(house, ask, body=body)
+    requests = len(house.simulator.ledger)
+
+    assert first.status == 502, first
+    assert await tell(house, ask, body=body) == first
+    assert (len(house.simulator.ledger), await threads(house)) == (requests, 1)
+
+
+@pytest.mark.daily(rows=5)  # all take one way
+@pytest.mark.parametrize("name", ["a response in a conversation", "a chat in a conversation"])
+async def test_an_answer_is_told_again_when_its_conversation_has_gone_on(house: Served, name: str) -> None:
+    first = await tell(house, ASKS[name])
+    past = {"role": "assistant", "content": first.text}
+    more = {"messages": [USER, past, {"role": "user", "content": "more"}]}
+    await tell(house, ASKS["a chat in a conversation"], key="k2", body=more)
+
+    assert await tell(house, ASKS[name]) == first
+    assert len(house.simulator.ledger) == 2
+
+
+@pytest.mark.daily(rows=3)  # all take one way
+async def test_an_answer_made_anew_is_refused_when_its_conversation_has_gone_on(house: Served) -> None:
+    ask = ASKS["a chat in a conversation"]
+    await tell(house, ask)
+    anew = await tell(house, ask, key="k2")
+    past = {"role": "assistant", "content": anew.text}
+    await tell(house, ask, key="k3", body={"messages": [USER, past, {"role": "user", "content": "more"}]})
+    before = await items(house)
+
+    again = await tell(house, ask, key="k2")
+
+    assert (again.status, again.name) == (409, "conflict")
+    assert (len(house.simulator.ledger), await items(house)) == (3, before)
+
+
+WRONG = {
+    "no words": [{"role": "user", "content": ""}],
+    "an unknown part": [{"role": "user", "content": [{"type": "nonsense"}]}],
+    "a wrong past": [{"role": "user", "content": [{"type": "image_url"}]}, SAID, USER],
+    "nothing to answer": [USER, SAID],
+}
+
+
+@pytest.mark.daily(rows=9)  # all take one way
+@pytest.mark.parametrize("content", WRONG)
+@pytest.mark.parametrize("name", ["a response", "a chat"])
+async def test_what_is_wrong_makes_no_thread(house: Served, name: str, content: str) -> None:
+    field = "input" if name == "a response" else "messages"
+
+    refused = await tell(house, ASKS[name], body={field: WRONG[content]})
+
+    assert refused.status == 400, refused
+    assert await threads(house) == 0
+    assert (await tell(house, ASKS[name])).status == 200  # the name is free
+
+
+@pytest.mark.daily(rows=4)  # all take one way
+@pytest.mark.parametrize(("key", "status"), [("k" * 512, 200), ("é%00/..;", 200), ("k" * 513, 400), ("", 400)])
+async def test_a_key_is_any_text_of_512_characters(house: Served, key: str, status: int) -> None:
+    answers = {await tell(house, ASKS["a response"], key=key) for _ in range(2)}
+
+    assert [one.status for one in answers] == [status]
+
+
+async def test_a_name_that_was_used_a_day_ago_is_refused_as_long_as_its_message_is_known() -> None:
+    clock = LeapingClock()
+    async with served(clock=clock) as house:
+        first = await tell(house, ASKS["a chat"])
+        again = []
+        for hours in (23, 25, 7 * 24):
+            clock.ahead += hours * 3600.0
+            again.append(await tell(house, ASKS["a chat"]))
+
+        assert again[0] == first
+        assert (again[1].status, len(house.simulator.ledger)) == (404, 2), again
+        assert again[2].status == 200
+
+
+class LeapingClock(SystemClock):
+    """The machine's, so many seconds ahead."""
+
+    ahead = 0.0
+
+    def now(self) -> float:
+        return super().now() + self.ahead
+
+    def elapsed(self) -> float:  # type: ignore[override]  # there it is no method, to be quick
+        return super().elapsed() + self.ahead
+
+
+@pytest.mark.daily(rows=3)  # all take one way
 async def test_a_response_that_goes_on_from_another_does_so_once(house: Served) -> None:
     first = await tell(house, ASKS["a response"])
     ask = Ask(RESPONSES, {"input": "and then?", "previous_response_id": first.name})
@@ -274,6 +492,7 @@ async def test_a_thread_that_begins_at_an_earlier_response_is_one(tmp_path: Path
         assert (len(house.simulator.ledger), await threads(house)) == (3, 2)
 
 
+@pytest.mark.daily(rows=3)  # all take one way
 async def test_an_answer_made_anew_is_made_once(house: Served) -> None:
     ask = ASKS["a chat in a conversation"]
     first = await tell(house, ask)
@@ -285,6 +504,7 @@ async def test_an_answer_made_anew_is_made_once(house: Served) -> None:
     assert len(house.simulator.ledger) == 2
 
 
+@pytest.mark.daily(rows=2)  # all take one way
 @pytest.mark.parametrize("name", ["a response", "a chat"])
 async def test_the_name_is_of_one_credential(name: str) -> None:
     async with served(auth="on") as house:
@@ -299,6 +519,7 @@ async def test_the_name_is_of_one_credential(name: str) -> None:
         assert len(house.simulator.ledger) == 3
 
 
+@pytest.mark.daily(rows=3)  # all take one way
 async def test_the_name_is_of_one_door(house: Served) -> None:
     told = [await tell(house, ASKS[name]) for name in ("a response", "a chat")]
     made = [await post(house, path, {}) for path in ("/v1/threads", "/v1/conversations", "/api/threads")]
@@ -329,6 +550,7 @@ async def post(house: Served, path: str, body: Body, key: str = "k1") -> tuple[i
         return reply.status, await reply.json()
 
 
+@pytest.mark.daily(rows=7)  # all take one way
 @pytest.mark.parametrize("name", MAKES)
 async def test_what_is_made_is_made_once(house: Served, name: str) -> None:
     thread = (await house.queue.create_thread()).thread_id
@@ -345,6 +567,7 @@ async def test_what_is_made_is_made_once(house: Served, name: str) -> None:
     assert (await post(house, path, body, "k2"))[1] != first[1]
 
 
+@pytest.mark.daily(rows=7)  # all take one way
 @pytest.mark.parametrize("name", MAKES)
 async def test_two_that_make_at_once_make_one(house: Served, name: str) -> None:
     thread = (await house.queue.create_thread()).thread_id
@@ -359,6 +582,17 @@ async def test_two_that_make_at_once_make_one(house: Served, name: str) -> None:
     assert await threads(house) == (1 if thread in path else 2)
 
 
+@pytest.mark.daily(rows=5)  # all take one way
+@pytest.mark.parametrize("path", ["/v1/threads", "/v1/conversations", "/api/threads"])
+async def test_other_metadata_under_the_name_is_another_thread(house: Served, path: str) -> None:
+    first, other, again = [await post(house, path, {"metadata": {"a": value}}) for value in ("1", "2", "1")]
+
+    assert first == again
+    assert other[1]["metadata"] == {"a": "2"}
+    assert await threads(house) == 2
+
+
+@pytest.mark.daily(rows=5)  # all take one way
 @pytest.mark.parametrize("name", ["a message", "items"])
 async def test_other_words_under_the_name_are_refused(house: Served, name: str) -> None:
     thread = (await house.queue.create_thread()).thread_id
@@ -372,6 +606,7 @@ async def test_other_words_under_the_name_are_refused(house: Served, name: str) 
     assert await items(house) == before
 
 
+@pytest.mark.daily(rows=5)  # all take one way
 @pytest.mark.parametrize("in_thread", [False, True], ids=["with its thread", "in a thread"])
 @pytest.mark.parametrize("stream", [False, True], ids=["waited for", "streamed"])
 async def test_a_run_is_begun_once(house: Served, stream: bool, in_thread: bool) -> None:

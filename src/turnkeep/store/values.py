@@ -238,7 +238,8 @@ class TranscriptEntry:
     """One transcript item as stored. `tokens`: the caller's count; `turn`: the ordinal of the commit that wrote it."""
 
     item: Item
-    tokens: int = 0
+    # Not of the operation's name (`operation_id`): a repeat says the same, and may weigh it for another model.
+    tokens: int = field(default=0, repr=False)
     turn: int = 0
     at: float = 0.0
 

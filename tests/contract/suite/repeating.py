@@ -301,6 +301,14 @@ class RepeatPromises:
         assert await desk.store.forget(where, once="k")
         assert await desk.store.thread(where) is None
 
+    async def test_what_another_model_weighs_otherwise_is_the_same(self, start: Start) -> None:
+        desk = await start(POLICY)
+        where = World(desk.store, "1").where
+        for tokens in (5, 7):
+            await desk.store.append(where, [replace(entry, tokens=tokens) for entry in SAID], once="k")
+
+        assert len(await desk.transcript(where)) == 2
+
     async def test_a_name_is_forgotten_after_a_day(self, start: Start) -> None:
         desk = await start(POLICY)
         where = World(desk.store, "1").where

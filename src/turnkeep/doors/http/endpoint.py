@@ -96,17 +96,18 @@ class HttpCall:
         """
         return None if self.once is None else f"{self.once}\0{self.request.url.path}\0{part}"
 
-    async def make_thread(self, purpose: str = "", *, metadata: Mapping[str, str] | None = None) -> ThreadRecord:
-        """A new thread of the tenant; of a call that its caller names the same each time. Raises
-        `TooManyRequests`, and `ThreadNotFound` where it was made before and is forgotten.
+    async def make_thread(self, purpose: str = "", *, metadata: Mapping[str, str | None] | None = None) -> ThreadRecord:
+        """A new thread of the tenant; of a call that its caller names the same each time, with other `metadata`
+        another. Raises `TooManyRequests`, and `ThreadNotFound` where it was made before and is forgotten.
         """
-        once, tenant = self.once_for(purpose), self.principal.tenant
+        texts = {name: text for name, text in (metadata or {}).items() if text is not None}
+        once, tenant = self.once_for((purpose, sorted(texts.items()))), self.principal.tenant
         thread_id = thread_name(once)
         if not await self.limits.threads.has_room(tenant):
             is_there = once and await self.application.store.thread(self.application.address(thread_id, tenant))
             if not is_there:
                 raise self.limits.threads.refusal()
-        return await self.application.create_thread(thread_id, metadata=metadata, tenant=tenant, once=once)
+        return await self.application.create_thread(thread_id, metadata=texts, tenant=tenant, once=once)
 
     @property
     def holder(self) -> Holder:

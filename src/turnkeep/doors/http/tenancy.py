@@ -60,8 +60,7 @@ def _passage_json(passage: Passage) -> dict[str, Any]:
 
 async def create_thread(call: HttpCall) -> Response:
     body = await call.body(empty=True)
-    metadata = {k: v for k, v in read_metadata(body.get("metadata", {})).items() if v is not None}
-    record = await call.make_thread(metadata=metadata)
+    record = await call.make_thread(metadata=read_metadata(body.get("metadata", {})))
     return JsonResponse(thread_json(record, in_full=call.principal.sees_calls), status_code=201)
 
 

@@ -39,9 +39,7 @@ STAYS = "what was said stays as it was said, it may be answered already: say wha
 async def begin_conversation(call: HttpCall) -> Response:
     body = await call.body(empty=True)
     metadata, items = read_metadata(body.get("metadata") or {}), _read_items(call, body.get("items") or [])
-    record = await turn_request.new_thread(call)
-    if metadata:
-        record = await call.application.store.update(record.address, {"metadata": metadata}, once=call.once)
+    record = await turn_request.new_thread(call, metadata=metadata)
     await _append(call, record, items)
     return JsonResponse(_form(record))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from starlette.responses import Response
@@ -10,7 +10,7 @@ from starlette.responses import Response
 from turnkeep.auth import acts
 from turnkeep.doors.error_answers import JsonResponse
 from turnkeep.doors.http.endpoint import HttpCall
-from turnkeep.doors.http.openai import openai_input, turn_request
+from turnkeep.doors.http.openai import turn_request
 from turnkeep.doors.http.openai.chat_completions import answering_assistant, wishes_of
 from turnkeep.doors.http.openai.conversation_key import AnswerName, conversation_of, is_beside, thread_of
 from turnkeep.doors.http.openai.openai_errors import fault_response
@@ -26,9 +26,9 @@ from turnkeep.doors.http.openai.response_object import (
 from turnkeep.doors.http.openai.response_object import response as response_form
 from turnkeep.doors.http.openai.sdk_retries import is_retry
 from turnkeep.doors.http.openai.turn_reader import (
+    OPEN_STATES,
     CallerGone,
     OutputsWanted,
-    TextGrowth,
     TurnEnd,
     TurnFailure,
     TurnPart,
@@ -38,7 +38,7 @@ from turnkeep.doors.http.openai.turn_reader import (
     turn_of,
 )
 from turnkeep.doors.http.openai.turn_request import TurnAnswer, TurnRequest, question_id
-from turnkeep.doors.http.openai.turn_segments import TurnSegment, segments_of
+from turnkeep.doors.http.openai.turn_segments import TurnSegment, past_segment, segments_of
 from turnkeep.doors.http.sent_events import SentEvents, named_frame, response_resources
 from turnkeep.errors import Conflict, InvalidMessage, MessageFrozen, NotFound, NotOffered
 from turnkeep.messages import Address, UserItem
@@ -49,7 +49,6 @@ EARLIER = (
     "the conversation has gone on since response {name}: go on from its last response, or set "
     "TURNKEEP_OPENAI_HISTORY=fresh, by which a thread of its own begins there"
 )
-OPEN_STATES = ("waiting", "running", "delayed")
 
 
 async def create_response(call: HttpCall) -> Response:
@@ -185,28 +184,21 @@ async def _head(call: HttpCall, record: ThreadRecord, message: MessageRecord, na
 
 async def _current(call: HttpCall, record: ThreadRecord, message: MessageRecord, head: ResponseHead) -> dict[str, Any]:
     now = call.application.clock.now()
+    past = await past_segment(call, record, message, head.name.segment)
+    if past is not None:
+        return _held_response(head, past, now=now)
     if message.status not in OPEN_STATES:
-        end = await settled_part(call, record.address, message)
-        segments = await _segments(call, record, message)
-        if head.name.segment >= len(segments) - 1 or isinstance(end, TurnFailure):
-            text = segments[-1].text if segments else ""
-            return response_of_end(head, end.with_text(text) if isinstance(end, TurnEnd) else end, now=now)
-        return _held_response(head, segments[head.name.segment], now=now)
-    if message.status != "running":
-        return response_form(head, "queued")
-    outline = await outline_of(call, record.address, head.name.message_id)
-    if len(outline.holds) > head.name.segment:
-        calls = {one.call_id: one for one in record.calls}
-        hold = outline.holds[head.name.segment]
-        calls_held = openai_input.seen_calls(call, (calls[one] for one in hold.calls if one in calls))
-        return _held_response(head, TurnSegment(outline.text_before(head.name.segment), calls_held), now=now)
-    return response_form(head, "in_progress")
+        return response_of_end(head, await _end(call, record, message), now=now)
+    return response_form(head, "in_progress" if message.status == "running" else "queued")
 
 
-async def _segments(call: HttpCall, record: ThreadRecord, message: MessageRecord) -> Sequence[TurnSegment]:
-    if message.status in ("dead", "withdrawn"):
-        return ()
-    return await segments_of(call, record, await turn_of(call, record.address, message.message_id))
+async def _end(call: HttpCall, record: ThreadRecord, message: MessageRecord) -> TurnEnd | TurnFailure:
+    """Of a turn that is settled, with what its last answer has said."""
+    end = await settled_part(call, record.address, message)
+    if isinstance(end, TurnFailure):
+        return end
+    segments = await segments_of(call, record, await turn_of(call, record.address, message.message_id))
+    return end.with_text(segments[-1].text)
 
 
 async def _stream_again(
@@ -228,13 +220,12 @@ async def _stream_again(
 async def _settled_parts(
     call: HttpCall, record: ThreadRecord, message: MessageRecord, number: int
 ) -> AsyncIterator[TurnPart]:
-    end = await settled_part(call, record.address, message)
-    segments = await _segments(call, record, message)
-    if isinstance(end, TurnFailure) or number >= len(segments) - 1:
-        yield end.with_text(segments[-1].text) if isinstance(end, TurnEnd) else end
+    past = await past_segment(call, record, message, number)
+    if past is None:
+        yield await _end(call, record, message)
         return
-    yield TextGrowth(segments[number].text)
-    yield OutputsWanted(segments[number].calls)
+    async for part in past.parts():
+        yield part
 
 
 async def cancel_response(call: HttpCall) -> Response:

@@ -19,13 +19,13 @@ from turnkeep.doors.http.openai.openai_input import allow_wishes, id_from, messa
 from turnkeep.doors.http.openai.part_frames import frames_of
 from turnkeep.doors.http.openai.run_events import RunEvents
 from turnkeep.doors.http.openai.run_objects import TERMINAL, RunState, run_state, steps_of
-from turnkeep.doors.http.openai.sdk_retries import find_run
+from turnkeep.doors.http.openai.sdk_retries import find_run, is_retry
 from turnkeep.doors.http.openai.thread_objects import RUN_PREFIX, thread_form
 from turnkeep.doors.http.openai.turn_reader import TurnPart, TurnReader
 from turnkeep.doors.http.sent_events import SentEvents, named_frame, response_resources
 from turnkeep.errors import InvalidMessage, MessageFrozen, NotFound, NotOffered
 from turnkeep.inputs import MAX_MODEL, optional_text
-from turnkeep.messages import UserItem
+from turnkeep.messages import OutputItem, UserItem
 from turnkeep.store.values import ThreadRecord
 
 POLL_AFTER = "openai-poll-after-ms"
@@ -167,19 +167,30 @@ async def submit_outputs(call: HttpCall) -> Response:
     state = await _state(call, "approve", "read")
     body = await call.body()
     outputs = _outputs(body.get("tool_outputs"))
-    if not state.calls:
+    before = _repeated_calls(call, state, outputs)
+    if not state.calls and not before:
         raise InvalidMessage(f'Runs in status "{state.status}" do not accept tool outputs.')
     call_ids = [one.call_id for one in state.calls]
-    if set(call_ids) != set(outputs):
+    if set(call_ids) != set(outputs) - before:
         raise InvalidMessage(f"Expected tool outputs for call_ids {call_ids}, got {list(outputs)}")
     if body.get("stream") is not True:
         await turn_request.give(call, state.thread.address, state.calls, outputs)
-        return _answer(await run_state(call, state.thread, state.run_id), "queued")
+        current = await run_state(call, state.thread, state.run_id)
+        return _answer(current, "queued" if state.calls else None)
     async with response_resources() as resources:
         resources.enter_context(call.limits.streaming(call.holder))
         answer = await turn_request.follow_outputs(call, state.thread, outputs, resources)
         events = RunEvents(state, base=answer.reader.base_length, continues=True)
         return SentEvents(_frames(answer.reader.parts(state.run_id), events), resources.aclose)
+
+
+def _repeated_calls(call: HttpCall, state: RunState, outputs: Mapping[str, str]) -> set[str]:
+    """Of these calls, those that have this output already: of a request that its caller names or repeats."""
+    if call.once is None and not is_retry(call):
+        return set()
+    there = {one.call_id: one.output for one in state.thread.calls if one.decision == "output"}
+    there |= {e.item.call_id: e.item.output for e in state.entries if isinstance(e.item, OutputItem)}
+    return {call_id for call_id, output in outputs.items() if there.get(call_id) == output}
 
 
 def _outputs(value: object) -> dict[str, str]:

@@ -42,10 +42,7 @@ async def begin_thread(call: HttpCall) -> Response:
 async def make_thread(call: HttpCall, body: Mapping[str, Any]) -> ThreadRecord:
     check_resources(body.get("tool_resources"))
     messages = read_messages(call, body, "messages")
-    metadata = read_metadata(body.get("metadata") or {})
-    record = await turn_request.new_thread(call)
-    if metadata:
-        record = await call.application.store.update(record.address, {"metadata": metadata}, once=call.once)
+    record = await turn_request.new_thread(call, metadata=read_metadata(body.get("metadata") or {}))
     for number, message in enumerate(messages):
         await write(call, record, message, once=call.once_for(number))
     return record
@@ -182,10 +179,10 @@ async def _write_answer(call: HttpCall, message: Message, *, once: str | None) -
     item = AssistantItem(message.text, author=call.principal.subject)
     await append(call, message.address, item, once=once)
     record = await call.application.store.thread(message.address)
-    said = answer_form("", "", item.text, 0.0, status="completed")["content"]
+    content = answer_form("", "", item.text, 0.0, status="completed")["content"]
     messages = [one.form for one in await messages_of_thread(call, record)] if record else []
     # Others may have spoken since, where this is a repeat.
-    same = [form for form in messages if form["role"] == "assistant" and form["content"] == said]
+    same = [form for form in messages if form["role"] == "assistant" and form["content"] == content]
     return str((same or messages)[-1]["id"])
 
 

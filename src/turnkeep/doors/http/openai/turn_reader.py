@@ -30,6 +30,9 @@ QUIET = 5.0
 LOOK_AGAIN = 0.5
 """Seconds between two looks at the connection."""
 
+OPEN_STATES = ("waiting", "running", "delayed")
+"""Of a message: nobody has answered it."""
+
 WITHDRAWAL = TurnFault("withdrawn", "This message was taken back before it was answered.")
 FORGOTTEN_FAULT = TurnFault("dead", "This message could not be answered, and the reason is not kept any more.")
 
@@ -137,11 +140,13 @@ class LogCursor:
 @dataclass(frozen=True, slots=True)
 class RunOutline:
     """What the log says of the turn of a message: where its first attempt begins, and where it was
-    held for outputs of the caller's functions, each time. The log may be younger than the turn.
+    held for outputs of the caller's functions, each time, with the calls of that round. The log may be younger than
+    the turn.
     """
 
     beginning: LogCursor | None = None
     holds: tuple[LogCursor, ...] = ()
+    rounds: tuple[tuple[HeldCall, ...], ...] = ()
 
     def text_before(self, hold: int) -> str:
         """What was shown between this hold and the one before it."""
@@ -164,11 +169,12 @@ async def outline_of(call: HttpCall, address: Address, message_id: str) -> RunOu
                 continue
             if event.kind == "started" and outline.beginning is None:
                 outline = replace(outline, beginning=LogCursor(page.epoch, event.offset - 1))
-            calls = tuple(one["call_id"] for one in event.calls if one.get("kind") == "output")
+            wanted_calls = tuple(HeldCall(**one) for one in event.calls if one.get("kind") == "output")
+            calls = tuple(one.call_id for one in wanted_calls)
             # A claim that found one of them undecided holds them again: it is the same round.
             if event.kind == "held" and calls and outline.behind(calls) is None:
                 cursor = LogCursor(page.epoch, event.offset, answer.text, calls)
-                outline = replace(outline, holds=(*outline.holds, cursor))
+                outline = replace(outline, holds=(*outline.holds, cursor), rounds=(*outline.rounds, wanted_calls))
         if not page.events or page.events[-1].offset >= page.top:
             return outline
         after = page.events[-1].offset
@@ -217,7 +223,7 @@ class TurnReader:
         record = await self._store.message(self._address, message_id)
         if record is None:
             raise NotFound(f"message {message_id!r} is not known any more")
-        if record.status not in ("waiting", "running", "delayed"):
+        if record.status not in OPEN_STATES:
             yield await settled_part(self._call, self._address, record, self._cursor.calls if self._cursor else ())
             return
         async for part in self._live_parts(message_id):

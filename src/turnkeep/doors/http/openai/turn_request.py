@@ -17,7 +17,7 @@ from turnkeep.doors.http.openai import resent_history as history
 from turnkeep.doors.http.openai.conversation_key import AnswerName
 from turnkeep.doors.http.openai.openai_errors import openai_error
 from turnkeep.doors.http.openai.openai_input import allow_wishes, id_from, message_of, plain_text, read_past_content
-from turnkeep.doors.http.openai.sdk_retries import find_written
+from turnkeep.doors.http.openai.sdk_retries import find_written, is_retry
 from turnkeep.doors.http.openai.turn_reader import (
     Beginning,
     LogCursor,
@@ -28,6 +28,7 @@ from turnkeep.doors.http.openai.turn_reader import (
     TurnReader,
     outline_of,
 )
+from turnkeep.doors.http.openai.turn_segments import TurnSegment, past_segment
 from turnkeep.doors.http.sent_events import response_resources
 from turnkeep.errors import Conflict, InvalidMessage, NotFound, Rejection, StoreError
 from turnkeep.messages import Address, AssistantItem, CallItem, Item, Message, OutputItem, UserItem, turns_of
@@ -73,12 +74,14 @@ class TurnAnswer:
     question: Question
     reader: TurnReader
     stack: AsyncExitStack = field(default_factory=AsyncExitStack)
+    past: TurnSegment | None = None
+    """What it was, where its turn has gone on since."""
     text_so_far: str = ""
     thoughts_so_far: str = ""
     """What was said and thought by the part that was read last."""
 
     async def parts(self) -> AsyncIterator[TurnPart]:
-        async for part in self.reader.parts(self.question.name.message_id):
+        async for part in self.past.parts() if self.past else self.reader.parts(self.question.name.message_id):
             match part:
                 case TextGrowth(text):
                     self.text_so_far += text
@@ -121,9 +124,10 @@ async def ask(call: HttpCall, address: Address | None, request: TurnRequest) -> 
 async def ask_anew(call: HttpCall, request: TurnRequest) -> TurnAnswer:
     """The same in a new thread: what was said before is written into it first."""
     allow_wishes(call, request.wishes)
+    past, question = _parted(call, request)
     address = (await new_thread(call)).address
     try:
-        return await ask(call, address, await _write_beginning(call, address, request))
+        return await ask(call, address, await _begin(call, address, past, question))
     except Rejection:
         # nobody was told of it; what its caller names is his repeat's, or his first request's
         if call.once is None:
@@ -159,7 +163,7 @@ async def _ask_in(call: HttpCall, address: Address, request: TurnRequest, stack:
     reader = await stack.enter_async_context(TurnReader(call, address))
     match comparison:
         case history.Repetition(request.message_id):
-            name = await _send(call, address, _question_alone(request), 0)
+            name = await _send(call, address, _last_of(request), 0)
         case history.Continuation(index):
             index = await _take_others_answers(call, address, request, index)
             name = await _send(call, address, request, index)
@@ -169,7 +173,18 @@ async def _ask_in(call: HttpCall, address: Address, request: TurnRequest, stack:
             message_id = comparison.message_id
             record = await call.application.store.thread(address)
             name = AnswerName(record.thread_id if record else "", message_id)
-    return TurnAnswer(Question(address, name), reader, stack)
+    return await _answer_of(call, Question(address, name), reader, stack)
+
+
+async def _answer_of(call: HttpCall, question: Question, reader: TurnReader, stack: AsyncExitStack) -> TurnAnswer:
+    """What is read for it. A repeat is told what its first request was, also where the turn has gone on since."""
+    past = None
+    if call.once is not None or is_retry(call):
+        name, store = question.name, call.application.store
+        record, message = await store.thread(question.address), await store.message(question.address, name.message_id)
+        if record is not None and message is not None:
+            past = await past_segment(call, record, message, name.segment)
+    return TurnAnswer(question, reader, stack, past)
 
 
 async def _compare(call: HttpCall, address: Address, request: TurnRequest) -> history.Comparison:
@@ -211,7 +226,7 @@ async def _named_repetition(call: HttpCall, address: Address, request: TurnReque
     return history.Repetition(message_id)
 
 
-def _question_alone(request: TurnRequest) -> TurnRequest:
+def _last_of(request: TurnRequest) -> TurnRequest:
     """The last message of a request that was taken in before: it has its receipt, or is refused if it says
     something else; the others went before it.
     """
@@ -230,7 +245,7 @@ async def _branch(call: HttpCall, address: Address, request: TurnRequest, index:
         call.principal.require(scope, branch.channel)
     if await call.application.store.thread(branch) is None:
         ends = history.answer_before(request.messages)
-        await _write_past(call, branch, request.messages[:ends], once=f"branch\0{branch.channel}")
+        await _write_past(call, branch, _items_of(call, request.messages[:ends]), once=f"branch\0{branch.channel}")
     return branch
 
 
@@ -248,7 +263,7 @@ async def _take_others_answers(call: HttpCall, address: Address, request: TurnRe
     users = [at for at, one in enumerate(request.messages) if one.get("role") == "user"]
     start = users[skip] if index else 0
     digest = id_from(address.channel, *(f"{one.role}:{one.text}" for one in resent[: ends[-1]]))
-    await _write_past(call, address, request.messages[start:last], once=digest)
+    await _write_past(call, address, _items_of(call, request.messages[start:last]), once=digest)
     return ends[-1]
 
 
@@ -309,29 +324,41 @@ async def _ask_alone(call: HttpCall, request: TurnRequest, stack: AsyncExitStack
     """Without a key: a thread that nobody else names, forgotten with its answer. Title and tag
     generators of front ends ask like that, and must never enter a conversation.
     """
-    record = await new_thread(call)
-    await _forget_in_time(call, record.address, stack)
-    beginning = await _write_beginning(call, record.address, request)
-    reader = await stack.enter_async_context(TurnReader(call, record.address))
-    alone = replace(beginning, wishes={**request.wishes, "flush": True}, compares=False)
-    name = await _send(call, record.address, alone, 0)
-    return TurnAnswer(Question(record.address, name), reader, stack)
+    past, question = _parted(call, request)
+    address = (await new_thread(call)).address
+    await _forget_in_time(call, address, stack)
+    question = await _begin(call, address, past, replace(question, wishes={**request.wishes, "flush": True}))
+    reader = await stack.enter_async_context(TurnReader(call, address))
+    name = await _send(call, address, question, 0)
+    return await _answer_of(call, Question(address, name), reader, stack)
 
 
-async def new_thread(call: HttpCall, purpose: str = "") -> ThreadRecord:
+async def new_thread(
+    call: HttpCall, purpose: str = "", *, metadata: Mapping[str, str | None] | None = None
+) -> ThreadRecord:
     """An empty one of the tenant. Raises `NotAllowed`, and what `HttpCall.make_thread` does."""
     for scope in ("send", "read"):
         call.principal.require(scope)
-    return await call.make_thread(purpose)
+    return await call.make_thread(purpose, metadata=metadata)
 
 
-async def _write_beginning(call: HttpCall, address: Address, request: TurnRequest) -> TurnRequest:
-    """What was said before goes into a new thread; what is to be answered is left."""
-    if await _named_repetition(call, address, request) is not None:
-        return _question_alone(request)
+def _parted(call: HttpCall, request: TurnRequest) -> tuple[Sequence[Item], TurnRequest]:
+    """What was said before, and what is to be answered. Raises what is wrong with them, before a thread is made
+    that a name would keep.
+    """
     ends = history.answer_before(request.messages)
-    await _write_past(call, address, request.messages[:ends], once=None if call.once is None else "beginning")
-    return replace(request, messages=request.messages[ends:])
+    past = _items_of(call, request.messages[:ends])
+    question = replace(request, messages=request.messages[ends:], compares=False)
+    _new_messages(call, call.application.address("new", call.principal.tenant), question, 0)
+    return past, question
+
+
+async def _begin(call: HttpCall, address: Address, past: Sequence[Item], question: TurnRequest) -> TurnRequest:
+    """What was said before goes into a new thread; what is left to be sent."""
+    if await _named_repetition(call, address, question) is not None:
+        return _last_of(question)
+    await _write_past(call, address, past, once=None if call.once is None else "beginning")
+    return question
 
 
 async def _forget_in_time(call: HttpCall, address: Address, stack: AsyncExitStack) -> None:
@@ -350,13 +377,14 @@ async def _forget(call: HttpCall, address: Address) -> None:
             await forget_at_work(call.application.store, address)
 
 
-async def _write_past(
-    call: HttpCall, address: Address, messages: Sequence[Mapping[str, Any]], *, once: str | None
-) -> None:
+def _items_of(call: HttpCall, messages: Sequence[Mapping[str, Any]]) -> Sequence[Item]:
+    return [item for message in messages for item in past_items(call, message)]
+
+
+async def _write_past(call: HttpCall, address: Address, items: Sequence[Item], *, once: str | None) -> None:
     """Put what was said before into the transcript, turn by turn, so that the newest turns are
     remembered where all of them are too much.
     """
-    items = [item for message in messages for item in past_items(call, message)]
     count = tokenizer_for(call.application.model_name, call.application.catalog).count_item
     for number, turn in enumerate(turns_of(items)):
         entries = [TranscriptEntry(item, count(item)) for item in turn]
@@ -456,7 +484,7 @@ async def _follow_calls(
         cursor = LogCursor(page.epoch, page.top, calls=tuple(calls))
     name = replace(name, segment=outline.holds.index(cursor) + 1 if cursor in outline.holds else 1)
     reader = await stack.enter_async_context(TurnReader(call, address, cursor))
-    return TurnAnswer(Question(address, name), reader, stack)
+    return await _answer_of(call, Question(address, name), reader, stack)
 
 
 async def give(call: HttpCall, address: Address, waiting: Sequence[HeldCall], outputs: Mapping[str, str]) -> None:

@@ -4,14 +4,22 @@ answer to him.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
 from turnkeep.doors.http.endpoint import HttpCall
 from turnkeep.doors.http.openai.openai_input import seen_calls
-from turnkeep.doors.http.openai.turn_reader import text_of
+from turnkeep.doors.http.openai.turn_reader import (
+    OPEN_STATES,
+    OutputsWanted,
+    TextGrowth,
+    TurnPart,
+    outline_of,
+    text_of,
+    turn_of,
+)
 from turnkeep.messages import CallItem, UserItem
-from turnkeep.store.values import HeldCall, ThreadRecord, TranscriptEntry
+from turnkeep.store.values import HeldCall, MessageRecord, ThreadRecord, TranscriptEntry
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +28,12 @@ class TurnSegment:
 
     text: str
     calls: tuple[HeldCall, ...] = ()
+
+    async def parts(self) -> AsyncIterator[TurnPart]:
+        """The same as a reader tells it who is there while it is said."""
+        if self.text:
+            yield TextGrowth(self.text)
+        yield OutputsWanted(self.calls)
 
 
 async def client_names(call: HttpCall, record: ThreadRecord, entries: Sequence[TranscriptEntry]) -> set[str]:
@@ -52,3 +66,16 @@ async def segments_of(
         segments.append(TurnSegment(text_of(piece), seen_calls(call, calls)))
         piece = []
     return [*segments, TurnSegment(text_of(piece))]
+
+
+async def past_segment(call: HttpCall, record: ThreadRecord, message: MessageRecord, number: int) -> TurnSegment | None:
+    """The answer of this number, if calls of the caller's functions have ended it."""
+    if message.status == "running":
+        outline = await outline_of(call, record.address, message.message_id)
+        if number < len(outline.holds):
+            return TurnSegment(outline.text_before(number), seen_calls(call, outline.rounds[number]))
+    elif message.status not in (*OPEN_STATES, "dead", "withdrawn"):
+        segments = await segments_of(call, record, await turn_of(call, record.address, message.message_id))
+        if number < len(segments) - 1:
+            return segments[number]
+    return None
