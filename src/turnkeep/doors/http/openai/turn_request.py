@@ -124,7 +124,7 @@ async def ask(call: HttpCall, address: Address | None, request: TurnRequest) -> 
 async def ask_anew(call: HttpCall, request: TurnRequest) -> TurnAnswer:
     """The same in a new thread: what was said before is written into it first."""
     allow_wishes(call, request.wishes)
-    past, question = _parted(call, request)
+    past, question = _split(call, request)
     address = (await new_thread(call)).address
     try:
         return await ask(call, address, await _begin(call, address, past, question))
@@ -324,7 +324,7 @@ async def _ask_alone(call: HttpCall, request: TurnRequest, stack: AsyncExitStack
     """Without a key: a thread that nobody else names, forgotten with its answer. Title and tag
     generators of front ends ask like that, and must never enter a conversation.
     """
-    past, question = _parted(call, request)
+    past, question = _split(call, request)
     address = (await new_thread(call)).address
     await _forget_in_time(call, address, stack)
     question = await _begin(call, address, past, replace(question, wishes={**request.wishes, "flush": True}))
@@ -342,7 +342,7 @@ async def new_thread(
     return await call.make_thread(purpose, metadata=metadata)
 
 
-def _parted(call: HttpCall, request: TurnRequest) -> tuple[Sequence[Item], TurnRequest]:
+def _split(call: HttpCall, request: TurnRequest) -> tuple[Sequence[Item], TurnRequest]:
     """What was said before, and what is to be answered. Raises what is wrong with them, before a thread is made
     that a name would keep.
     """
