@@ -31,16 +31,12 @@ PATHS = ("/api/queue", "/api/dead", "/api/threads", "/api/channels/c/runs", "/ap
 
 @pytest.mark.prove
 async def test_a_secret_that_is_set_comes_out_nowhere(proof: Callable[[str, str], None], tmp_path: Path) -> None:
-    lines, root = io.StringIO(), logging.getLogger()
-    handlers, level = root.handlers, root.level
-    try:
-        configure_logging(level="debug", format="json")
-        root.handlers[0].setStream(lines)  # type: ignore[attr-defined]
-        out = await said_by_the_doors()
-    finally:
-        root.handlers, root.level = handlers, level
-    out["logs"] = lines.getvalue()
+    lines = io.StringIO()
+    configure_logging(level="debug", format="json")
+    logging.getLogger().handlers[0].setStream(lines)  # type: ignore[attr-defined]
+    out = await said_by_the_doors()
     out["doctor"] = await said_by_doctor(tmp_path)
+    out["logs"] = lines.getvalue()
     found = {name: said.count(CANARY) for name, said in out.items()}
     proof("canary", f"places {len(out)} | characters {sum(map(len, out.values()))} | found {sum(found.values())}")
     assert "[secret]" in out["logs"], "nothing was there to be hidden"

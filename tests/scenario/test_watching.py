@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import io
-import logging
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -54,14 +53,12 @@ def spans() -> Iterator[InMemorySpanExporter]:
 
 
 @pytest.fixture
-def logged(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
+def logged(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
     """All log lines, down to the smallest."""
-    root, written = logging.getLogger(), io.StringIO()
-    handlers, level = root.handlers, root.level
+    written = io.StringIO()
     monkeypatch.setattr("sys.stderr", written)
     configure_logging(level="debug", format="json")
-    yield written
-    root.handlers, root.level = handlers, level
+    return written
 
 
 async def ask(house: TestHouse, text: str, message_id: str = "m1", channel: str = "c") -> None:

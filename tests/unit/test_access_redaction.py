@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import random
-from collections.abc import Iterator
 
 import pytest
 
@@ -24,15 +23,6 @@ SECRETS = {
     "a cookie": "turnkeep_session=Zm9vYmFyYmF6cXV4",
 }
 VALUES = ["ab" * 32, "Abc123_def456", "eyJzdWIiOiJvbGdhIn0", "c29tZXRoaW5nLXNlY3JldA", "hunter2pass", "Zm9vYmFy"]
-
-
-@pytest.fixture
-def root() -> Iterator[None]:
-    """The root logger as it was."""
-    logger = logging.getLogger()
-    handlers, level = logger.handlers, logger.level
-    yield
-    logger.handlers, logger.level = handlers, level
 
 
 @pytest.mark.parametrize("name", SECRETS)
@@ -92,9 +82,7 @@ def test_the_id_of_a_key_stays_and_plain_words_too() -> None:
 
 
 @pytest.mark.parametrize("form", ["json", "console"])
-def test_lines_of_ours_and_of_other_libraries_hold_no_secret(
-    form: str, root: None, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_lines_of_ours_and_of_other_libraries_hold_no_secret(form: str, capsys: pytest.CaptureFixture[str]) -> None:
     know(["a value that is set"])
     configure_logging(level="info", format=form)
     for text in (*SECRETS.values(), "a value that is set"):
@@ -111,9 +99,7 @@ def test_lines_of_ours_and_of_other_libraries_hold_no_secret(
 
 
 @pytest.mark.parametrize("form", ["json", "console"])
-def test_nobodys_words_begin_a_line_or_steer_a_terminal(
-    form: str, root: None, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_nobodys_words_begin_a_line_or_steer_a_terminal(form: str, capsys: pytest.CaptureFixture[str]) -> None:
     configure_logging(level="info", format=form)
     evil = 'x\n{"event": "shutting_down"}\r\x1b[2J\u202e\u2028\x00'
     get_log("turnkeep.tests").info("tried", channel=evil)

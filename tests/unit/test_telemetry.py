@@ -128,14 +128,12 @@ def test_a_store_that_nobody_measures_is_left_alone() -> None:
 
 
 @pytest.fixture
-def lines(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
-    """Log lines as configured, with the former configuration put back."""
-    root, written = logging.getLogger(), io.StringIO()
-    handlers, level = root.handlers, root.level
+def lines(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
+    """Log lines as configured."""
+    written = io.StringIO()
     monkeypatch.setattr("sys.stderr", written)
     configure_logging(format="json")
-    yield written
-    root.handlers, root.level = handlers, level
+    return written
 
 
 def test_a_log_line_is_json_with_its_values(lines: io.StringIO) -> None:
