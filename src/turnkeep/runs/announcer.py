@@ -62,7 +62,7 @@ MOST_THOUGHT = 262_144
 MOST_OF_A_FILE = 1_048_576
 """Characters of a file that goes into the log; a larger one is in the transcript alone."""
 NO_SITE = "nowhere"
-"""Whose the thought is that a stop has cut off: half of one is no provider's, who would miss his seal on it."""
+"""The site of a thought that a stop has cut off. No provider takes half of his own: it lacks his seal."""
 PIECE, EVERY = 1_024, 0.25
 """Characters, and seconds, after which a piece of a thought is shown: thoughts are not read word by
 word, and their pieces stay in the log for as long as the run goes on.
@@ -389,8 +389,8 @@ class Disclosure:
     """Where in the answer stands what is shown again."""
 
     def public(self, step: Step) -> Step:
-        """The step with what may be seen of its items written on them: tools may be others by the
-        time somebody reads the transcript.
+        """The step, each item marked with what people may see of it. Marked now, because the tools
+        may be others when somebody reads the transcript.
         """
         items = tuple([self._public(item) for item in step.items])
         return step if items == step.items else replace(step, items=items)
@@ -444,8 +444,8 @@ class Disclosure:
             self._say("step", StepDetail(self._number))
 
     def shown_thought(self, steps: int) -> ReasoningItem | None:
-        """What was shown of the thoughts behind so many finished steps, as a transcript has it: people
-        have read it, and no model is told of it.
+        """Behind so many finished steps: the thought of the next one, as far as it was shown, as an
+        item of the transcript. People have read it; no model is told of it.
         """
         text = "".join(self._shown_thought)
         is_of_next = text and self._number == steps + 1
@@ -461,8 +461,8 @@ class Disclosure:
     # ------------------------------------------------------------ what has ended
 
     def end_step(self, step: Step, number: int) -> None:
-        """A model call that is in the journal: its calls, and its end. A turn of one step says none: its
-        final event does.
+        """Show the calls of a step that is in the journal, then its end. A turn of one step tells no
+        end: its final event does.
         """
         self.end_thought()
         calls = [item for item in step.items if isinstance(item, CallItem)]

@@ -190,8 +190,8 @@ class Answering:
         self.disclosure.end_step(step, self.journal.steps)
 
     async def _ask(self, request: ModelRequest) -> Step:
-        """One model call, repeated as the rules allow; its finished step, not yet
-        believed to have happened.
+        """Call the model, and again as often as the rules allow. The step that comes of it is not in
+        the journal yet.
         """
         before, failures, resumes = self.announcer.text_so_far, 0, 0
         last_break: ModelError | None = None

@@ -120,8 +120,8 @@ class Journal:
         return self.ending not in (None, "calls", "pause")
 
     async def write_step(self, step: Step, *, is_last: bool = False) -> None:
-        """The last one is believed at once and written by the commit, which holds the same; by
-        `flush`, or before whatever is written next, where no commit follows.
+        """Write a step. The last one counts at once and is not written: the commit holds the same.
+        Where no commit follows, `flush` writes it, or the next record does before itself.
         """
         if not is_last:
             await self._write(_step_record(step))
@@ -153,8 +153,8 @@ class Journal:
         await self._write({"type": "steered", "steered_through": messages[-1].seq, "items": items})
 
     async def finish(self) -> None:
-        """Write what a run was stopped in the middle of writing: the store may have it, and then it
-        counts there.
+        """Write once more what a stop has interrupted: the store may have it already, and then it
+        counts.
 
         A call whose start was being written has not begun.
         """
@@ -244,8 +244,8 @@ def join_texts(texts: Sequence[str]) -> str:
 
 
 async def retry_until_answered(act: Callable[[], Awaitable[T]]) -> T:
-    """Repeat a store operation until the store answers: one that its arguments name, or that has a
-    name (`once`).
+    """Repeat an operation of the store until it answers. For those that may be repeated: their
+    arguments name them, or they have a name (`once`).
 
     Without an end of its own: the lease of the run that waits here is the limit.
     """

@@ -29,7 +29,7 @@ class Lease:
     """The lease of one claim: what the store has said of it, as far as its keeper knows.
 
     Work that rests on it (`while_held` of `run`) is ended at its next wait by the first reason. Of several, and what
-    the work itself raised meanwhile, the weightiest counts. For work that nobody ends nothing of it runs.
+    the work itself raised meanwhile, the weightiest counts. Work that nobody ends pays nothing for it.
     """
 
     claim: Claim
@@ -67,7 +67,7 @@ class Lease:
             self.interrupt(reason)
 
     def interrupt(self, reason: Exception) -> None:
-        """Give a reason to end the work, also before it begins; what comes after it is left alone."""
+        """Give a reason to end the work, also before it begins. What its task does after it is left alone."""
         self.reasons.append(reason)
         # A task that cancels itself is cancelled at its next wait, which may stand behind the work.
         if self.work is not None and asyncio.current_task() is self.work:
@@ -82,8 +82,8 @@ class Lease:
             self.work.cancel(self)
 
     def cause(self, error: BaseException | None, work: asyncio.Task[Any], cancellations: int) -> BaseException:
-        """What decides of all that ended the work. `error` is its own; it had been cancelled so often when it began.
-        Who cancels it from outside comes before all reasons.
+        """Of all that ended the work, what decides. `error` is what it raised itself, `cancellations` how often its
+        task had been cancelled when it began. Who cancels the task from outside comes before all reasons.
         """
         count = work.cancelling() if self._cancellations is None else work.uncancel()
         if isinstance(error, asyncio.CancelledError):

@@ -194,8 +194,8 @@ class Keeper:
 
 
 class Worker:
-    """`run` works until `stop`, then drains: no claim is taken any more, runs end or are given
-    back, unused attempts stay.
+    """`run` works until `stop`, then drains: it claims nothing more, and runs end or are given
+    back, which costs them no attempt.
     """
 
     def __init__(
@@ -212,7 +212,7 @@ class Worker:
         self._is_stopping = False
         self._claiming: asyncio.Task[None] | None = None
         self._is_waiting = False
-        """Who claims has nothing to do: then a stop may cancel him, and at no other time."""
+        """The task that claims has nothing to do: only then may a stop cancel it."""
         self._slot_freed = asyncio.Event()
 
     @property
