@@ -25,9 +25,10 @@ GROUPS = (
         "a message is sent on a socket, its window is 0, and the first token comes back",
         "first_event commands",
         "the same model, asked directly; the difference is told",
-        "the path is one write that is made durable (the message; embedded, its claim with it) and one request. What "
-        "is left is the sync of the disk, and with a worker apart the way from the acceptance to the claim: less takes "
-        "a sync beside the writes behind it.",
+        "the path is one write (the message; embedded, its claim with it) and one request; the disk is waited for by "
+        "the receipt alone. What is left is Python, embedded with two hand-overs to the thread that writes, apart "
+        "with three scripts between four processes: less takes first words that who is in the same process sees "
+        "before the log has them.",
     ),
     Group(
         "A token",
