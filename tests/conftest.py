@@ -151,20 +151,25 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Take of the rows of a test those of every day. The whole tables say it, whatever is collected of them: a row that
     is named, or that failed last, is of today or not as ever. `callspec.indices` number all rows of a test.
     """
-    rows = [row._idlist for row in metafunc._calls]
-    share = share_of_rows(metafunc, rows)
-    for row, is_daily_row in zip(metafunc._calls, share.takes_rows(rows) if share else [], strict=bool(share)):
+    share, calls = share_of_rows(metafunc)
+    daily = share.takes_rows([row._idlist for row in calls]) if calls else []
+    for row, is_daily_row in zip(calls, daily, strict=True):
         if not is_daily_row:
             row.marks.append(pytest.mark.only_in_prove.mark)
 
 
-def share_of_rows(metafunc: pytest.Metafunc, rows: Sequence[Sequence[str]]) -> DailyShare | None:
-    """What is said of its rows; if nothing is, of those above the contract that only name another engine."""
+def share_of_rows(metafunc: pytest.Metafunc) -> tuple[DailyShare, Sequence[Any]]:
+    """What is said of its rows, and of which of them. If nothing is: above the contract, where of those that are for
+    every day some name another engine alone, one of the engines.
+    """
     said = next((share for share in daily_shares(metafunc.definition) if share.rows > 1), None)
-    if said is not None or not rows:
-        return said if rows else None
+    if said is not None:
+        return said, metafunc._calls
+    calls = [row for row in metafunc._calls if all(mark.name != ONLY_IN_PROVE for mark in row.marks)]
     name = metafunc.definition.nodeid
-    return None if name.startswith("tests/contract/") else share_of_engines(name, rows)
+    is_contract = name.startswith("tests/contract/")
+    share = None if is_contract else share_of_engines(name, [row._idlist for row in calls])
+    return (share, calls) if share else (DailyShare(), [])
 
 
 def is_daily(item: pytest.Item) -> bool:

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,16 @@ def test_counts(size, proof):
 @pytest.mark.parametrize(("row", "twice"), [(0, 0), (1, 2), (2, 4), (3, 6)])
 def test_row(engine, row, twice):
     print(f"tried {engine}{row}")
+def on_each():
+    @pytest.mark.parametrize("store", ["sqlite", "redis"])
+    def ask(store): print(f"asked {store}")
+    return ask
+def on_one():
+    @pytest.mark.parametrize("store", ["sqlite", pytest.param("redis", marks=pytest.mark.only_in_prove)])
+    def ask(store): print(f"asked {store} alone")
+    return ask
+for number in range(8):
+    globals()[f"test_each_{number}"], globals()[f"test_one_{number}"] = on_each(), on_one()
 """
 
 
@@ -44,6 +55,11 @@ def test_the_everyday_run_is_small_and_tells_its_figures_at_the_end(tmp_path: Pa
     said = run_tests(tmp_path, EXAMPLE)
     assert said.count("PROVE counting: 3 sheep") == 1
     assert sorted(re.findall(r"tried (\w+)", said)) == ["a0", "a3", "b2", "c1"]  # each row on one of three engines
+    asked = re.findall(r"asked (\w+)( alone)?", said)
+    assert asked.count(("sqlite", " alone")) == 8, "what is said of a row counts"
+    both = Counter(store for store, alone in asked if not alone)
+    assert both.total() == 8
+    assert set(both) == {"sqlite", "redis"}, "each engine has some of the tests"
     assert "figures at reduced size" in said
 
 
