@@ -163,7 +163,7 @@ class Terminal:
         """What a new login has. A system without `python` gets one, and where no environment could be made pip
         installs beside the system's packages.
         """
-        here = os.environ  # noqa: TID251 - of the person who sits here, for programs that we only start
+        here = os.environ
         commands = self._folder / "bin"
         commands.mkdir()
         if shutil.which("python") is None:

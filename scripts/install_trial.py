@@ -89,7 +89,7 @@ class Trial:
 
 
 def main() -> int:
-    os.environ["UV_PYTHON_DOWNLOADS"] = "never"  # noqa: TID251 - of uv, whose option it is
+    os.environ["UV_PYTHON_DOWNLOADS"] = "never"
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--extra", action="append", default=[], help="an extra to install as well")
     options.add_argument("--oldest", action="store_true", help="the oldest versions that pyproject.toml allows")

@@ -10,8 +10,9 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
+from turnkeep.lean_dataclass import dataclass
 from turnkeep.messages import Address, Message
 
 CHANNELS = 100_000

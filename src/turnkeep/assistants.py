@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, field, replace
 from typing import Any
 
 from turnkeep.errors import Conflict, NotFound
+from turnkeep.lean_dataclass import dataclass
 from turnkeep.store.contract import Registry
 from turnkeep.store.record_cache import RecordCache
 from turnkeep.store.values import Document

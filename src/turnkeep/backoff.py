@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
 from typing import Literal
+
+from turnkeep.lean_dataclass import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,6 @@ import contextlib
 import functools
 import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -23,6 +22,7 @@ from aio_pika.exceptions import CONNECTION_EXCEPTIONS, ChannelNotFoundEntity, In
 from aiormq.exceptions import ChannelAccessRefused, ChannelPreconditionFailed
 from pamqp import decode
 
+from turnkeep.lean_dataclass import dataclass
 from turnkeep.settings import Settings
 from turnkeep.telemetry import get_log
 

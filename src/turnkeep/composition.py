@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 
 from pydantic import SecretStr
 
 from turnkeep.assistants import Assistants
 from turnkeep.errors import ConfigurationError
+from turnkeep.lean_dataclass import dataclass
 from turnkeep.models import ModelApi, ModelPool, Provider
 from turnkeep.models.capabilities import ContextSizes, read_capabilities
 from turnkeep.models.model import Model

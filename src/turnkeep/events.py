@@ -5,11 +5,11 @@ over it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from operator import attrgetter
 from typing import Any, Literal
 
-from turnkeep.lean_init import lean_init
+from turnkeep.lean_dataclass import dataclass
 from turnkeep.messages import Citation, HostedItem
 from turnkeep.usage import Usage
 
@@ -138,7 +138,6 @@ _DETAILS: dict[str, type[Detail]] = {
 }
 
 
-@lean_init
 @dataclass(frozen=True, slots=True)
 class Event:
     """One entry of a channel's log.

@@ -13,11 +13,12 @@ import secrets
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Self
 
 from turnkeep.errors import StoreError
+from turnkeep.lean_dataclass import dataclass
 from turnkeep.messages import ALL_TENANTS
 from turnkeep.store.contract import Registry, Store
 from turnkeep.telemetry import get_log

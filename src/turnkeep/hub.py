@@ -11,10 +11,11 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
 from turnkeep.clock import Clock, SystemClock, until_tick
 from turnkeep.events import Event, TurnFault, newest_of_run
+from turnkeep.lean_dataclass import dataclass
 from turnkeep.messages import Address
 from turnkeep.resumption import StartingPoint, go_on
 from turnkeep.store.contract import Follower, Store

@@ -9,12 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import field, fields
 from json.encoder import encode_basestring_ascii
 from operator import attrgetter
 from typing import Any, Literal, Self
 
-from turnkeep.lean_init import lean_init
+from turnkeep.lean_dataclass import dataclass
 
 DEFAULT_TENANT = "default"
 ALL_TENANTS = "*"
@@ -41,7 +41,6 @@ _MESSAGE_WISHES = (
 )  # fmt: skip
 
 
-@lean_init
 @dataclass(frozen=True, slots=True, order=True)
 class Address:
     """Where a conversation is found: whose it is, in which queue, on which channel.
@@ -58,7 +57,6 @@ class Address:
         return self.channel.startswith("thread_")
 
 
-@lean_init
 @dataclass(frozen=True, slots=True)
 class Part:
     """One part of a content: text, or an image or file that is passed through to
@@ -120,7 +118,6 @@ def digest(content: Content) -> str:
     return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
-@lean_init
 @dataclass(frozen=True, slots=True)
 class Message:
     """One thing a user said, on its way in or waiting.
@@ -206,7 +203,6 @@ _MESSAGE_PLACES = {name: place for place, name in enumerate(_MESSAGE_NAMES)}
 _message_values = attrgetter(*_MESSAGE_NAMES)
 
 
-@lean_init
 @dataclass(frozen=True, slots=True)
 class UserItem:
     """A user message in the transcript: exactly one per accepted message (boundaries are kept)."""
@@ -272,7 +268,6 @@ class Citation:
         return cls(**data)
 
 
-@lean_init
 @dataclass(frozen=True, slots=True)
 class AssistantItem:
     """What the assistant said. `interrupted` marks text that was cut off by a cancel or a limit.
@@ -291,7 +286,6 @@ class AssistantItem:
     kind = "assistant"
 
 
-@lean_init
 @dataclass(frozen=True, slots=True)
 class ReasoningItem:
     """A provider's reasoning item, opaque; it stays next to the call or answer that follows it.

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from turnkeep.lean_dataclass import dataclass
 from turnkeep.store.values import Page
 
 

@@ -6,9 +6,8 @@ All times are seconds here, as everywhere in Python. Who brings a program from T
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from turnkeep.errors import ConfigurationError
+from turnkeep.lean_dataclass import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,12 +6,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 from turnkeep.backoff import Backoff
 from turnkeep.errors import StoreError
 from turnkeep.events import Answer, Event, newest_of_run
+from turnkeep.lean_dataclass import dataclass
 from turnkeep.messages import Address
 from turnkeep.resumption import StartingPoint, go_on
 from turnkeep.store.contract import Store

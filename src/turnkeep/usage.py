@@ -4,12 +4,12 @@ without rounding; a price is Decimal throughout, and rounds once, to a billionth
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from decimal import ROUND_HALF_UP, Decimal
 from operator import add, attrgetter
 from typing import Any, Self
 
-from turnkeep.lean_init import lean_init
+from turnkeep.lean_dataclass import dataclass
 
 NANO = 1_000_000_000
 MILLION = 1_000_000
@@ -17,7 +17,6 @@ MOST = 1_000_000_000
 """Tokens of one kind that a request can have used; a server that names more is not believed."""
 
 
-@lean_init
 @dataclass(frozen=True, slots=True)
 class Usage:
     """Tokens and money of one or more model requests; adds with `+`.

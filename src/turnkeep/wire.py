@@ -11,12 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass
 from typing import Any, Self
 
 import orjson
 
 from turnkeep.events import BESIDE_TEXT, Answer, Event, TextDelta
+from turnkeep.lean_dataclass import dataclass
 from turnkeep.messages import Address
 from turnkeep.remedies import remedy_of
 from turnkeep.subscription import SubscriptionStart

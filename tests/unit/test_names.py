@@ -41,6 +41,7 @@ PARTICIPLES_ALLOWED: dict[str, str] = {
     "method _read": "the verb in the imperative",
     "method elapsed": "a stopwatch's reading, the term of the field",
     "field elapsed": "a stopwatch's reading, the term of the field",
+    "parameter frozen": "the option of Python's dataclass",
     "field disconnected": "uvicorn's name of it, of a cycle that nobody waits for",
     "field completed": "a state that is counted; the word of the API",
     "field failed": "a state that is counted; the word of the API",

@@ -11,12 +11,12 @@ import re
 import secrets
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from turnkeep.auth.principals import ALL_SCOPES, KEY_PREFIX, Principal, Scope
 from turnkeep.clock import Clock, SystemClock
 from turnkeep.errors import InvalidMessage, NotAuthenticated, NotFound
+from turnkeep.lean_dataclass import dataclass
 from turnkeep.messages import ALL_TENANTS, DEFAULT_TENANT
 from turnkeep.store.contract import Registry
 from turnkeep.store.values import Document

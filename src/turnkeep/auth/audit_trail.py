@@ -13,11 +13,12 @@ import secrets
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from contextvars import ContextVar
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, field
 from typing import Any, Literal, Self
 
 from turnkeep.clock import Clock, SystemClock
 from turnkeep.errors import Conflict, StoreError
+from turnkeep.lean_dataclass import dataclass
 from turnkeep.messages import ALL_TENANTS
 from turnkeep.store.contract import Registry
 from turnkeep.telemetry import SILENT, Meter, get_log

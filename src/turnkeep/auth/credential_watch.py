@@ -10,12 +10,12 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Protocol
 
 from turnkeep.auth.principals import Access, Principal
 from turnkeep.clock import until_tick
 from turnkeep.errors import NotAuthenticated, StoreError
+from turnkeep.lean_dataclass import dataclass
 from turnkeep.telemetry import get_log
 
 log = get_log(__name__)

@@ -10,7 +10,7 @@ import math
 from collections import Counter, OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Literal, Self
 
 from turnkeep.application import Application
@@ -18,6 +18,7 @@ from turnkeep.auth.principals import Principal
 from turnkeep.clock import Clock, SystemClock
 from turnkeep.errors import NotAllowed, Rejection, ThreadNotFound, TooManyRequests
 from turnkeep.inputs import read_content, read_message
+from turnkeep.lean_dataclass import dataclass
 from turnkeep.messages import DEFAULT_TENANT, USER, Address, Content, Message
 from turnkeep.setting_checks import parse_rate
 from turnkeep.settings import Settings

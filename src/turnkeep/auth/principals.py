@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cache
 from typing import Literal, Protocol
 
 from starlette.datastructures import Headers
 
 from turnkeep.errors import InvalidMessage, NotAllowed, NotAuthenticated
+from turnkeep.lean_dataclass import dataclass
 from turnkeep.messages import DEFAULT_TENANT
 
 Scope = Literal["read", "send", "approve", "manage", "admin"]

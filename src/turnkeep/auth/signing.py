@@ -16,7 +16,6 @@ import json
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, Literal
 
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -26,6 +25,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_der_public_key, load_pem_public_key
 
 from turnkeep.errors import ConfigurationError
+from turnkeep.lean_dataclass import dataclass
 
 Algorithm = Literal["HS256", "RS256", "ES256", "ES384", "EdDSA"]
 PUBLIC: tuple[Algorithm, ...] = ("EdDSA", "ES256", "ES384", "RS256")

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Protocol
 
 import jwt
@@ -23,6 +23,7 @@ from turnkeep.auth.signing import PUBLIC, SigningKey, public_key, shared_secret
 from turnkeep.clock import Clock, SystemClock
 from turnkeep.errors import ConfigurationError, NotAuthenticated, StoreError
 from turnkeep.inputs import MAX_NAME
+from turnkeep.lean_dataclass import dataclass
 from turnkeep.messages import DEFAULT_TENANT
 from turnkeep.settings import Settings
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib import import_module
 
 from turnkeep.cli.exit_codes import FAILED, INTERRUPTED, WRONG
+from turnkeep.lean_dataclass import dataclass
 
 WITHOUT_VERB = "serve"
 ENV_FILE = "--env-file"

@@ -6,7 +6,6 @@ import asyncio
 import json
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,6 +19,7 @@ from turnkeep.cli.audit import report
 from turnkeep.clock import SystemClock
 from turnkeep.errors import Conflict, InvalidMessage
 from turnkeep.inputs import MAX_NAME, optional_text
+from turnkeep.lean_dataclass import dataclass
 from turnkeep.pricing.catalog import Catalog
 from turnkeep.settings import Settings
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +14,7 @@ import typer
 from turnkeep.cli import context, output
 from turnkeep.cli.arguments import JsonOption
 from turnkeep.events import Event
+from turnkeep.lean_dataclass import dataclass
 from turnkeep.queue import AssistantMessageQueue
 from turnkeep.settings import Settings
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import Literal
 
 from turnkeep.clock import SystemClock
+from turnkeep.lean_dataclass import dataclass
 
 FindingState = Literal["ok", "warning", "failure"]
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import socket
-from dataclasses import dataclass
 from typing import Self
 
 from turnkeep.errors import ConfigurationError
+from turnkeep.lean_dataclass import dataclass
 
 OPTION = "--inherit"
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
@@ -22,6 +21,7 @@ from turnkeep.client.server_link import StreamState, without_password
 from turnkeep.client.turnkeep_client import answer_among
 from turnkeep.errors import NotAllowed, NotAuthenticated, Rejection, StoreUnavailable, TurnkeepError
 from turnkeep.inputs import read_message
+from turnkeep.lean_dataclass import dataclass
 from turnkeep.messages import item_to_json
 from turnkeep.settings import Settings
 from turnkeep.store.values import Receipt

@@ -17,7 +17,7 @@ import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Literal
 
 from turnkeep.backoff import Backoff
@@ -27,6 +27,7 @@ from turnkeep.cli.inheritance import Inheritance
 from turnkeep.cli.running_service import RunningService
 from turnkeep.doors.port import port_of
 from turnkeep.errors import ConfigurationError
+from turnkeep.lean_dataclass import dataclass
 from turnkeep.settings import Settings
 from turnkeep.telemetry import configure_logging, get_log
 from turnkeep.telemetry.siblings import LONGEST_LINE, SIBLING_PATIENCE

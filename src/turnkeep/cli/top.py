@@ -7,7 +7,6 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
@@ -19,6 +18,7 @@ from rich.text import Text
 from turnkeep.cli import context, output
 from turnkeep.cli.arguments import JsonOption
 from turnkeep.fleet import ProcessRecord, list_processes
+from turnkeep.lean_dataclass import dataclass
 from turnkeep.remedies import remedy_of
 from turnkeep.runs.activity import Cell, Stretch, add_up, quantile, read_series
 from turnkeep.settings import Settings

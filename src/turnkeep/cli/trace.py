@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
@@ -13,6 +12,7 @@ from turnkeep.cli import context, output
 from turnkeep.cli.arguments import JsonOption, Tenant, channel
 from turnkeep.errors import NotFound
 from turnkeep.events import CallDetail, Detail, Event, FileDetail, ResultDetail, StepDetail
+from turnkeep.lean_dataclass import dataclass
 from turnkeep.messages import Address, Citation
 from turnkeep.settings import Settings
 from turnkeep.store.contract import Store

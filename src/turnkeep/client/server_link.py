@@ -6,7 +6,6 @@ import asyncio
 import secrets
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
 from typing import Any, Literal
 from urllib.parse import quote, urlsplit
 
@@ -16,6 +15,7 @@ from yarl import URL
 
 from turnkeep.backoff import Backoff
 from turnkeep.errors import ConfigurationError, NotFound, OutcomeUnknown, StoreUnavailable, TurnkeepError
+from turnkeep.lean_dataclass import dataclass
 from turnkeep.models.reading import Framer
 
 PAUSES = Backoff(delay=0.2, cap=5.0)

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import groupby
 
 import orjson
 
 from turnkeep.conversation.manager import SYSTEM_MARK, recall
+from turnkeep.lean_dataclass import dataclass
 from turnkeep.messages import AssistantItem, CallItem, Item, OutputItem, SystemItem, UserItem
 from turnkeep.models.past import Past, PastTurn
 from turnkeep.store.contract import Threads

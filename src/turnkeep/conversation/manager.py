@@ -8,7 +8,7 @@ import math
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Never, Self
 from urllib.parse import quote
@@ -17,6 +17,7 @@ from turnkeep.conversation.pruning import prune
 from turnkeep.conversation.role_messages import items_of, messages_of
 from turnkeep.conversation.summary import Summarize
 from turnkeep.errors import ConfigurationError, InvalidMessage, OutcomeUnknown, ThreadBusy
+from turnkeep.lean_dataclass import dataclass
 from turnkeep.messages import DEFAULT_QUEUE, DEFAULT_TENANT, Address, Item, SystemItem, UserItem
 from turnkeep.pricing.catalog import Catalog
 from turnkeep.pricing.tokenizer import Tokenizer, tokenizer_for

@@ -4,10 +4,11 @@ both doors and in the lobby alike.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from http import HTTPStatus
 
 import orjson
+
+from turnkeep.lean_dataclass import dataclass
 
 LARGEST_HEAD = 32_768
 """Bytes of a request line and headers."""

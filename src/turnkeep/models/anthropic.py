@@ -7,13 +7,14 @@ the stop reason, which comes last, says whether a text or a call was cut off.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import partial
 from typing import Any
 
 import orjson
 
 from turnkeep.errors import AnswerMalformed
+from turnkeep.lean_dataclass import dataclass
 from turnkeep.messages import AssistantItem, CallItem, Citation, HostedItem, Item, ProviderData, ReasoningItem
 from turnkeep.models.anthropic_request import alternating, request_body, without
 from turnkeep.models.capabilities import Capabilities, Lessons, capabilities_of

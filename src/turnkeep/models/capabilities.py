@@ -17,7 +17,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import field, fields, replace
 from fnmatch import fnmatchcase
 from functools import cache, lru_cache
 from importlib import resources
@@ -28,6 +28,7 @@ import orjson
 
 from turnkeep import toml
 from turnkeep.errors import ConfigurationError, ModelError
+from turnkeep.lean_dataclass import dataclass
 from turnkeep.models.provider import Provider
 
 Protocol = Literal["responses", "chat", "anthropic"]

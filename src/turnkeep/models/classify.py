@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
@@ -28,6 +27,7 @@ from turnkeep.errors import (
     QuotaExhausted,
     UnansweredCall,
 )
+from turnkeep.lean_dataclass import dataclass
 from turnkeep.models.reading import request_id
 from turnkeep.models.servers import Meaning, meaning_of_code, sentence_in, window_in
 from turnkeep.models.waits import LONGEST_WAIT, named_wait, reset_of_limits

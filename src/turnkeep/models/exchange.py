@@ -6,12 +6,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Protocol
 from urllib.parse import quote
 
 from turnkeep.errors import AnswerMalformed, ModelError, ModelRateLimited, ModelTimedOut, ModelUnreachable
+from turnkeep.lean_dataclass import dataclass
 from turnkeep.models.capabilities import Capabilities, Lesson, Lessons
 from turnkeep.models.http_client import Client, Reply
 from turnkeep.models.model import Delta, ModelRequest, OnText, StreamPart

@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import orjson
 
+from turnkeep.lean_dataclass import dataclass
 from turnkeep.messages import (
     AssistantItem,
     CallItem,

@@ -12,10 +12,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from turnkeep.errors import ModelRefused
+from turnkeep.lean_dataclass import dataclass
 from turnkeep.messages import AssistantItem, CallItem, HostedItem, Item, ReasoningItem
 from turnkeep.models.capabilities import Capabilities
 from turnkeep.models.past import Past

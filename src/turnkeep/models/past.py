@@ -16,12 +16,13 @@ from __future__ import annotations
 import uuid
 from collections import defaultdict, deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import cached_property
 from itertools import chain
 
 import orjson
 
+from turnkeep.lean_dataclass import dataclass
 from turnkeep.messages import CallItem, Item, OutputItem, UserItem
 
 MISSING_OUTPUT = "outcome unknown, interrupted"

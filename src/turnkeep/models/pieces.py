@@ -8,12 +8,13 @@ arguments that make no sense are left as they came, and the tool says so to the 
 from __future__ import annotations
 
 from collections.abc import Mapping, Set
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 import orjson
 
 from turnkeep.errors import AnswerMalformed, AnswerUnreadable
+from turnkeep.lean_dataclass import dataclass
 from turnkeep.models.past import is_object
 from turnkeep.models.reading import label, mapping, repair_text, words
 

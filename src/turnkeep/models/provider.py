@@ -6,10 +6,11 @@ import hashlib
 import ipaddress
 import socket
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from urllib.parse import urlencode, urlsplit, urlunsplit
 
 from turnkeep.errors import ConfigurationError
+from turnkeep.lean_dataclass import dataclass
 
 OPENAI = "https://api.openai.com/v1"
 ANTHROPIC = "https://api.anthropic.com/v1"

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from typing import Any
 
 from turnkeep import toml
+from turnkeep.lean_dataclass import dataclass
 from turnkeep.models.capabilities import Lesson
 
 _LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens")

@@ -7,13 +7,14 @@ comes back sealed and is sent back without the ids that a server would look up i
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass, field, replace
+from dataclasses import KW_ONLY, field, replace
 from functools import partial
 from typing import Any
 
 import orjson
 
 from turnkeep.errors import AnswerMalformed
+from turnkeep.lean_dataclass import dataclass
 from turnkeep.messages import (
     AssistantItem,
     CallItem,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from typing import Any, Literal, get_args
 
 from turnkeep import toml
+from turnkeep.lean_dataclass import dataclass
 
 Meaning = Literal[
     "too_long", "credentials", "quota", "rate_limit", "gone", "unavailable", "malformed", "refused", "unpaired"

@@ -15,12 +15,12 @@ import contextlib
 import secrets
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from turnkeep.backoff import Backoff
 from turnkeep.clock import Clock, SystemClock
 from turnkeep.errors import ConfigurationError, LeaseLost, NotFound, StoreError
+from turnkeep.lean_dataclass import dataclass
 from turnkeep.outbound.parking import PARKING_RULES, Away, DeliveryFailure, Health, Parking, ParkingRules, reason_of
 from turnkeep.store.contract import Events, Store
 from turnkeep.store.sinks import Delivery, Selection, SinkRecord

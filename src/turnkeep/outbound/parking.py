@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from turnkeep.backoff import Backoff
 from turnkeep.errors import ConfigurationError, StoreError
+from turnkeep.lean_dataclass import dataclass
 from turnkeep.messages import Address
 from turnkeep.store.contract import Store
 from turnkeep.store.sinks import Delivery, ParkedEvent

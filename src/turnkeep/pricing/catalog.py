@@ -11,7 +11,6 @@ import functools
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import date
 from importlib import resources
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from turnkeep.errors import ConfigurationError
+from turnkeep.lean_dataclass import dataclass
 from turnkeep.pricing.price_file import PricingFile, read_price_file, sentence
 
 Rule = Literal["yes", "no", "effort_none"]

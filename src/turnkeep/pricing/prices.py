@@ -12,7 +12,7 @@ import asyncio
 import functools
 import importlib.util
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from importlib.metadata import version
@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from turnkeep.clock import Clock, SystemClock
 from turnkeep.errors import ConfigurationError
+from turnkeep.lean_dataclass import dataclass
 from turnkeep.pricing import price_file
 from turnkeep.pricing.catalog import without_date
 from turnkeep.usage import Price, Rates, Usage

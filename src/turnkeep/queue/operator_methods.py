@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from turnkeep.application import Application
 from turnkeep.errors import NotFound
 from turnkeep.fleet import ProcessRecord, list_processes
+from turnkeep.lean_dataclass import dataclass
 from turnkeep.runs.activity import DayOfUse, read_days
 from turnkeep.store.sinks import SinkRecord
 from turnkeep.store.values import DeadLetter, Receipt

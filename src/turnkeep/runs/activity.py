@@ -15,14 +15,13 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any, Literal, assert_never
 
 from turnkeep.errors import Conflict, StoreError
 from turnkeep.events import TurnFault
-from turnkeep.lean_init import lean_init
+from turnkeep.lean_dataclass import dataclass
 from turnkeep.runs.outcomes import VERDICT_LABELS, Dropping, HoldVerdict, Releasing, Verdict
 from turnkeep.store.contract import Registry
 from turnkeep.store.values import Claim, Document, FailOutcome, Failure
@@ -55,7 +54,6 @@ RUNS_AT_ONCE = 200
 ANSWER_ENDS = ("completed", "incomplete", "cancelled")
 
 
-@lean_init
 @dataclass(frozen=True, slots=True)
 class RunFigures:
     """What is counted of one run when it is settled: figures alone, for many of them wait to be added up.

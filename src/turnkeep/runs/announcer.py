@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any, Protocol
 
 from turnkeep.assistants import Assistant
@@ -33,6 +33,7 @@ from turnkeep.events import (
     delta,
     picture_of,
 )
+from turnkeep.lean_dataclass import dataclass
 from turnkeep.messages import (
     Address,
     AssistantItem,

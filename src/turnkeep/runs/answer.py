@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any, cast
 
 from turnkeep.assistants import Assistant
@@ -29,6 +29,7 @@ from turnkeep.errors import (
 )
 from turnkeep.events import Event
 from turnkeep.failpoints import crash_chances, reach
+from turnkeep.lean_dataclass import dataclass
 from turnkeep.messages import AssistantItem, CallItem, HostedItem, Item, ReasoningItem, UserItem, text_content
 from turnkeep.models.model import (
     Began,

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 from turnkeep.clock import Clock
 from turnkeep.conversation.history_cache import HistoryCache
 from turnkeep.errors import ModelError
+from turnkeep.lean_dataclass import dataclass
 from turnkeep.models.capabilities import ContextSizes
 from turnkeep.models.model import ModelRequest
 from turnkeep.pricing.catalog import Catalog

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal, Self
 
@@ -25,6 +24,7 @@ from turnkeep.errors import (
     ThreadQuarantined,
     Waiting,
 )
+from turnkeep.lean_dataclass import dataclass
 from turnkeep.messages import USER, Address
 from turnkeep.models.model import ModelRequest, output_limit
 from turnkeep.pricing.prices import PriceBook

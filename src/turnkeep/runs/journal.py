@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, field
 from typing import Literal, TypeVar
 
 from turnkeep.backoff import Backoff
 from turnkeep.errors import StoreError
+from turnkeep.lean_dataclass import dataclass
 from turnkeep.messages import CallItem, Item, Message, OutputItem, UserItem, item_from_json, item_to_json
 from turnkeep.store.contract import Store
 from turnkeep.store.values import Claim, Record

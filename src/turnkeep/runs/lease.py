@@ -6,10 +6,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from turnkeep.errors import LeaseLost, TurnkeepError
+from turnkeep.lean_dataclass import dataclass
 from turnkeep.store.values import Claim, Directive, Stop
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from turnkeep.events import TurnFault
+from turnkeep.lean_dataclass import dataclass
 from turnkeep.store.values import Commit, Failure, HeldCall
 
 

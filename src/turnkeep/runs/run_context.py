@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from turnkeep.assistants import Assistants
 from turnkeep.backoff import Backoff
@@ -12,6 +12,7 @@ from turnkeep.clock import Clock, SystemClock
 from turnkeep.conversation.history_cache import HistoryCache
 from turnkeep.errors import TurnkeepError
 from turnkeep.events import TurnFault
+from turnkeep.lean_dataclass import dataclass
 from turnkeep.messages import Content
 from turnkeep.models import load_clients
 from turnkeep.models.capabilities import ContextSizes

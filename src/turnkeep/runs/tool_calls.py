@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal
 
 from turnkeep.clock import Clock
 from turnkeep.events import Event
 from turnkeep.failpoints import reach
+from turnkeep.lean_dataclass import dataclass
 from turnkeep.messages import CallItem, OutputItem
 from turnkeep.runs.announcer import Announcer, Disclosure
 from turnkeep.runs.journal import Journal

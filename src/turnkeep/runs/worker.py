@@ -9,12 +9,12 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from functools import partial
 
 from turnkeep.backoff import Backoff
 from turnkeep.clock import until_tick
 from turnkeep.errors import LeaseLost, StoreError
+from turnkeep.lean_dataclass import dataclass
 from turnkeep.messages import Message
 from turnkeep.pricing.tokenizer import is_plain
 from turnkeep.runs.lease import DrainRequest, Lease

@@ -6,11 +6,12 @@ import asyncio
 import secrets
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from turnkeep.errors import MessageFrozen, NotFound, StoreError, ThreadBusy, TurnkeepError
 from turnkeep.events import Event
+from turnkeep.lean_dataclass import dataclass
 from turnkeep.messages import Address, Item, Message, OutputItem, UserItem, turns_of
 from turnkeep.pricing.tokenizer import tokenizer_for
 from turnkeep.runs.journal import Journal, Step

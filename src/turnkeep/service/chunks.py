@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Literal
 
 from turnkeep.errors import TurnkeepError
 from turnkeep.events import Event
+from turnkeep.lean_dataclass import dataclass
 from turnkeep.usage import Usage
 
 MERGE_ABOVE = 64

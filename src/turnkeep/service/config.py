@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any, Self, Unpack
@@ -11,6 +10,7 @@ from typing import Any, Self, Unpack
 from turnkeep.clock import Clock, SystemClock
 from turnkeep.composition import endpoint_of
 from turnkeep.errors import ConfigurationError
+from turnkeep.lean_dataclass import dataclass
 from turnkeep.models import ModelApi
 from turnkeep.models.capabilities import server_of
 from turnkeep.option_names import check_options, load_options

@@ -5,11 +5,11 @@ happened since.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Self
 
 from turnkeep.conversation import items_of
 from turnkeep.errors import InvalidMessage
+from turnkeep.lean_dataclass import dataclass
 from turnkeep.messages import Item, SystemItem, UserItem
 from turnkeep.models.past import pair
 

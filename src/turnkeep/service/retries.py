@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from turnkeep.backoff import Backoff
 from turnkeep.errors import (
@@ -14,6 +13,7 @@ from turnkeep.errors import (
     ModelTimedOut,
     ModelUnavailable,
 )
+from turnkeep.lean_dataclass import dataclass
 from turnkeep.seconds import SecondsLimit
 
 _RATE, _SERVER = (ModelRateLimited,), (ModelUnavailable, AnswerMalformed)

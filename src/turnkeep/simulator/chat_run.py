@@ -5,11 +5,11 @@ server is played.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import orjson
 
+from turnkeep.lean_dataclass import dataclass
 from turnkeep.simulator.frames import ReplyFrame, data
 from turnkeep.simulator.persona import AnswerPlan, CallStep, Drawing, Refuse, Say, Search, Think, tokens_of
 from turnkeep.simulator.prompt import Json, Prompt

@@ -8,10 +8,11 @@ the conversation.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from turnkeep.clock import Clock
+from turnkeep.lean_dataclass import dataclass
 from turnkeep.simulator import response_checks
 from turnkeep.simulator.options import Options
 from turnkeep.simulator.problems import Problem, conversation_locked, not_found

@@ -10,7 +10,7 @@ import asyncio
 import os
 from collections import Counter, defaultdict, deque
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any, Literal, Self
 from urllib.parse import unquote
@@ -18,6 +18,7 @@ from urllib.parse import unquote
 import orjson
 
 from turnkeep.clock import Clock
+from turnkeep.lean_dataclass import dataclass
 from turnkeep.simulator.prompt import Prompt
 
 Surface = Literal["responses", "chat", "messages"]

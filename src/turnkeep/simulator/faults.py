@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import field, fields
 from typing import Any, Protocol, Self
 
+from turnkeep.lean_dataclass import dataclass
 from turnkeep.simulator.frames import FOREVER, FrameAct, ReplyFrame
 from turnkeep.simulator.markers import Marker, parse
 from turnkeep.simulator.problems import Problem, context_length_exceeded, conversation_locked, model_not_found

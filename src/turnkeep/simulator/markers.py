@@ -8,7 +8,9 @@ import functools
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
+
+from turnkeep.lean_dataclass import dataclass
 
 NAMES = (
     *("say", "words", "call", "then", "loop", "worst", "pace", "ttft", "reason", "refuse"),

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Literal, Self
+
+from turnkeep.lean_dataclass import dataclass
 
 Abort = Literal["discard", "orphan", "finish"]
 DAY = 86_400.0

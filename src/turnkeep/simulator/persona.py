@@ -10,12 +10,12 @@ import re
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import quote
 
 import orjson
 
+from turnkeep.lean_dataclass import dataclass
 from turnkeep.simulator import chooser, worst
 from turnkeep.simulator.markers import Marker, parse
 from turnkeep.simulator.prompt import OpenMessage, Prompt

@@ -6,8 +6,10 @@ A `Prompt` is what the persona answers, what the ledger records and what faults 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Literal
+
+from turnkeep.lean_dataclass import dataclass
 
 Json = dict[str, Any]
 EntryKind = Literal["user", "assistant", "system", "reasoning", "call", "output", "other"]

@@ -6,12 +6,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
 from turnkeep.clock import Clock
+from turnkeep.lean_dataclass import dataclass
 
 TTL = 300.0
 LOOKBACK = 20

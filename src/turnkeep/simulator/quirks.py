@@ -4,8 +4,9 @@ path (``/quirk/NAME/v1``) or by option.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
+
+from turnkeep.lean_dataclass import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import orjson
 
+from turnkeep.lean_dataclass import dataclass
 from turnkeep.simulator.frames import ReplyFrame, event
 from turnkeep.simulator.options import StreamPace
 from turnkeep.simulator.persona import (

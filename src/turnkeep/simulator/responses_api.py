@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
+from turnkeep.lean_dataclass import dataclass
 from turnkeep.simulator import call_contract, faults, response_checks
 from turnkeep.simulator.conversations import Conversations, stored_item
 from turnkeep.simulator.exchanges import Exchange

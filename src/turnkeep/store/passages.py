@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
+from turnkeep.lean_dataclass import dataclass
 from turnkeep.messages import Address, AssistantItem, Item, UserItem, content_text
 from turnkeep.store.values import TranscriptEntry
 

@@ -6,10 +6,10 @@ Part of the contract of an engine (`contract.Store`).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from turnkeep.events import TurnFault
+from turnkeep.lean_dataclass import dataclass
 
 
 @dataclass(frozen=True, slots=True)

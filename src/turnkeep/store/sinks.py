@@ -10,10 +10,10 @@ later events of its own channel until they are delivered in order.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from turnkeep.events import FINAL, Event, EventKind
+from turnkeep.lean_dataclass import dataclass
 from turnkeep.messages import Address
 
 MOST_PARKED = 10_000

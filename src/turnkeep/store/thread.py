@@ -7,11 +7,12 @@ in its own way: a rule adds to them through `Thread.out`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, field, fields
 from operator import attrgetter
 from typing import Any, Literal, Self
 
 from turnkeep.events import Event
+from turnkeep.lean_dataclass import dataclass
 from turnkeep.messages import Address, Message
 from turnkeep.store.transcript_version import TranscriptVersion
 from turnkeep.store.values import (

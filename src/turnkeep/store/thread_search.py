@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Literal
 
+from turnkeep.lean_dataclass import dataclass
 from turnkeep.store.values import ThreadRecord
 
 ThreadPlace = Literal["idle", "waiting", "leased", "retry", "held", "paused"]

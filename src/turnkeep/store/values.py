@@ -6,11 +6,11 @@ They hold no behaviour beyond their JSON form, so that engines, runs and doors a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Literal, NamedTuple
 
 from turnkeep.events import Event, TurnFault
-from turnkeep.lean_init import lean_init
+from turnkeep.lean_dataclass import dataclass
 from turnkeep.messages import Address, BusyPolicy, Item, Message
 from turnkeep.store.transcript_version import NO_TRANSCRIPT, TranscriptVersion
 from turnkeep.usage import Usage
@@ -73,7 +73,6 @@ class Policies:
         return self.weights.get(tenant, 1.0)
 
 
-@lean_init
 @dataclass(frozen=True, slots=True)
 class Receipt:
     """The message is durable.
@@ -181,7 +180,6 @@ def top_of(outcomes: Sequence[int | Exception]) -> int:
     return outcome
 
 
-@lean_init
 @dataclass(frozen=True, slots=True)
 class Claim:
     """The right to work on one thread for a while.
@@ -221,7 +219,6 @@ class Claim:
         return tuple(m.message_id for m in self.messages)
 
 
-@lean_init
 @dataclass(frozen=True, slots=True)
 class Directive:
     """What a renewal tells an owner. `held` False: the lease is lost, stop and write nothing."""
@@ -232,7 +229,6 @@ class Directive:
     steer: bool = False
 
 
-@lean_init
 @dataclass(frozen=True, slots=True)
 class TranscriptEntry:
     """One transcript item as stored. `tokens`: the caller's count; `turn`: the ordinal of the commit that wrote it."""
@@ -244,7 +240,6 @@ class TranscriptEntry:
     at: float = 0.0
 
 
-@lean_init
 @dataclass(frozen=True, slots=True)
 class Commit:
     """The end of a run: what enters the transcript, and `text`, the whole answer for people.
@@ -260,7 +255,6 @@ class Commit:
     published_count: int = 0
 
 
-@lean_init
 @dataclass(frozen=True, slots=True)
 class Remainder:
     """What is left behind the batch, and when it is due (None: nothing to do, or paused).
@@ -337,7 +331,6 @@ class DeadLetter:
     at: float
 
 
-@lean_init
 @dataclass(frozen=True, slots=True)
 class Page:
     """A stretch of a log. `floor`: events up to this offset may be missing (rolled into snapshots
@@ -371,7 +364,6 @@ class ThreadOptions:
     on_busy: BusyPolicy | None = None
 
 
-@lean_init
 @dataclass(frozen=True, slots=True)
 class RunRecord:
     """A run, for people: the last few of a thread are kept."""

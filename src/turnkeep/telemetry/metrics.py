@@ -10,10 +10,10 @@ import asyncio
 import itertools
 from bisect import bisect_left
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from turnkeep.clock import until_tick
+from turnkeep.lean_dataclass import dataclass
 from turnkeep.telemetry import Meter
 from turnkeep.usage import NANO
 

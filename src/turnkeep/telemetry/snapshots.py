@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Any
 
+from turnkeep.lean_dataclass import dataclass
 from turnkeep.telemetry.metrics import METRICS, shown_name
 
 if TYPE_CHECKING:

@@ -12,11 +12,11 @@ import hashlib
 import json
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, NoReturn, TypeVar
 
 from turnkeep.clock import Clock
 from turnkeep.errors import BadArguments, ToolDenied, ToolError, ToolFailed, ToolTimedOut, UnknownTool
+from turnkeep.lean_dataclass import dataclass
 from turnkeep.tools.tool import OUTPUT_CAP, Effect, Tool, ToolContext, as_text, invoke
 
 ARGUMENTS_CAP = 64 * 1024

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 from urllib.parse import quote, urlencode
 
@@ -17,6 +16,7 @@ from aiohttp.abc import AbstractResolver
 from yarl import URL
 
 from turnkeep.errors import ConfigurationError, ToolFailed
+from turnkeep.lean_dataclass import dataclass
 from turnkeep.tools.addresses import AddressRefused, Network, checked_sockets
 from turnkeep.tools.tool import RunTool, ToolContext
 

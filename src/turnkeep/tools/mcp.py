@@ -16,13 +16,14 @@ import logging
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import partial
 from typing import Any, NoReturn
 
 from turnkeep.backoff import Backoff
 from turnkeep.clock import Clock
 from turnkeep.errors import ConfigurationError, ToolFailed
+from turnkeep.lean_dataclass import dataclass
 from turnkeep.messages import Showing
 from turnkeep.tools.pins import Pins
 from turnkeep.tools.tool import Effect, RunTool, Tool, ToolContext, as_text

@@ -13,9 +13,9 @@ import hashlib
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from turnkeep.errors import Conflict, NotFound, StoreError
+from turnkeep.lean_dataclass import dataclass
 from turnkeep.messages import DEFAULT_TENANT
 from turnkeep.store.contract import Registry
 from turnkeep.tools.tool import Tool

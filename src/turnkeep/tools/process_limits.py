@@ -14,11 +14,11 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from turnkeep.clock import SystemClock
+from turnkeep.lean_dataclass import dataclass
 
 MOST_TOOL_PROCESSES = 64
 MEMORY = 2 * 1024**3

@@ -8,7 +8,8 @@ import signal
 import subprocess
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+
+from turnkeep.lean_dataclass import dataclass
 
 StopProgram = Callable[[asyncio.subprocess.Process], None]
 Watch = Callable[[], Awaitable[str]]

@@ -11,10 +11,11 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
 from turnkeep.errors import ToolFailed
+from turnkeep.lean_dataclass import dataclass
 from turnkeep.tools import thread_pool
 
 BYTES = 2_000_000_000

@@ -22,10 +22,10 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from turnkeep.lean_dataclass import dataclass
 from turnkeep.tools import thread_pool
 from turnkeep.tools.process_limits import MOST_TOOL_PROCESSES, Group, LimitKind, ProcessLimit, process_limit
 from turnkeep.tools.program import ProgramResult, Watch, kill_group, run

@@ -14,12 +14,12 @@ import sqlite3
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from turnkeep.errors import ConfigurationError, ToolFailed, ToolTimedOut
+from turnkeep.lean_dataclass import dataclass
 from turnkeep.tools import thread_pool
 from turnkeep.tools.tool import RunTool, ToolContext, as_text
 

@@ -13,8 +13,9 @@ import queue
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
 from typing import Any, TypeVar
+
+from turnkeep.lean_dataclass import dataclass
 
 Result = TypeVar("Result")
 

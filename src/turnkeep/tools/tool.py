@@ -20,12 +20,13 @@ import inspect
 import json
 import re
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Literal, overload
 
 from pydantic import TypeAdapter
 
 from turnkeep.errors import ConfigurationError, ToolFailed
+from turnkeep.lean_dataclass import dataclass
 from turnkeep.messages import SHOWINGS, Showing
 from turnkeep.spelling import strangers_sentence
 from turnkeep.tools import thread_pool

@@ -16,7 +16,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from aio_pika.abc import AbstractConnection
@@ -50,6 +49,7 @@ from turnkeep.errors import (
     TurnkeepError,
 )
 from turnkeep.inputs import OURS, read_channel, read_json, read_message
+from turnkeep.lean_dataclass import dataclass
 from turnkeep.messages import Address, Message
 from turnkeep.settings import Settings
 from turnkeep.store.values import Receipt

@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import aio_pika
@@ -23,6 +22,7 @@ from aiormq.abc import DeliveredMessage
 from turnkeep.backoff import Backoff
 from turnkeep.broker import CONNECTION_ERRORS, RPC_TIMEOUT, BrokerNames, cancellation_first, connect, hang_up
 from turnkeep.errors import TurnkeepError
+from turnkeep.lean_dataclass import dataclass
 from turnkeep.telemetry import Meter, get_log
 
 log = get_log(__name__)

@@ -13,7 +13,7 @@ import binascii
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from starlette.responses import Response
@@ -31,6 +31,7 @@ from turnkeep.doors.http.vercel import MOST_NEW, WISHES, PageDecision
 from turnkeep.errors import InvalidMessage, NotFound
 from turnkeep.events import Event
 from turnkeep.inputs import MAX_INSTRUCTIONS, MAX_NAME, MAX_NAMES, checked_channel, read_function
+from turnkeep.lean_dataclass import dataclass
 from turnkeep.messages import Address, Message
 from turnkeep.store.values import Receipt, ThreadRecord
 from turnkeep.wire import call_form

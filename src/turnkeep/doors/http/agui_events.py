@@ -8,7 +8,6 @@ its id, if it is of the same attempt; else all from a snapshot of the messages o
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Self
 
@@ -16,6 +15,7 @@ import orjson
 
 from turnkeep.doors.http.turn_encoder import TurnEncoder, failure_text, value_of
 from turnkeep.events import CallDetail, Event, FileDetail, ResultDetail, TurnFault
+from turnkeep.lean_dataclass import dataclass
 from turnkeep.messages import Citation
 from turnkeep.usage import Usage
 

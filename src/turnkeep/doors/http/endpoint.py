@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, field
 from functools import wraps
 from typing import Any
 
@@ -29,6 +29,7 @@ from turnkeep.doors.http.paths import segment_name
 from turnkeep.doors.http_transport import has_whole_body, stand_aside
 from turnkeep.errors import InvalidMessage, MessageTooLarge, TurnkeepError
 from turnkeep.inputs import checked_channel, read_json
+from turnkeep.lean_dataclass import dataclass
 from turnkeep.messages import Address
 from turnkeep.remedies import remedy_of
 from turnkeep.store.ids import thread_name

@@ -8,11 +8,12 @@ that this one is mounted in) goes on to Starlette, which has the same routes and
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 from starlette.requests import Request
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
+
+from turnkeep.lean_dataclass import dataclass
 
 
 @dataclass(frozen=True, slots=True)

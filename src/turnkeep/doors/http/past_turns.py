@@ -5,13 +5,14 @@ begins with. Only what people may see of a turn is in it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import groupby
 from operator import attrgetter
 from typing import cast
 
 from turnkeep.application import Application
 from turnkeep.events import CallDetail, Event, EventKind, Outcome, ResultDetail, StepDetail, picture_of
+from turnkeep.lean_dataclass import dataclass
 from turnkeep.messages import Address, AssistantItem, CallItem, HostedItem, Item, OutputItem, ReasoningItem, UserItem
 from turnkeep.runs.journal import SEPARATOR
 from turnkeep.store.values import RunRecord

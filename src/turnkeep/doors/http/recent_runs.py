@@ -6,9 +6,9 @@ import asyncio
 import heapq
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass
 
 from turnkeep.errors import StoreUnsealable, ThreadQuarantined
+from turnkeep.lean_dataclass import dataclass
 from turnkeep.messages import Address
 from turnkeep.store.contract import Store
 from turnkeep.store.thread_search import ThreadSearch

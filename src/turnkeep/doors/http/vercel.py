@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from starlette.responses import PlainTextResponse, Response
@@ -29,6 +29,7 @@ from turnkeep.doors.http.vercel_chunks import STREAM_HEADERS, ChunkEncoder, Leve
 from turnkeep.errors import Conflict, InvalidMessage, MessageConflict, NotFound, ThreadBusy, TurnkeepError
 from turnkeep.events import Event
 from turnkeep.inputs import MAX_NAME, checked_channel, optional_text
+from turnkeep.lean_dataclass import dataclass
 from turnkeep.messages import Address, Message, content_text
 from turnkeep.store.values import MessageRecord, Receipt
 

@@ -5,7 +5,6 @@ pause, an answer.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from turnkeep.application import Application
@@ -14,6 +13,7 @@ from turnkeep.auth.limits import Limits
 from turnkeep.auth.principals import Principal
 from turnkeep.errors import InvalidMessage, ThreadNotFound
 from turnkeep.inputs import MAX_NAME, optional_text
+from turnkeep.lean_dataclass import dataclass
 from turnkeep.messages import Address
 
 ChangeRequest = Mapping[str, Any]

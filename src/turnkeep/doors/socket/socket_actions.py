@@ -8,7 +8,6 @@ session's.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
@@ -23,6 +22,7 @@ from turnkeep.doors.socket.changes import ASKING, CHANGES, Caller, key_of
 from turnkeep.doors.socket.writers import PeerWriter, SocketEnded
 from turnkeep.errors import InvalidMessage, NotAllowed, NotAuthenticated, TurnkeepError
 from turnkeep.inputs import OURS, drops_inbox, optional_text, read_channel, read_json
+from turnkeep.lean_dataclass import dataclass
 from turnkeep.messages import Address
 from turnkeep.subscription import SubscriptionStart
 from turnkeep.telemetry import get_log

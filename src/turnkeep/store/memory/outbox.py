@@ -7,11 +7,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import field
 from itertools import islice
 
 from turnkeep.errors import NotFound
 from turnkeep.events import Event
+from turnkeep.lean_dataclass import dataclass
 from turnkeep.messages import Address
 from turnkeep.store.contract import Follower
 from turnkeep.store.log_bounds import TRIM_EVERY, trim_log

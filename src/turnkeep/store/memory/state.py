@@ -5,11 +5,12 @@ the copy in place.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any, TypeVar
 
 from turnkeep.clock import Clock, SteadyClock, SystemClock
 from turnkeep.errors import LeaseLost, StoreUnavailable, ThreadNotFound
+from turnkeep.lean_dataclass import dataclass
 from turnkeep.messages import Address
 from turnkeep.store.ids import Ids, new_dead_id, new_epoch, new_thread_id, random_ids
 from turnkeep.store.memory.outbox import Log, Outbox

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass
 
+from turnkeep.lean_dataclass import dataclass
 from turnkeep.messages import Address
 from turnkeep.store.redis.client.link import Link
 from turnkeep.store.redis.key_names import PartitionKeys, address_of, space_of

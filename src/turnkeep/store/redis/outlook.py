@@ -9,8 +9,8 @@ one of each second (`LOOK_EVERY`).
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
+from turnkeep.lean_dataclass import dataclass
 from turnkeep.messages import Address
 
 NEVER = float("inf")

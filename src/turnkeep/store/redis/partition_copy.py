@@ -15,12 +15,12 @@ where its thread goes.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from turnkeep.errors import Conflict, StoreError
+from turnkeep.lean_dataclass import dataclass
 from turnkeep.messages import Address
 from turnkeep.store.ids import PARTITIONS
 from turnkeep.store.redis.key_names import KeyNames, PartitionKeys, ThreadKeys, address_of

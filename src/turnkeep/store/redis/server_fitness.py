@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from turnkeep.errors import StoreError, StoreMisconfigured, StoreUnfit
+from turnkeep.lean_dataclass import dataclass
 from turnkeep.store.redis.client.dialing import ServerAddress
 from turnkeep.store.redis.client.pipe import Pipe, Refusal, Reply
 from turnkeep.store.redis.client.topology import ServerTopology

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from turnkeep.errors import TurnkeepError
+from turnkeep.lean_dataclass import dataclass
 from turnkeep.store.redis.client.pipe import Argument
 from turnkeep.store.redis.key_names import PartitionKeys, ThreadKeys
 

@@ -6,11 +6,12 @@ The rows of an operation stand apart until it has succeeded, so taking one back 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
 import apsw
+
+from turnkeep.lean_dataclass import dataclass
 
 Row = tuple[Any, ...]
 RowKey = Any

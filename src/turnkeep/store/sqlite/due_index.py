@@ -5,12 +5,12 @@ look at.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from math import inf
 from typing import Protocol
 
 import apsw
 
+from turnkeep.lean_dataclass import dataclass
 from turnkeep.messages import Address
 from turnkeep.store.fair_share import charge, next_tenant
 from turnkeep.store.sqlite.batch import SHARE, Batch

@@ -7,7 +7,6 @@ import os
 import secrets
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,6 +15,7 @@ import apsw
 
 from turnkeep.clock import Clock, SteadyClock, SystemClock
 from turnkeep.errors import StoreUnavailable, ThreadQuarantined
+from turnkeep.lean_dataclass import dataclass
 from turnkeep.messages import Address
 from turnkeep.store.ids import Ids, random_ids
 from turnkeep.store.record_cache import RevisionCount

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from turnkeep.errors import ThreadNotFound
 from turnkeep.events import TurnFault
+from turnkeep.lean_dataclass import dataclass
 from turnkeep.messages import Address, Message, Part
 from turnkeep.store.operations import RESULT_LIFETIME, operation_id, operations_of
 from turnkeep.store.shared_ledger import Circuit, Reservation

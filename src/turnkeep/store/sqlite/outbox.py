@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import apsw
 
 from turnkeep.errors import NotFound
+from turnkeep.lean_dataclass import dataclass
 from turnkeep.messages import Address
 from turnkeep.store.sinks import MOST_PARKED, WAITING_COUNTED, Delivery, ParkedEvent, Selection, SinkRecord
 from turnkeep.store.sqlite.connection import every, one

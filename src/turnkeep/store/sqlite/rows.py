@@ -9,14 +9,14 @@ log writes the head as well.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 import apsw
 
 from turnkeep.errors import ThreadQuarantined
 from turnkeep.events import TurnFault
-from turnkeep.lean_init import lean_init
+from turnkeep.lean_dataclass import dataclass
 from turnkeep.messages import Address, Message
 from turnkeep.store.records import time_to_live
 from turnkeep.store.sqlite import passage_index
@@ -61,7 +61,6 @@ class ThreadRow:
     """Of the file, when this was what it says."""
 
 
-@lean_init
 @dataclass(frozen=True, slots=True)
 class RowAddress:
     """Where an address leads: the row, and the address that the thread was made under."""

@@ -4,12 +4,13 @@ has expired is absent.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import Any
 
 import apsw
 
 from turnkeep.clock import SteadyClock
+from turnkeep.lean_dataclass import dataclass
 from turnkeep.messages import Address
 from turnkeep.store.ids import Ids
 from turnkeep.store.records import ages, is_over

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from turnkeep.auth.principals import Scope
 from turnkeep.doors.http.endpoint import HttpCall
 from turnkeep.errors import InvalidMessage, NotFound, ThreadNotFound
 from turnkeep.inputs import checked_channel
+from turnkeep.lean_dataclass import dataclass
 from turnkeep.messages import Address
 from turnkeep.store.values import ThreadRecord
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 from turnkeep.doors.http.openai.openai_input import plain_text
+from turnkeep.lean_dataclass import dataclass
 from turnkeep.messages import AssistantItem, UserItem, content_text
 from turnkeep.store.values import MessageRecord, TranscriptEntry
 

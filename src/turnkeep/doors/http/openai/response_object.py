@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Literal, Self
 
 from turnkeep.doors.http.openai.chat_chunks import run_metadata
 from turnkeep.doors.http.openai.conversation_key import AnswerName
 from turnkeep.doors.http.openai.turn_reader import TurnEnd, TurnFailure
 from turnkeep.events import TurnFault
+from turnkeep.lean_dataclass import dataclass
 from turnkeep.messages import Message, UserItem
 from turnkeep.store.values import HeldCall
 from turnkeep.usage import Usage

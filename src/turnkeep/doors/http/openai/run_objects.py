@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from turnkeep.assistants import Assistant
@@ -15,6 +15,7 @@ from turnkeep.doors.http.openai.turn_reader import texts_of
 from turnkeep.doors.http.openai.turn_segments import client_names
 from turnkeep.errors import NotFound
 from turnkeep.events import TurnFault
+from turnkeep.lean_dataclass import dataclass
 from turnkeep.messages import AssistantItem, CallItem, Message, OutputItem, UserItem
 from turnkeep.store.values import HeldCall, History, MessageRecord, RunRecord, ThreadRecord, TranscriptEntry
 from turnkeep.usage import Usage

@@ -6,13 +6,13 @@ Nothing is kept beside it: the ids of what the assistant said say where in which
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
 from turnkeep.doors.http.endpoint import HttpCall
 from turnkeep.doors.http.openai.openai_input import id_from
 from turnkeep.doors.http.openai.turn_reader import texts_of
+from turnkeep.lean_dataclass import dataclass
 from turnkeep.messages import AssistantItem, Content, Part, UserItem
 from turnkeep.store.values import ThreadRecord, TranscriptEntry
 

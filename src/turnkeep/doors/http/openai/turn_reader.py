@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Self
 
 from starlette.requests import ClientDisconnect
@@ -17,6 +17,7 @@ from turnkeep.doors.http.endpoint import HttpCall
 from turnkeep.doors.http.openai.openai_input import seen_calls
 from turnkeep.errors import NotAuthenticated, NotFound
 from turnkeep.events import Answer, Event, Outcome, TurnFault
+from turnkeep.lean_dataclass import dataclass
 from turnkeep.messages import Address, AssistantItem, UserItem
 from turnkeep.runs.journal import SEPARATOR, join_texts
 from turnkeep.store.values import HeldCall, MessageRecord, TranscriptEntry

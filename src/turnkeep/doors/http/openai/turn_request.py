@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any
 
 from starlette.responses import Response
@@ -31,6 +31,7 @@ from turnkeep.doors.http.openai.turn_reader import (
 from turnkeep.doors.http.openai.turn_segments import TurnSegment, past_segment
 from turnkeep.doors.http.sent_events import response_resources
 from turnkeep.errors import Conflict, InvalidMessage, NotFound, Rejection, StoreError
+from turnkeep.lean_dataclass import dataclass
 from turnkeep.messages import Address, AssistantItem, CallItem, Item, Message, OutputItem, UserItem, turns_of
 from turnkeep.pricing.tokenizer import tokenizer_for
 from turnkeep.store.clearing import forget_at_work

@@ -5,7 +5,6 @@ answer to him.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
 
 from turnkeep.doors.http.endpoint import HttpCall
 from turnkeep.doors.http.openai.openai_input import seen_calls
@@ -18,6 +17,7 @@ from turnkeep.doors.http.openai.turn_reader import (
     text_of,
     turn_of,
 )
+from turnkeep.lean_dataclass import dataclass
 from turnkeep.messages import CallItem, UserItem
 from turnkeep.store.values import HeldCall, MessageRecord, ThreadRecord, TranscriptEntry
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import redis.asyncio as redis
@@ -19,6 +18,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
 
 from turnkeep.errors import ConfigurationError, StoreMisconfigured, StoreUnavailable
+from turnkeep.lean_dataclass import dataclass
 from turnkeep.store.redis.client.pipe import Pipe, transport_of
 
 CONNECT_TIMEOUT = 5.0

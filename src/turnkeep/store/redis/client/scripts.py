@@ -30,10 +30,11 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources.abc import Traversable
 from typing import Literal
+
+from turnkeep.lean_dataclass import dataclass
 
 Publish = Literal["PUBLISH", "SPUBLISH"]
 Groups = Mapping[str, tuple[str, ...]]
