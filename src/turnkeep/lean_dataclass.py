@@ -5,16 +5,16 @@ Everything of `dataclasses` (`field`, `fields`, `replace`, `asdict`) takes them;
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import MISSING, Field, FrozenInstanceError, fields
+from functools import partial
 from reprlib import recursive_repr
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 __all__ = ["dataclass"]
 
-Function = Callable[..., Any]
+_ORDER = {"__lt__": "<", "__le__": "<=", "__gt__": ">", "__ge__": ">="}
 
 if TYPE_CHECKING:  # type checkers know the one of Python, by its name
     from dataclasses import dataclass
@@ -24,29 +24,23 @@ else:
     def dataclass(*, slots, frozen=False, eq=True, order=False, kw_only=False):
         """That of `dataclasses`, which keeps the fields and makes the slots.
 
-        It compiles up to nine methods for each class, one by one: a third of what importing the queue cost. Here
-        `__init__` alone is compiled, when it is first asked for; the others ask what takes all values at once.
+        That one compiles up to nine methods for each class at once: a third of what importing the queue cost, and a
+        process that has imported them calls a few. Here each is compiled when it is first looked up.
         """
         if not slots:
             raise TypeError("a lean dataclass has slots: give slots=True")
 
         def define(cls):
             own, has_doc = set(cls.__dict__), bool(cls.__doc__)
+            # with `__eq__` Python itself adds `__hash__ = None` to what a class says
+            if cls.__dict__.get("__hash__") is None:
+                own.discard("__hash__")
             if not has_doc:
                 cls.__doc__ = " "  # or one is made for it, of an inspected signature
             cls = _dataclass(init=False, repr=False, eq=False, slots=slots, kw_only=kw_only)(cls)
             if not has_doc:
                 cls.__doc__ = None
-            methods = {"__init__": _Init(cls, is_frozen=frozen), "__repr__": _repr(cls)}
-            if eq:
-                methods |= _comparisons(cls, order=order)
-                methods["__hash__"] = _hash(cls) if frozen else None
-            if frozen:
-                methods |= _refusals(cls) | {"__getstate__": _state, "__setstate__": _set_state}
-            # with `__eq__` Python itself adds `__hash__ = None` to what a class says
-            if cls.__dict__.get("__hash__") is None:
-                own.discard("__hash__")
-            for name, method in methods.items():
+            for name, method in _methods(cls, is_frozen=frozen, is_compared=eq, is_ordered=order).items():
                 if name not in own:
                     setattr(cls, name, method)
             return cls
@@ -54,28 +48,53 @@ else:
         return define
 
 
-class _Init:
-    """Compiles the `__init__` of a class in its place when it is first looked up: by a first value, or by who asks
-    for the signature. Of what a process imports it makes a few alone.
+def _methods(cls: type, *, is_frozen: bool, is_compared: bool, is_ordered: bool) -> dict[str, Any]:
+    methods: dict[str, Any] = {"__repr__": _repr(cls)}
+    late: dict[str, Callable[[type], FunctionType]] = {"__init__": partial(_init, is_frozen=is_frozen)}
+    if is_compared:
+        for name, sign in ({"__eq__": "=="} | (_ORDER if is_ordered else {})).items():
+            late[name] = partial(_comparison, name=name, sign=sign)
+        methods["__hash__"] = None
+        if is_frozen:
+            late["__hash__"] = _hash
+    if is_frozen:
+        methods |= _refusals(cls) | {"__getstate__": _state, "__setstate__": _set_state}
+    return methods | {name: _Late(cls, name, make) for name, make in late.items()}
+
+
+class _Late:
+    """A method that is compiled when it is first looked up, by a call or by who asks for its signature, and stands
+    in this place from then on.
     """
 
-    def __init__(self, cls: type, *, is_frozen: bool) -> None:
+    def __init__(self, cls: type, name: str, make: Callable[[type], FunctionType]) -> None:
         self._class = cls
-        self._is_frozen = is_frozen
+        self._name = name
+        self._make = make
 
-    def __get__(self, value: object, owner: type) -> Function:
-        init = _compile_init(self._class, is_frozen=self._is_frozen)
-        self._class.__init__ = init  # type: ignore[misc]  # it is of this class
-        method: Function = init.__get__(value, owner)
+    def __get__(self, value: object, owner: type) -> Callable[..., Any]:
+        function = self._make(self._class)
+        setattr(self._class, self._name, function)
+        method: Callable[..., Any] = function.__get__(value, owner)
         return method
 
 
-def _compile_init(cls: type, *, is_frozen: bool) -> FunctionType:
+def _compile(cls: type, head: str, lines: Sequence[str], names: dict[str, Any]) -> FunctionType:
+    """A method of this head and these lines, which may use these names."""
+    names["__name__"] = cls.__module__
+    # of names of fields alone, as `dataclasses` does it
+    exec("\n ".join((f"def {head}:", *lines)), names)  # noqa: S102
+    function: FunctionType = names[head.partition("(")[0]]
+    function.__qualname__ = f"{cls.__qualname__}.{function.__name__}"
+    return function
+
+
+def _init(cls: type, *, is_frozen: bool) -> FunctionType:
     parameters = [one for one in fields(cls) if one.init]
     others = [one for one in fields(cls) if not one.init and (one.default, one.default_factory) != (MISSING, MISSING)]
     by_place = [_parameter(one) for one in parameters if not one.kw_only]
     by_name = [_parameter(one) for one in parameters if one.kw_only]
-    names: dict[str, Any] = {"_MISSING": MISSING, "__name__": cls.__module__}
+    names: dict[str, Any] = {"_MISSING": MISSING}
     for one in (*parameters, *others):
         names |= {f"_default_{one.name}": one.default, f"_make_{one.name}": one.default_factory}
     values = {one.name: _value(one) for one in (*parameters, *others)}
@@ -91,16 +110,12 @@ def _compile_init(cls: type, *, is_frozen: bool) -> FunctionType:
             "if self.__class__ is _class:",
             *(f" {line}" for line in ("_set(self, '__class__', _draft)", *lines, "self.__class__ = _class")),
             # a class below, which is no dataclass, may have another layout
-            f"else:\n  for _name, _value in zip(_names, ({', '.join(values.values())},)): _set(self, _name, _value)",
+            f"else:\n  for _name, _value in zip(_names, {_tuple(values.values())}): _set(self, _name, _value)",
         ]
     if hasattr(cls, "__post_init__"):
         lines.append("self.__post_init__()")
     signature = ", ".join(("self", *by_place, *(("*", *by_name) if by_name else ())))
-    # of names of fields alone, as `dataclasses` does it
-    exec("\n ".join((f"def __init__({signature}):", *lines, "return")), names)  # noqa: S102
-    init: FunctionType = names["__init__"]
-    init.__qualname__ = f"{cls.__qualname__}.__init__"
-    return init
+    return _compile(cls, f"__init__({signature})", [*lines, "return"], names)
 
 
 def _parameter(one: Field[Any]) -> str:
@@ -116,7 +131,22 @@ def _value(one: Field[Any]) -> str:
     return one.name if one.init else f"_default_{one.name}"
 
 
-def _repr(cls: type) -> Function:
+def _comparison(cls: type, *, name: str, sign: str) -> FunctionType:
+    mine, others = (_tuple(f"{side}.{one.name}" for one in fields(cls) if one.compare) for side in ("self", "other"))
+    line = f"return {mine} {sign} {others} if other.__class__ is self.__class__ else NotImplemented"
+    return _compile(cls, f"{name}(self, other)", [line], {})
+
+
+def _hash(cls: type) -> FunctionType:
+    values = (f"self.{one.name}" for one in fields(cls) if (one.compare if one.hash is None else one.hash))
+    return _compile(cls, "__hash__(self)", [f"return hash({_tuple(values)})"], {})
+
+
+def _tuple(values: Iterable[str]) -> str:
+    return f"({''.join(f'{value}, ' for value in values)})"
+
+
+def _repr(cls: type) -> Callable[[Any], str]:
     names = [one.name for one in fields(cls) if one.repr]
 
     @recursive_repr()
@@ -126,32 +156,7 @@ def _repr(cls: type) -> Function:
     return __repr__
 
 
-def _values_of(names: Sequence[str]) -> Function:
-    """What gives these of an object, as a tuple."""
-    if len(names) > 1:
-        return operator.attrgetter(*names)
-    return lambda value: tuple([getattr(value, name) for name in names])
-
-
-def _comparisons(cls: type, *, order: bool) -> dict[str, Function]:
-    values_of = _values_of([one.name for one in fields(cls) if one.compare])
-
-    def comparison(compare: Function) -> Function:
-        def method(self: object, other: object) -> Any:
-            return compare(values_of(self), values_of(other)) if other.__class__ is self.__class__ else NotImplemented
-
-        return method
-
-    acts = (operator.eq, *((operator.lt, operator.le, operator.gt, operator.ge) if order else ()))
-    return {f"__{act.__name__}__": comparison(act) for act in acts}
-
-
-def _hash(cls: type) -> Function:
-    values_of = _values_of([one.name for one in fields(cls) if (one.compare if one.hash is None else one.hash)])
-    return lambda self: hash(values_of(self))
-
-
-def _refusals(cls: type) -> dict[str, Function]:
+def _refusals(cls: type) -> dict[str, Callable[..., None]]:
     """Of an object that cannot be changed, as far as it is one: a class below may have attributes of its own."""
     names = frozenset(one.name for one in fields(cls))
 
