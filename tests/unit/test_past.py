@@ -30,7 +30,7 @@ from turnkeep.models.fit import PastForm
 from turnkeep.models.model import ModelRequest, ToolSpec
 from turnkeep.models.past import Past, PastTurn, pair
 from turnkeep.models.provider import Provider
-from turnkeep.models.reading import json_bytes
+from turnkeep.models.reading import PLACE_OF_PAST, json_bytes
 from turnkeep.models.responses import ResponsesModel
 
 SITE = "models.example/v1"
@@ -114,7 +114,8 @@ def some_request(chance: random.Random, past: Past) -> ModelRequest:
 
 
 def asked(model: Any, request: ModelRequest, caps: Capabilities, *, whole: bool) -> Any:
-    return orjson.loads(json_bytes(model._put(request, caps, whole=whole).body))
+    asking = model._put(request, caps, whole=whole)
+    return orjson.loads(json_bytes(asking.body).replace(PLACE_OF_PAST, asking.past))
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)

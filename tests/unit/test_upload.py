@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import orjson
 import pytest
 
 from tests.raw_server import OK, client_of, served, text_of
 from turnkeep.errors import ModelError, ModelUnavailable
+from turnkeep.models.reading import PLACE_OF_PAST
 from turnkeep.models.upload import LARGE
 
 
@@ -48,6 +50,24 @@ async def test_a_large_request_is_written_whole_and_the_connection_serves_again(
         for size in (3 * LARGE, 3):
             assert await text_of(await client.post(f"{url}/responses", body_of(size), {})) == b"{}"
     assert sizes == [3 * LARGE + 11, 3 + 11]
+
+
+@pytest.mark.parametrize("size", [0, 100, LARGE // 2, 3 * LARGE])
+async def test_a_past_that_is_in_words_already_stands_in_its_place(size: int) -> None:
+    bodies: list[bytes] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for _ in range(2):
+            head = await reader.readuntil(b"\r\n\r\n")
+            bodies.append(await reader.readexactly(int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])))
+            writer.write(OK)
+
+    past = orjson.dumps("p" * size)
+    body = {"before": "a\0b", "said": orjson.Fragment(b"[" + PLACE_OF_PAST + b",1]"), "after": "c"}
+    async with served(answer) as url, client_of(url) as client:
+        for _ in range(2):
+            assert await text_of(await client.post(f"{url}/responses", body, {}, past=past)) == b"{}"
+    assert [orjson.loads(one) for one in bodies] == [{"before": "a\0b", "said": ["p" * size, 1], "after": "c"}] * 2
 
 
 async def test_a_connection_that_breaks_while_a_large_request_is_written_is_a_failure_of_the_network() -> None:

@@ -77,9 +77,9 @@ class AnthropicModel:
         excerpt = None if whole else self._past.excerpt(request, caps)
         result = fit(excerpt.request if excerpt else request, caps, self._site)
         body = without(request_body(result.request, caps.most_output_tokens), caps.drops)
-        body = excerpt.whole(body, "messages") if excerpt else body
+        body, past = excerpt.put(body, "messages") if excerpt else (body, b"")
         reader = partial(AnthropicReader, items=request.items, site=self._site, names=result.names)
-        return Asking({**body, "stream": caps.takes_stream}, self._headers(request), reader)
+        return Asking({**body, "stream": caps.takes_stream}, past, self._headers(request), reader)
 
     def _headers(self, request: ModelRequest) -> dict[str, str]:
         headers = {**key_headers(self._key), **label_headers(request)}

@@ -75,7 +75,7 @@ class ChatModel:
         body = request_body(result.request, caps)
         headers = {} if caps.takes_metadata else label_headers(request)
         reader = partial(ChatReader, items=request.items, site=self._site, names=result.names)
-        return Asking(excerpt.whole(body, "messages") if excerpt else body, headers, reader)
+        return Asking(*(excerpt.put(body, "messages") if excerpt else (body, b"")), headers, reader)
 
     async def close(self) -> None:
         await self._client.close()

@@ -55,6 +55,8 @@ class Asking:
     """One request as it is sent, and how its answer is read."""
 
     body: Mapping[str, Any]
+    past: bytes
+    """What stands in the body at its place."""
     headers: Mapping[str, str]
     reading: Callable[[Reply], AnswerReader]
 
@@ -63,7 +65,7 @@ class Put(Protocol):
     """Puts a request into the words of its protocol."""
 
     def __call__(self, caps: Capabilities, *, whole: bool = False) -> Asking:
-        """`whole`: with a body that can be looked at, instead of one with prepared bytes in it."""
+        """`whole`: with a body that can be looked at, instead of one with a place for the past."""
         ...
 
 
@@ -177,7 +179,7 @@ _Opening = tuple[Reply, AnswerReader, Iterator[StreamPart]]
 
 async def _begin(client: Client, url: str, asking: Asking) -> _Opening:
     """The answer to one request, with its first parts. Raises the failure that it begins with."""
-    reply = await client.post(url, asking.body, asking.headers)
+    reply = await client.post(url, asking.body, asking.headers, past=asking.past)
     try:
         reader = asking.reading(reply)
         while not reader.is_done and (frames := await reply.read()) is not None:

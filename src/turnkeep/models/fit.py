@@ -36,7 +36,7 @@ from turnkeep.models.call_ids import digest, respell_calls
 from turnkeep.models.capabilities import Capabilities
 from turnkeep.models.model import ModelRequest, ToolSpec, output_limit, with_output_limit
 from turnkeep.models.past import Past, PastTurn, PastWords, without_idle_reasoning
-from turnkeep.models.reading import json_bytes
+from turnkeep.models.reading import PLACE_OF_PAST, json_bytes
 from turnkeep.models.role_order import bridge, join_roles, one_by_one, preface
 
 LONGEST_NAME = 64
@@ -349,16 +349,15 @@ class Excerpt:
     request: ModelRequest
     words: bytes
 
-    def whole(self, body: dict[str, Any], name: str) -> dict[str, Any]:
-        """The body of the request, with the past in its place: after what the operator says, before
-        the first word of a user.
+    def put(self, body: dict[str, Any], name: str) -> tuple[dict[str, Any], bytes]:
+        """The body of the request with the place of its past, after what the operator says and before the first
+        word of a user; and the past.
         """
         if not self.words or name not in body:
-            return body
+            return body, b""
         first = next(place for place, entry in enumerate(body[name]) if entry.get("role") == "user")
-        head, tail = json_bytes(body[name][:first])[:-1], json_bytes(body[name][first:])[1:]
-        # in one piece: each copy of a long past is megabytes of fresh memory
-        return {**body, name: orjson.Fragment(b"".join((head, b"," * bool(first), self.words, b",", tail)))}
+        entries = [*body[name][:first], orjson.Fragment(PLACE_OF_PAST), *body[name][first:]]
+        return {**body, name: entries}, self.words
 
 
 class PastForms:

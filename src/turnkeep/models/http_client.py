@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from http import HTTPStatus
 from typing import Any, cast
@@ -29,7 +29,7 @@ from turnkeep.models.classify import classify
 from turnkeep.models.http_connector import head_of, open_connector, request_to
 from turnkeep.models.network_failures import NETWORK_ERRORS, connection_error, no_answer, silence
 from turnkeep.models.provider import Provider
-from turnkeep.models.reading import MAX_EVENT, Framer, StreamEvent, is_json, json_bytes, request_id
+from turnkeep.models.reading import MAX_EVENT, PLACE_OF_PAST, Framer, StreamEvent, is_json, json_bytes, request_id
 from turnkeep.models.upload import LARGE, ReplyHead, upload
 from turnkeep.models.waits import NOTHING_LEFT, wait_for_spent
 
@@ -76,15 +76,17 @@ class Client:
         self._connector: aiohttp.BaseConnector | None = None
         self._targets: dict[tuple[str, str], Target] = {}
 
-    async def post(self, url: str, body: Mapping[str, Any], headers: Mapping[str, str]) -> Reply:
+    async def post(self, url: str, body: Mapping[str, Any], headers: Mapping[str, str], *, past: bytes = b"") -> Reply:
         """Send one request to an address of the endpoint and wait for the head of its answer; the
-        caller closes the reply.
+        caller closes the reply. `past` is what stands in the body at its place.
 
         Raises ModelError: what the answer's status means, ModelTimedOut without an answer in time,
         ModelUnreachable without a connection.
         """
-        data = json_bytes(body)
-        return await self._send("POST", url, {**headers, "Content-Length": str(len(data))}, data)
+        # not joined: each copy of a long past is fresh memory
+        before, _, after = json_bytes(body).partition(PLACE_OF_PAST)
+        size = len(before) + len(past) + len(after)
+        return await self._send("POST", url, {**headers, "Content-Length": str(size)}, (before, past, after))
 
     async def get(self, path: str, **query: str) -> Reply:
         """Read something that is there already; the same as `post` otherwise."""
@@ -92,9 +94,9 @@ class Client:
 
     async def get_at(self, url: str) -> Reply:
         """The same by a whole address."""
-        return await self._send("GET", url, {}, b"")
+        return await self._send("GET", url, {}, (b"",))
 
-    async def _send(self, method: str, url: str, headers: Mapping[str, str], body: bytes) -> Reply:
+    async def _send(self, method: str, url: str, headers: Mapping[str, str], body: Sequence[bytes]) -> Reply:
         endpoint, asked_at = self.endpoint, asyncio.get_running_loop().time()
         # OpenAI logs it: a request that never came back can be asked after by this name.
         headers = {"X-Client-Request-Id": uuid.uuid4().hex, **headers}
@@ -125,7 +127,9 @@ class Client:
         target = self._targets[method, url] = Target(request_to(self.endpoint, method, url))
         return target
 
-    async def _ask(self, target: Target, headers: Mapping[str, str], body: bytes, *, asked_at: float) -> Reply:
+    async def _ask(
+        self, target: Target, headers: Mapping[str, str], body: Sequence[bytes], *, asked_at: float
+    ) -> Reply:
         connection = await self._connect(target)
         try:
             head, content = await cast("ArrivalHandler", connection.protocol).ask(target.head(headers), body)
@@ -367,16 +371,19 @@ class ArrivalHandler(ResponseHandler):
     has_resumed = False
     """A read has let the parser go on, which may have given more."""
 
-    async def ask(self, head: bytes, body: bytes) -> ReplyHead:
-        """Write a request and wait for the head of its reply, which comes with what is to be read after it."""
+    async def ask(self, head: bytes, body: Sequence[bytes]) -> ReplyHead:
+        """Write a request, its body in pieces, and wait for the head of its reply, which comes with what is to be
+        read after it.
+        """
         if self.transport is None or self.transport.is_closing():
             raise aiohttp.ClientConnectionResetError("the connection was closed before the request was written")
         self.has_asked = True
         self.set_response_params(read_until_eof=True)
-        if len(body) > LARGE:
+        if sum(map(len, body)) > LARGE:
             return await upload(self, head, body, reply=self._head())
-        # not joined: of a long past that would be one more copy, in fresh memory
-        self.transport.writelines((head, body) if body else (head,))
+        # each for itself: before Python 3.12 `writelines` joins them, and a long past would be copied once more
+        for piece in (head + body[0], *body[1:]):
+            self.transport.write(piece)
         return await self._head()
 
     async def _head(self) -> ReplyHead:

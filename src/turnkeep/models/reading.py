@@ -32,6 +32,8 @@ StreamEvent = tuple[bytes, bytes]
 """One event: its name (empty when it has none) and its data."""
 
 MAX_EVENT = 8 * 1024 * 1024
+PLACE_OF_PAST = b"\0"
+"""Stands in a body for a past that was put into words before. No JSON has this byte."""
 
 _BOM = b"\xef\xbb\xbf"
 

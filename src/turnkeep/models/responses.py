@@ -126,7 +126,7 @@ class ResponsesModel:
         reader = partial(
             ResponsesReader, items=request.items, wants_seal=wants_seal, site=self._site, names=result.names
         )
-        return Asking(excerpt.whole(body, "input") if excerpt else body, headers, reader)
+        return Asking(*(excerpt.put(body, "input") if excerpt else (body, b"")), headers, reader)
 
     @property
     def in_background(self) -> bool:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterator, Sequence
 from contextlib import suppress
 from http import HTTPStatus
+from itertools import chain
 
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
@@ -20,7 +21,9 @@ PIECE = 64 * 1024
 ReplyHead = tuple[RawResponseMessage, aiohttp.StreamReader]
 
 
-async def upload(line: ResponseHandler, head: bytes, body: bytes, *, reply: Awaitable[ReplyHead]) -> ReplyHead:
+async def upload(
+    line: ResponseHandler, head: bytes, body: Sequence[bytes], *, reply: Awaitable[ReplyHead]
+) -> ReplyHead:
     """The head of the reply. It may begin before all is written: a refusal, of who reads nothing more of it, or
     an answer of who reads on.
     """
@@ -41,15 +44,19 @@ async def upload(line: ResponseHandler, head: bytes, body: bytes, *, reply: Awai
     return reply_head, content
 
 
-async def _write(line: ResponseHandler, head: bytes, body: bytes) -> None:
+async def _write(line: ResponseHandler, head: bytes, body: Sequence[bytes]) -> None:
     """As fast as it is read. A connection on which that was not done serves nobody else."""
     # That it is lost is told to who reads it.
     with suppress(*NETWORK_ERRORS):
         try:
-            for piece in (head, *(body[place : place + PIECE] for place in range(0, len(body), PIECE))):
+            for piece in chain((head,), *map(_cut, body)):
                 await line._drain_helper()  # of aiohttp's protocols: waits while the peer takes no more
                 if line.transport is not None:
                     line.transport.write(piece)
         except BaseException:
             line.force_close()
             raise
+
+
+def _cut(words: bytes) -> Iterator[bytes]:
+    return (words[place : place + PIECE] for place in range(0, len(words), PIECE))
