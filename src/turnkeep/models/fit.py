@@ -356,8 +356,7 @@ class Excerpt:
         if not self.words or name not in body:
             return body, b""
         first = next(place for place, entry in enumerate(body[name]) if entry.get("role") == "user")
-        entries = [*body[name][:first], orjson.Fragment(PLACE_OF_PAST), *body[name][first:]]
-        return {**body, name: entries}, self.words
+        return {**body, name: [*body[name][:first], orjson.Fragment(PLACE_OF_PAST), *body[name][first:]]}, self.words
 
 
 class PastForms:
