@@ -55,6 +55,11 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
         "step if items == step.items else replace(step, items=items)",
         "step if False else replace(step, items=items)",
     ): "a step with the same items is an equal one: the look spares a copy",
+    (
+        "runs/answer.py",
+        "() if self.resources.toolbox.is_empty else self.toolbox.specs(self.assistant.tool_names)",
+        "() if False else self.toolbox.specs(self.assistant.tool_names)",
+    ): "an empty toolbox has no specs: the look spares the walk",
     **dict.fromkeys(
         [
             (

@@ -195,6 +195,15 @@ async def test_each_lease_of_an_owner_is_given_up_in_its_own_time() -> None:
     assert await ending_of(third) == (LeaseLost, pytest.approx(began + 25.0))
 
 
+async def test_one_timer_looks_after_all_leases() -> None:
+    stage = stage_of()
+    await stage.lease("m1")
+    timer = stage.keeper._timer
+    await stage.say("m2", where=Address("default", "assistant", "d"))
+    await stage.keeper.claim(1, None)
+    assert stage.keeper._timer is timer
+
+
 # ---------------------------------------------------------------- what the store says
 
 
