@@ -60,17 +60,11 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
         "() if self.resources.toolbox.is_empty else self.toolbox.specs(self.assistant.tool_names)",
         "() if False else self.toolbox.specs(self.assistant.tool_names)",
     ): "an empty toolbox has no specs: the look spares the walk",
-    **dict.fromkeys(
-        [
-            (
-                "runs/announcer.py",
-                "loop.call_soon(begin) if moment <= loop.time() else loop.call_at(moment, begin)",
-                "loop.call_soon(begin) if False else loop.call_at(moment, begin)",
-            ),
-            ("runs/announcer.py", "moment <= loop.time()", "moment < loop.time()"),
-        ],
-        "a timer that is over runs at the same turn of the loop: the look spares one",
-    ),
+    (
+        "runs/announcer.py",
+        "moment <= loop.time()",
+        "moment < loop.time()",
+    ): "a timer of this very moment runs at the next turn of the loop, where a task made now begins",
     **dict.fromkeys(
         [
             ("runs/tool_calls.py", "plan.way == 'known' and plan.output", "plan.way == 'known' or plan.output"),

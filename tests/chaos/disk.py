@@ -5,7 +5,6 @@ Whoever wants that leaves a file with the name of the kind behind `DISK`; the fi
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,28 +32,12 @@ def withdraw_failures(path: Path) -> None:
 
 @contextmanager
 def failing_disk(path: str) -> Iterator[None]:
-    """All that SQLite opens in this process is on such a disk, whoever syncs it."""
-    files, of_the_system = _Files(path), os.fdatasync
-
-    def fdatasync(fd: Any) -> None:
-        if _fails(path, "sync"):
-            raise OSError(errno.EIO, "the disk failed in a sync")
-        of_the_system(fd)
-
-    os.fdatasync = fdatasync
+    """All that SQLite opens in this process is on such a disk."""
+    files = _Files(path)
     try:
         yield
     finally:
-        os.fdatasync = of_the_system
         files.unregister()
-
-
-def _fails(path: str, kind: str) -> bool:
-    try:
-        os.unlink(f"{path}.{kind}")  # of several processes one succeeds
-    except FileNotFoundError:
-        return False
-    return True
 
 
 class _Files(apsw.VFS):
@@ -73,7 +56,11 @@ class _File(apsw.VFSFile):
         super().__init__(below, name, flags)
 
     def _fails(self, kind: str) -> bool:
-        return _fails(self._path, kind)
+        try:
+            os.unlink(f"{self._path}.{kind}")  # of several processes one succeeds
+        except FileNotFoundError:
+            return False
+        return True
 
     def xWrite(self, data: Any, offset: int) -> None:
         if self._fails("write"):

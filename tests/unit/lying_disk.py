@@ -7,9 +7,7 @@ told once; the pages count as clean from then on, though they are not on the dis
 from __future__ import annotations
 
 import copy
-import errno
 import os
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -37,8 +35,6 @@ class Disk:
     unsynced: dict[str, list[Change]] = field(default_factory=dict)
     before_sync: Callable[[], object] = bool
     """Told of each sync before it happens, by the thread that asks for it."""
-    lock: threading.Lock = field(default_factory=threading.Lock, compare=False)
-    """One thread may write while another one syncs."""
 
     @property
     def has_failed(self) -> bool:
@@ -50,25 +46,13 @@ class Disk:
         self.calls += 1
         return self.calls - 1 == self.fails_at
 
-    def write(self, name: str, change: Change) -> None:
-        with self.lock:
-            self.unsynced[name].append(change)
-
-    def sync(self, name: str) -> bool:
-        """Whether the disk has what was written before this was called, and nothing of what comes meanwhile."""
-        count = len(self.unsynced[name])
-        self.before_sync()
-        has_failed = self.fails("sync")
-        with self.lock:
-            if not has_failed:
-                _apply(self.images[name], self.unsynced[name][:count])
-            del self.unsynced[name][:count]
-        return not has_failed
+    def sync(self, name: str) -> None:
+        _apply(self.images[name], self.unsynced[name])
+        self.unsynced[name].clear()
 
     def as_it_is(self) -> Disk:
         """A copy of what is on it now."""
-        with self.lock:
-            return replace(self, images=copy.deepcopy(self.images), unsynced=copy.deepcopy(self.unsynced))
+        return replace(self, images=copy.deepcopy(self.images), unsynced=copy.deepcopy(self.unsynced))
 
     def after_a_power_cut(self, path: Path, folder: Path, written: Choice = lambda changes: ()) -> Path:
         """The store as the machine finds it when it starts again."""
@@ -94,7 +78,7 @@ def _apply(image: bytearray, changes: Sequence[Change]) -> None:
 
 @contextmanager
 def lying_disk(**options: Any) -> Iterator[Disk]:
-    """All files that SQLite opens in the block are on such a disk, whoever syncs them."""
+    """All files that SQLite opens in the block are on such a disk."""
     disk = Disk(**options)
 
     class File(apsw.VFSFile):
@@ -109,16 +93,19 @@ def lying_disk(**options: Any) -> Iterator[Disk]:
             if disk.fails("write"):
                 raise disk.error("the disk failed")
             super().xWrite(data, offset)
-            disk.write(self.name, (offset, bytes(data)))
+            disk.unsynced[self.name].append((offset, bytes(data)))
 
         def xTruncate(self, size: int) -> None:  # SQLite's name
             super().xTruncate(size)
-            disk.write(self.name, size)
+            disk.unsynced[self.name].append(size)
 
         def xSync(self, flags: int) -> None:  # SQLite's name
-            if not disk.sync(self.name):
+            disk.before_sync()
+            if disk.fails("sync"):
+                disk.unsynced[self.name].clear()
                 raise disk.error("the disk failed")
             super().xSync(flags)
+            disk.sync(self.name)
 
     class Files(apsw.VFS):
         def __init__(self) -> None:
@@ -129,25 +116,6 @@ def lying_disk(**options: Any) -> Iterator[Disk]:
 
     files = Files()
     try:
-        with _own_syncs(disk):
-            yield disk
+        yield disk
     finally:
         files.unregister()
-
-
-@contextmanager
-def _own_syncs(disk: Disk) -> Iterator[None]:
-    """What we sync past SQLite is on this disk as well."""
-    of_the_system = os.fdatasync
-
-    def fdatasync(fd: Any) -> None:
-        name = os.readlink(f"/proc/self/fd/{fd}")
-        if name in disk.images and not disk.sync(name):
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
-        of_the_system(fd)
-
-    os.fdatasync = fdatasync
-    try:
-        yield
-    finally:
-        os.fdatasync = of_the_system

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import pytest
 
 from tests.conftest import FULL
 from tests.contract.suite.desk import HERE, WORKER, Desk, at, delta
-from tests.patience import PATIENCE, until
+from tests.patience import until
 from tests.unit.lying_disk import Disk, lying_disk
 from tests.unit.sqlite_files import Gate, engine, opened
 from turnkeep.errors import OutcomeUnknown, StoreError
@@ -57,22 +56,16 @@ async def live(desk: Desk, claim: Claim) -> list[str]:
     return received
 
 
-async def survives(disk: Disk, fails_at: int, tmp_path: Path, *, is_awaited: bool) -> tuple[list[str], bool]:
-    """What had a receipt, all of which is there after a power cut; and whether the disk failed at all. `is_awaited`:
-    a worker waits, so that messages are synced beside the writer.
-    """
+async def survives(disk: Disk, fails_at: int, tmp_path: Path) -> tuple[list[str], bool]:
+    """What had a receipt, all of which is there after a power cut; and whether the disk failed at all."""
     path = tmp_path / "a.db"
     async with opened(path, AT_ONCE) as desk:
         await desk.say("m")
         [claim] = await desk.claims()
-        waiting = asyncio.create_task(desk.store.ready(queues=["another"], timeout=600.0)) if is_awaited else None
-        await until(lambda: engine(desk).use().wakeups.is_awaited is is_awaited)
         disk.calls, disk.fails_at = 0, fails_at
         received = await live(desk, claim)
         crashed = disk.after_a_power_cut(path, tmp_path / "crash")
         has_failed, disk.fails_at = disk.has_failed, None
-        if waiting is not None:
-            waiting.cancel()
     async with opened(crashed, AT_ONCE) as desk:
         for channel in received:
             assert await desk.store.message(at(channel), "m") is not None, f"{channel} had a receipt and is lost"
@@ -95,13 +88,12 @@ def log_pages(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.slow  # a life for each call of the disk
-@pytest.mark.daily(rows=4)  # each call with one of the sizes
+@pytest.mark.daily(rows=2)  # each call with one of the sizes
 @pytest.mark.usefixtures("log_pages")
 @pytest.mark.parametrize("log_pages", [12, 1000], indirect=True)
-@pytest.mark.parametrize("is_awaited", [False, True])
 @pytest.mark.parametrize("call", ["sync", "write"])
 async def test_no_receipt_is_lost_by_a_disk_that_fails_once(
-    call: str, is_awaited: bool, tmp_path: Path, size: Callable[[int, int], int]
+    call: str, tmp_path: Path, size: Callable[[int, int], int]
 ) -> None:
     """Each sync, and of writes, which are many, each or some."""
     step = 1 if call == "sync" else size(27, 1)
@@ -110,7 +102,7 @@ async def test_no_receipt_is_lost_by_a_disk_that_fails_once(
         folder = tmp_path / f"{tried}"
         folder.mkdir()
         with lying_disk(fails_in=call) as disk:
-            received, has_failed = await survives(disk, tried * step, folder, is_awaited=is_awaited)
+            received, has_failed = await survives(disk, tried * step, folder)
         if not has_failed:
             break
         held += len(received) >= 2 * ROUNDS - 2
@@ -130,37 +122,6 @@ async def test_a_failed_sync_leaves_the_outcome_open_and_the_next_receipt_is_goo
             crashed = disk.after_a_power_cut(tmp_path / "a.db", tmp_path / "crash")
         async with opened(crashed, AT_ONCE) as desk:
             assert await desk.store.message(HERE, "m3") is not None
-
-
-async def test_with_a_sync_that_fails_beside_the_writer_all_are_of_open_outcome_who_came_meanwhile(
-    tmp_path: Path,
-) -> None:
-    begun, go_on = threading.Event(), threading.Event()
-    with lying_disk() as disk:
-        async with opened(tmp_path / "a.db", AT_ONCE) as desk, asyncio.TaskGroup() as group:
-            await desk.say("m0")
-            waiting = group.create_task(desk.store.ready(queues=["another"], timeout=600.0))
-            await until(lambda: engine(desk).use().wakeups.is_awaited)
-            disk.fails_at = disk.calls
-
-            def hold() -> None:
-                begun.set()
-                assert go_on.wait(PATIENCE)
-
-            disk.before_sync = hold
-            first = group.create_task(done(desk.say("m1", where=at("c1"))))
-            await until(begun.is_set)
-            second = group.create_task(done(desk.say("m2", where=at("c2"))))
-            await until(lambda: desk.store.message(at("c2"), "m2"))
-            third = group.create_task(done(engine(desk).write(lambda tx: None)))  # which is synced with its commit
-            go_on.set()
-            assert (await first, await second, await third) == (False, False, True)
-            await desk.say("m3", where=at("c3"))
-            crashed = disk.after_a_power_cut(tmp_path / "a.db", tmp_path / "crash")
-            disk.before_sync = bool
-            waiting.cancel()
-        async with opened(crashed, AT_ONCE) as desk:
-            assert await desk.store.message(at("c3"), "m3") is not None
 
 
 async def behind_deltas(desk: Desk, *operations: Awaitable[Any]) -> list[Any]:

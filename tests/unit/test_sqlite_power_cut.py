@@ -9,10 +9,11 @@ import asyncio
 import copy
 import random
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import apsw
 import pytest
@@ -20,14 +21,13 @@ import pytest
 from tests.contract.suite.desk import CALL, HERE, LEASE, Desk, at, delta, retry
 from tests.patience import PATIENCE, until
 from tests.unit.lying_disk import Change, Choice, Disk, lying_disk
-from tests.unit.sqlite_files import Gate, engine, opened, traced
+from tests.unit.sqlite_files import Gate, connection_of, engine, opened, traced
 from turnkeep.errors import OutcomeUnknown, StoreFull
 from turnkeep.events import Event
-from turnkeep.store.contract import Follower
 from turnkeep.store.sinks import EVERYTHING
 from turnkeep.store.sqlite import layout
 from turnkeep.store.sqlite.operation_queue import WriteKind
-from turnkeep.store.values import Claim, Decision, Notice, Policies, Policy
+from turnkeep.store.values import Claim, Decision, Policies, Policy
 
 AT_ONCE = Policies(Policy(window=0.0, max_wait=0.0))
 
@@ -295,96 +295,28 @@ async def test_a_worker_that_waits_has_its_claim_before_the_disk_has_the_message
 
 @pytest.mark.usefixtures("no_sweep")
 async def test_a_receipt_of_what_another_process_has_not_synced_yet_waits_for_a_sync_too(tmp_path: Path) -> None:
-    path = tmp_path / "a.db"
+    path, is_committed, go_on = tmp_path / "a.db", threading.Event(), threading.Event()
+
+    def stop_before_its_sync(cursor: apsw.Cursor, statement: str, bindings: Any) -> bool:
+        if "'synced'" in statement:
+            is_committed.set()
+            assert go_on.wait(PATIENCE)
+        return True
+
     with lying_disk() as disk:
         async with opened(path, AT_ONCE) as desk, opened(path, AT_ONCE) as other, asyncio.TaskGroup() as group:
             await desk.wait(1.0)
             group.create_task(claim_when_ready(desk))
             await until(lambda: engine(desk).use().wakeups.is_awaited)
-            with syncs_beside_held(disk) as is_committed:
-                group.create_task(desk.say("m1"))
-                await until(is_committed.is_set)
-                assert (await other.say("m1")).repeated
-                crashed = disk.after_a_power_cut(path, tmp_path / "crash")
+            connection_of(desk).exec_trace = stop_before_its_sync
+            group.create_task(desk.say("m1"))
+            await until(is_committed.is_set)
+            assert (await other.say("m1")).repeated
+            crashed = disk.after_a_power_cut(path, tmp_path / "crash")
+            connection_of(desk).exec_trace = None
+            go_on.set()
         async with opened(crashed, AT_ONCE) as desk:
             assert await desk.store.message(HERE, "m1") is not None
-
-
-@contextmanager
-def syncs_beside_held(disk: Disk) -> Iterator[threading.Event]:
-    """Syncs beside the writer wait for the end of the block; the event says that one has begun."""
-    has_begun, go_on = threading.Event(), threading.Event()
-
-    def hold() -> None:
-        if threading.current_thread().name == "turnkeep-sqlite-sync":
-            has_begun.set()
-            assert go_on.wait(PATIENCE)
-
-    disk.before_sync = hold
-    try:
-        yield has_begun
-    finally:
-        go_on.set()
-        disk.before_sync = bool
-
-
-@pytest.mark.usefixtures("no_sweep")
-async def test_first_words_are_shown_before_the_disk_has_the_message_and_the_end_is_not(tmp_path: Path) -> None:
-    path = tmp_path / "a.db"
-    with lying_disk() as disk:
-        async with opened(path, AT_ONCE) as desk, desk.store.follow() as follower, asyncio.TaskGroup() as group:
-            await desk.wait(1.0)
-            await follower.add(HERE)
-            working = group.create_task(claim_when_ready(desk))
-            await until(lambda: engine(desk).use().wakeups.is_awaited)
-            with syncs_beside_held(disk) as has_begun:
-                saying = group.create_task(desk.say("m1"))
-                claim = await working
-                await until(has_begun.is_set)
-                await desk.store.publish(claim, 0, [delta("x")])
-                events = [event async for notice in first_of(follower, 3) for event in notice.events]
-                assert [event.kind for event in events] == ["accepted", "started", "delta"]
-                ending = group.create_task(desk.commit(claim))
-                await until(lambda: engine(desk).use().writer.waiting == 2)
-                assert not saying.done(), "a receipt, and the disk has nothing"
-                crashed = disk.after_a_power_cut(path, tmp_path / "crash")
-            await saying
-            await ending
-            ended = disk.after_a_power_cut(path, tmp_path / "ended")
-        async with opened(crashed, AT_ONCE) as desk:
-            assert await desk.store.thread(HERE) is None
-        async with opened(ended, AT_ONCE) as desk:
-            assert (await desk.thread()).turns == 1
-
-
-async def first_of(follower: Follower, count: int) -> AsyncIterator[Notice]:
-    """The notices with so many events."""
-    async with asyncio.timeout(PATIENCE):
-        async for notice in follower:
-            yield notice
-            if (count := count - len(notice.events)) <= 0:
-                return
-
-
-@pytest.mark.usefixtures("no_sweep")
-async def test_many_receipts_wait_for_one_sync(tmp_path: Path) -> None:
-    with lying_disk() as disk:
-        async with opened(tmp_path / "a.db", AT_ONCE) as desk, asyncio.TaskGroup() as group:
-            waiting = group.create_task(desk.store.ready(queues=["nobody's"], timeout=600.0))
-            await until(lambda: engine(desk).use().wakeups.is_awaited)
-            with syncs_beside_held(disk) as has_begun:
-                first = group.create_task(desk.say("m0", where=at("c0")))
-                await until(has_begun.is_set)
-                syncs = disk.calls
-                others = [group.create_task(desk.say("m1", where=at(f"c{number}"))) for number in range(20)]
-                await until(lambda: are_open(desk, 21))
-            await asyncio.gather(first, *others)
-            assert disk.calls <= syncs + 2  # that which was held, and one more
-            waiting.cancel()
-
-
-async def are_open(desk: Desk, count: int) -> bool:
-    return (await desk.store.counts()).open_messages == count
 
 
 KINDS: tuple[WriteKind, ...] = ("urgent", "ending", "urgent")

@@ -23,7 +23,6 @@ from turnkeep.errors import OutcomeUnknown, StoreError, StoreFull, StoreUnavaila
 from turnkeep.messages import Address
 from turnkeep.store.sqlite.connection import LOG_LIMIT, at_commit, connect_to_write, empty_log, meaning, no_text
 from turnkeep.store.sqlite.file_identity import Ballast, FileIdentity
-from turnkeep.store.sqlite.log_sync import LogSync
 from turnkeep.store.sqlite.operation_queue import ALL_KINDS, ActResult, Call, Operation, OperationQueue, WriteKind
 from turnkeep.store.sqlite.other_processes import OtherProcesses, free, remove_dead_owners
 from turnkeep.store.sqlite.transaction import SYNC_MARK, Transaction
@@ -89,13 +88,11 @@ class Writer:
         machine shows of the log, and all that is added behind the hole would be lost with it: so
         nothing is added before the log was written into the file and begun anew.
         """
-        self._log_sync = LogSync(path, self._tell_synced)
         self._next_look = self._next_sweep = 0.0
         self._next_complaint = 0.0
         self._thread = threading.Thread(target=self._work, name="turnkeep-sqlite-writer", daemon=True)
 
     def start(self) -> None:
-        self._log_sync.start()
         self._thread.start()
 
     @property
@@ -143,12 +140,11 @@ class Writer:
             self._queue.end()
             await self._exit
 
-    def _settle(self, results: Sequence[ActResult], news: News | None = None) -> None:
+    def _settle(self, results: Sequence[ActResult], news: News) -> None:
         self._waiting -= len(results)
         for operation, value, error in results:
             operation.call.settle(operation.place, value, error)
-        if news is not None:
-            self._wakeups.tell(news)
+        self._wakeups.tell(news)
         self._let_in(CAPACITY - self._waiting)
 
     def _let_in(self, count: int) -> None:
@@ -170,9 +166,7 @@ class Writer:
                 if group:
                     self._write(group)
                 self._try_to_look_around()
-            self._log_sync.stop()
-            self._look_for_failed_sync()
-            if self._owes_sync or self._must_sync:
+            if self._owes_sync:
                 # others may have the file open, and would not do it for us
                 with suppress(apsw.Error):
                     self._sync()
@@ -228,9 +222,8 @@ class Writer:
         # a file that was deleted or replaced takes every write, and nobody finds them again; it
         # costs a microsecond
         self._identity.check()
-        self._set_sync("normal" if self._is_synced_behind(group) else "full")
-        self._look_for_failed_sync()
         self._close_hole()
+        self._set_sync("normal" if self._is_synced_behind(group) else "full")
         self._transaction.begin()
         # the lock is ours from here: what is told of others now is all of it, in the order in which
         # it was committed
@@ -255,37 +248,28 @@ class Writer:
         return _WITH_SYNC_BEHIND if _is_urgent(group) else _NO_KINDS
 
     def _set_sync(self, synchronous: str) -> None:
-        # who relies on a sync of his own has to know whether the one before it has failed
-        if synchronous == "full":
-            self._log_sync.wait()
         # before the transaction: SQLite does not change it within one
         if synchronous != self._synchronous:
             self._transaction.connection.execute(f"PRAGMA synchronous = {synchronous}")
             self._synchronous = synchronous
 
     def _answer(self, results: Sequence[ActResult], news: News) -> None:
-        """Tell the callers of a group that was committed, and in the order of commits what is new. Who needs the
-        disk to have it, hears after a sync; runs ask their models and show what these say meanwhile.
+        """Tell the callers of a group that was committed. Who needs the disk to have it, hears after a
+        sync; a worker asks its model meanwhile.
         """
         is_synced = self._synchronous == "full"
         self._owes_sync = self._owes_sync or not is_synced
-        if self._must_sync or (not is_synced and self._transaction.needs_sync):
-            self._call(self._settle, self._after_sync(results), news)
-            return
-        receipts = [] if is_synced else [result for result in results if result[0].kind not in _WITHOUT_SYNC]
-        early = [result for result in results if result[0].kind in _WITHOUT_SYNC] if receipts else results
-        self._call(self._settle, early, news)
-        if receipts:
-            self._sync_beside(receipts)
-
-    def _sync_beside(self, results: Sequence[ActResult]) -> None:
-        """Tell these when the disk has what was committed until now."""
-        self._owes_sync = False
-        self._log_sync.begin(results)
-
-    def _tell_synced(self, results: Sequence[ActResult], failure: apsw.Error | None) -> None:
-        if results:
-            self._call(self._settle, results if failure is None else self._of_open_outcome(results, failure))
+        needs_sync = self._must_sync or (not is_synced and self._transaction.needs_sync)
+        if not (needs_sync or is_synced):
+            early = [result for result in results if result[0].kind in _WITHOUT_SYNC]
+            if len(early) < len(results):
+                needs_sync = True
+                results = [result for result in results if result[0].kind not in _WITHOUT_SYNC]
+                if early:
+                    # what wakes, with the claim that has ended some of it; what was said when it is there for good
+                    self._call(self._settle, early, News(wakes=news.wakes, nudges=news.nudges, outlook=news.outlook))
+                    news = News(events=news.events)
+        self._call(self._settle, self._after_sync(results) if needs_sync else results, news)
 
     def _after_sync(self, results: Sequence[ActResult]) -> Sequence[ActResult]:
         try:
@@ -293,28 +277,15 @@ class Writer:
         except apsw.Error as error:
             self._must_sync = True
             self._note_error(error)
-            return self._of_open_outcome(results, error)
+            failure = OutcomeUnknown(str(meaning(error, self._path)))
+            return [(operation, None, refusal or failure) for operation, _, refusal in results]
         return results
-
-    def _of_open_outcome(self, results: Sequence[ActResult], error: apsw.Error) -> Sequence[ActResult]:
-        """They were committed, and nobody knows whether the disk has them."""
-        failure = OutcomeUnknown(str(meaning(error, self._path)))
-        return [(operation, None, refusal or failure) for operation, _, refusal in results]
 
     def _sync(self) -> None:
         """Have the disk hold all that was committed until now."""
         self._set_sync("full")
-        if (failure := self._look_for_failed_sync()) is not None:
-            raise failure
         self._transaction.connection.execute(SYNC_MARK, (self._transaction.now,))
         self._owes_sync = self._must_sync = False
-
-    def _look_for_failed_sync(self) -> apsw.Error | None:
-        """Why one has failed beside this thread, since it was looked at last."""
-        failure = self._log_sync.take_failure()
-        if failure is not None:
-            self._must_sync = self.may_have_a_hole = True
-        return failure
 
     def _note_error(self, error: BaseException) -> None:
         # only these: a full disk or a lock leaves no doubt about what was written
@@ -407,7 +378,7 @@ class Writer:
             self._transaction.roll_back()
 
     def _fail(self, group: Sequence[Operation], error: Exception) -> None:
-        self._call(self._settle, [(operation, None, error) for operation in group])
+        self._call(self._settle, [(operation, None, error) for operation in group], News())
 
     def _look_around(self) -> None:
         now = time.monotonic()
@@ -420,12 +391,9 @@ class Writer:
         if now >= self._next_sweep:
             self._next_sweep = now + _SWEEP
             # first, whatever fails then: so that a machine that stops loses a second of it at most
-            self._look_for_failed_sync()
-            if self._must_sync:
+            if self._owes_sync:
                 self._close_hole()
                 self._sync()
-            elif self._owes_sync:
-                self._sync_beside([])
             self._look_at_room()
             # listing a folder and asking for locks is most of what a process costs that does nothing
             if self._transaction.owners.may_have_changed():
