@@ -103,7 +103,7 @@ def pytest_configure_node(node: Any) -> None:
     node.workerinput["forks"] = str(ForkServer.folder)
     worker = node.workerinput
     number = int(worker["workerid"].removeprefix("gw"))
-    if is_whole(node.config) and only_waits(number, worker["workercount"]):
+    if may_collect_parts(node.config) and only_waits(number, worker["workercount"]):
         worker[WAITS] = True
 
 
@@ -112,6 +112,11 @@ def is_whole(config: pytest.Config) -> bool:
     option = config.option
     is_chosen = option.keyword or option.markexpr or getattr(option, "lf", False)
     return config.args_source is pytest.Config.ArgsSource.TESTPATHS and not is_chosen
+
+
+def may_collect_parts(config: pytest.Config) -> bool:
+    """Whether who gives out tests is ours, who alone bears that a worker has not all of them."""
+    return config.getoption("dist") == "loadgroup" and is_whole(config)
 
 
 @pytest.hookimpl
