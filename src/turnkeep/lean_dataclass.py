@@ -5,7 +5,8 @@ Everything of `dataclasses` (`field`, `fields`, `replace`, `asdict`) takes them;
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, Field, FrozenInstanceError, fields
 from functools import partial
 from reprlib import recursive_repr
@@ -37,7 +38,14 @@ else:
                 own.discard("__hash__")
             if not has_doc:
                 cls.__doc__ = " "  # or one is made for it, of an inspected signature
-            cls = _dataclass(init=False, repr=False, eq=False, slots=slots, kw_only=kw_only)(cls)
+            # only below another does it matter to Python whether it is frozen: both are, or neither
+            is_below = hasattr(cls, "__dataclass_params__")
+            cls = _dataclass(
+                init=False, repr=False, eq=False, slots=slots, kw_only=kw_only, frozen=frozen and is_below
+            )(cls)
+            about = cls.__dataclass_params__
+            about.init = about.repr = True
+            about.eq, about.order, about.frozen = eq, order, frozen
             if not has_doc:
                 cls.__doc__ = None
             for name, method in _methods(cls, is_frozen=frozen, is_compared=eq, is_ordered=order).items():
@@ -79,12 +87,16 @@ class _Late:
         return method
 
 
-def _compile(cls: type, head: str, lines: Sequence[str], names: dict[str, Any]) -> FunctionType:
-    """A method of this head and these lines, which may use these names."""
-    names["__name__"] = cls.__module__
+def _compile(cls: type, head: str, lines: Sequence[str], names: Mapping[str, Any]) -> FunctionType:
+    """A method of this head and these lines, which may use these names. It is one of the module of its class, where
+    the types of its parameters are looked up.
+    """
+    text = "\n  ".join((f"def make({', '.join(names)}):\n def {head}:", *lines))
+    made: dict[str, Any] = {}
     # of names of fields alone, as `dataclasses` does it
-    exec("\n ".join((f"def {head}:", *lines)), names)  # noqa: S102
-    function: FunctionType = names[head.partition("(")[0]]
+    space = getattr(sys.modules.get(cls.__module__), "__dict__", {})
+    exec(f"{text}\n return {head.partition('(')[0]}", space, made)  # noqa: S102
+    function: FunctionType = made["make"](**names)
     function.__qualname__ = f"{cls.__qualname__}.{function.__name__}"
     return function
 
@@ -104,18 +116,22 @@ def _init(cls: type, *, is_frozen: bool) -> FunctionType:
         # which every message is two and every event one, that was a tenth of what accepting costs. Here the new
         # object is of a class with the same slots that may be written, until all of them are.
         slots = {"__slots__": cls.__dict__["__slots__"], "__setattr__": object.__setattr__}
+        slots["__orig_bases__"] = cls.__dict__.get("__orig_bases__", ())  # `Generic` alone is no base
         names |= {"_draft": type(cls)(f"{cls.__name__}Draft", cls.__bases__, slots), "_class": cls}
         names |= {"_names": tuple(values), "_set": object.__setattr__}
         lines = [
             "if self.__class__ is _class:",
             *(f" {line}" for line in ("_set(self, '__class__', _draft)", *lines, "self.__class__ = _class")),
             # a class below, which is no dataclass, may have another layout
-            f"else:\n  for _name, _value in zip(_names, {_tuple(values.values())}): _set(self, _name, _value)",
+            "else:",
+            f" for _name, _value in zip(_names, {_tuple(values.values())}): _set(self, _name, _value)",
         ]
     if hasattr(cls, "__post_init__"):
         lines.append("self.__post_init__()")
     signature = ", ".join(("self", *by_place, *(("*", *by_name) if by_name else ())))
-    return _compile(cls, f"__init__({signature})", [*lines, "return"], names)
+    function = _compile(cls, f"__init__({signature})", [*lines, "return"], names)
+    function.__annotations__ = {one.name: one.type for one in parameters} | {"return": None}
+    return function
 
 
 def _parameter(one: Field[Any]) -> str:

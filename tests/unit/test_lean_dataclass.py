@@ -7,7 +7,7 @@ import inspect
 import pickle
 from collections.abc import Callable, Iterator
 from dataclasses import KW_ONLY, FrozenInstanceError, asdict, dataclass, field, fields, replace
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar, get_type_hints
 
 import orjson
 import pytest
@@ -95,6 +95,15 @@ def derived(make: Decorator, **options: bool) -> type[Any]:
     return Thing
 
 
+def generic(make: Decorator, **options: bool) -> type[Any]:
+    @make(slots=True, **options)
+    class Thing(Generic[T]):
+        name: T
+        lean: Lean | None = None
+
+    return Thing
+
+
 def beside_a_dictionary(make: Decorator, **options: bool) -> type[Any]:
     class Base:
         pass
@@ -138,7 +147,7 @@ def equal_by_its_own_measure(make: Decorator, **options: bool) -> type[Any]:
 
 
 CLASSES = (
-    ordinary, empty, single, watchful, derived, beside_a_dictionary, opinionated, equal_by_its_own_measure,
+    ordinary, empty, single, watchful, derived, generic, beside_a_dictionary, opinionated, equal_by_its_own_measure,
 )  # fmt: skip
 OPTIONS: tuple[dict[str, bool], ...] = (
     {"frozen": True},
@@ -179,6 +188,9 @@ def behaviour(made: type[Any]) -> Iterator[tuple[str, object]]:
     """All that can be seen of a class from outside, but for addresses in memory."""
     yield "parameters", [(one.name, one.kind, one.default is one.empty)
                          for one in inspect.signature(made).parameters.values()]  # fmt: skip
+    yield "hints", list(get_type_hints(made.__init__).items())
+    about = made.__dataclass_params__
+    yield "options", [getattr(about, name) for name in ("init", "repr", "eq", "order", "frozen")]
     yield "fields", [(one.name, one.init, one.repr, one.kw_only) for one in fields(made)]
     yield "places", (made.__match_args__, made.__slots__, made.__dict__.get("__hash__") is None)
     values: list[Any] = []
@@ -274,6 +286,33 @@ def test_a_class_below_sees_all_fields_when_it_looks_at_itself() -> None:
     seen: list[tuple[str, int]] = []
     assert (Below("a").count, Watchful("b").count) == (2, 2)
     assert seen == [("a", 2), ("b", 2)]
+
+
+def test_a_dataclass_of_a_user_goes_on_from_a_value_and_is_frozen_as_it_is() -> None:
+    @dataclass(frozen=True)
+    class Mine(Address):
+        more: str = "m"
+
+    mine = Mine("t", "q", "c")
+    assert (mine, hash(mine)) == (pickle_of_fields(mine), hash(pickle_of_fields(mine)))
+    assert repr(mine).endswith("Mine(tenant='t', queue='q', channel='c', more='m')")
+    assert mine != LEAN_ADDRESS
+    for name in ("channel", "more"):
+        with pytest.raises(FrozenInstanceError):
+            setattr(mine, name, "other")
+    for make in (PYTHON, LEAN):
+        with pytest.raises(TypeError, match="cannot inherit non-frozen dataclass from a frozen one"):
+
+            @make(slots=True)
+            class _Other(Address):
+                more: str = "m"
+
+
+def pickle_of_fields(value: Any) -> Any:
+    """Another one, made as a pickle is read."""
+    other = object.__new__(type(value))
+    other.__setstate__(value.__getstate__())
+    return other
 
 
 def test_a_class_without_slots_is_refused() -> None:
