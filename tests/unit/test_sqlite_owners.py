@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import os
 import shutil
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
+import apsw
 import pytest
 
 from tests.contract.suite.desk import HERE, Desk, at
 from tests.patience import PATIENCE, until
 from tests.unit.sqlite_files import engine, opened
 from turnkeep.errors import StoreMisconfigured, StoreUnavailable
-from turnkeep.store.sqlite import owners, restore
+from turnkeep.store.sqlite import SqliteStore, owners, restore
+from turnkeep.store.sqlite.backup import owners_of
 from turnkeep.store.sqlite.owners import Owners
 from turnkeep.store.values import LAYOUT
 
@@ -320,6 +324,39 @@ async def test_a_store_that_closes_lets_others_have_its_sinks_at_once(tmp_path: 
 
     async with opened(path) as other:
         assert await other.store.lease_sink("relay", 0, owner="sink-2", lease=1_000.0) == ""
+
+
+@asynccontextmanager
+async def opening_held(path: Path, given_path: Path) -> AsyncIterator[asyncio.Task[None]]:
+    """A store that is being opened, and waits for the lock of the file until the end of the block."""
+    async with opened(path):
+        pass
+    with closing(apsw.Connection(str(path))) as other:
+        other.execute("BEGIN IMMEDIATE")
+        opening = asyncio.create_task(SqliteStore(given_path).open())
+        await until(lambda: bool(Owners(owners_of(path)).others()))
+        yield opening
+
+
+async def test_who_gives_up_while_a_store_opens_holds_nothing_of_it(tmp_path: Path) -> None:
+    path = tmp_path / "a.db"
+    async with opening_held(path, path) as opening:
+        opening.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await opening
+
+    await until(lambda: not Owners(owners_of(path)).others())
+
+
+async def test_a_store_that_goes_while_it_opens_is_refused_and_not_held(tmp_path: Path) -> None:
+    path, link = tmp_path / "a.db", tmp_path / "link.db"
+    link.symlink_to(path)
+    async with opening_held(path, link) as opening:
+        link.unlink()
+
+    with pytest.raises(StoreUnavailable, match="cannot be opened"):
+        await opening
+    assert Owners(owners_of(path)).others() == []
 
 
 async def test_one_file_has_one_set_of_owners_by_whatever_path_it_is_opened(

@@ -56,6 +56,9 @@ class OpenFile:
     ballast: Ballast
 
 
+_Prepared = tuple[Transaction, list[View], bool]
+
+
 class Engine(RevisionCount):
     """Opens and closes the file, and takes operations to its threads."""
 
@@ -93,14 +96,18 @@ class Engine(RevisionCount):
         """
         wakeups = Wakeups(self.clock)
         ballast = Ballast(owners_of(self.path) / "ballast", self._ballast)
-        # opening migrates, writes the log into the file and waits for locks: seconds, so not on the
-        # event loop
-        transaction, views, is_whole = await asyncio.to_thread(self._prepare)
-        await asyncio.to_thread(ballast.fill)
-        # the path as it was given: a link that is made to lead elsewhere is a replaced file as well
-        identity = await asyncio.to_thread(FileIdentity, self._given_path)
-        writer = Writer(transaction, wakeups, identity=identity, path=self.path, ballast=ballast)
-        reader = ReaderPool(views, identity, self.path)
+        transaction, views, is_whole = await self._prepared()
+        try:
+            await asyncio.to_thread(ballast.fill)
+            # the path as it was given: a link that is made to lead elsewhere is a replaced file as well
+            identity = await asyncio.to_thread(FileIdentity, self._given_path)
+            writer = Writer(transaction, wakeups, identity=identity, path=self.path, ballast=ballast)
+            reader = ReaderPool(views, identity, self.path)
+        except BaseException as error:
+            _let_go(transaction.owners, _connections(transaction, views))
+            if isinstance(error, OSError):
+                raise StoreUnavailable(f"the store {self.path} cannot be opened: {error}, open it again") from error
+            raise
         # a process that was killed cannot say whether its last sync failed: then nothing is added
         # before the log is new
         writer.may_have_a_hole = not is_whole
@@ -113,7 +120,17 @@ class Engine(RevisionCount):
             await self.close()
             raise
 
-    def _prepare(self) -> tuple[Transaction, list[View], bool]:
+    async def _prepared(self) -> _Prepared:
+        """Opening migrates, writes the log into the file and waits for locks: seconds, so not on the event loop."""
+        opening = asyncio.get_running_loop().run_in_executor(None, self._prepare)
+        try:
+            return await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            # its thread goes on, and nobody else knows what it has opened and locked by then
+            opening.add_done_callback(_let_go_of)
+            raise
+
+    def _prepare(self) -> _Prepared:
         """What writes, what reads, and whether the log is known to have no hole."""
         check_version(apsw.sqlite_lib_version())
         if not self._allow_network:
@@ -268,7 +285,17 @@ def _finish(open_file: OpenFile) -> None:
     # the last to leave takes the ballast along: one file stays
     if not transaction.owners.others():
         open_file.ballast.free()
-    _let_go(transaction.owners, [connection, *(view.connection for view in open_file.views)])
+    _let_go(transaction.owners, _connections(transaction, open_file.views))
+
+
+def _let_go_of(opening: asyncio.Future[_Prepared]) -> None:
+    if not opening.cancelled() and opening.exception() is None:
+        transaction, views, _ = opening.result()
+        _let_go(transaction.owners, _connections(transaction, views))
+
+
+def _connections(transaction: Transaction, views: list[View]) -> list[apsw.Connection]:
+    return [transaction.file, *(view.connection for view in views)]
 
 
 def _let_go(owners: Owners, connections: list[apsw.Connection]) -> None:
