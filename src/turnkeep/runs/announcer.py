@@ -192,6 +192,21 @@ class Announcer:
     Who waits for the answer in this process is told at once.
     """
 
+    published_count = 0
+    """How many events of the claim are in the log, as far as the store has answered."""
+    text_so_far = ""
+    """The text of this attempt that subscribers have seen, or will before the settlement."""
+    _failures = 0
+    _is_queued = False
+    _is_over = False
+    _error: Exception | None = None
+    """What ends the publishing."""
+    _on_failure: Callable[[Exception], None] | None = None
+    # Made for whoever waits: an event of asyncio is larger than all else here, and a thousand
+    # runs have nobody who waits, nearly always.
+    _is_empty = True
+    _emptying: asyncio.Event | None = None
+
     def __init__(self, publisher: Publisher, claim: Claim, *, tell: Callable[[Event], None] | None = None) -> None:
         self._lane = publisher.lane(claim.address)
         self._claim = claim
@@ -199,22 +214,8 @@ class Announcer:
         self._waiting: list[Event] = []
         self._batch: list[Event] = []
         """What is being published: the same again, until the store has answered."""
-        self.published_count = 0
-        """How many events of the claim are in the log, as far as the store has answered."""
-        self._failures = 0
         self._parts: list[tuple[int, Event]] = []
         """What was shown beside the text, by number: few, and a log that lost its end has to get it again."""
-        self._is_queued = False
-        self._is_over = False
-        self._error: Exception | None = None
-        """What ends the publishing."""
-        self._on_failure: Callable[[Exception], None] | None = None
-        # Made for whoever waits: an event of asyncio is larger than all else here, and a thousand
-        # runs have nobody who waits, nearly always.
-        self._is_empty = True
-        self._emptying: asyncio.Event | None = None
-        self.text_so_far = ""
-        """The text of this attempt that subscribers have seen, or will before the settlement."""
 
     def say(self, event: Event) -> None:
         self._waiting.append(event)

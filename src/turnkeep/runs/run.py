@@ -65,6 +65,13 @@ It may not wait.
 class Run:
     """One claim's work."""
 
+    answering: Answering | None = None
+    error: Exception | None = None
+    """What ended the work before its end."""
+    failure: FailOutcome | None = None
+    """What the store made of a failure."""
+    _circuits: Circuits | None = None
+
     def __init__(self, context: RunContext, lease: Lease, observer: RunObserver | None = None) -> None:
         self.context = context
         self.lease = lease
@@ -73,12 +80,6 @@ class Run:
         self.announcer = Announcer(context.publisher, claim, tell=observer)
         budgets = context.budgets
         self.budget = budgets.run_budget(claim) if budgets is not None and budgets.budgets else None
-        self._circuits: Circuits | None = None
-        self.answering: Answering | None = None
-        self.error: Exception | None = None
-        """What ended the work before its end."""
-        self.failure: FailOutcome | None = None
-        """What the store made of a failure."""
         self.assistant: Assistant = context.assistants.blank
         self.model_name = self.assistant.model
 
