@@ -92,11 +92,11 @@ def _compile(cls: type, head: str, lines: Sequence[str], names: Mapping[str, Any
     the types of its parameters are looked up.
     """
     text = "\n  ".join((f"def make({', '.join(names)}):\n def {head}:", *lines))
-    made: dict[str, Any] = {}
+    place: dict[str, Any] = {}
     # of names of fields alone, as `dataclasses` does it
     space = getattr(sys.modules.get(cls.__module__), "__dict__", {})
-    exec(f"{text}\n return {head.partition('(')[0]}", space, made)  # noqa: S102
-    function: FunctionType = made["make"](**names)
+    exec(f"{text}\n return {head.partition('(')[0]}", space, place)  # noqa: S102
+    function: FunctionType = place["make"](**names)
     function.__qualname__ = f"{cls.__qualname__}.{function.__name__}"
     return function
 

@@ -42,6 +42,9 @@ READERS = 2
 
 _DEFAULTS = Policies()
 
+_Handles = tuple[Transaction, list[View], bool]
+"""What writes, what reads, and whether the log is known to have no hole."""
+
 
 @dataclass(frozen=True, slots=True)
 class OpenFile:
@@ -54,9 +57,6 @@ class OpenFile:
     transaction: Transaction
     views: list[View]
     ballast: Ballast
-
-
-_Prepared = tuple[Transaction, list[View], bool]
 
 
 class Engine(RevisionCount):
@@ -96,7 +96,7 @@ class Engine(RevisionCount):
         """
         wakeups = Wakeups(self.clock)
         ballast = Ballast(owners_of(self.path) / "ballast", self._ballast)
-        transaction, views, is_whole = await self._prepared()
+        transaction, views, is_whole = await self._prepare_in_thread()
         try:
             await asyncio.to_thread(ballast.fill)
             # the path as it was given: a link that is made to lead elsewhere is a replaced file as well
@@ -120,7 +120,7 @@ class Engine(RevisionCount):
             await self.close()
             raise
 
-    async def _prepared(self) -> _Prepared:
+    async def _prepare_in_thread(self) -> _Handles:
         """Opening migrates, writes the log into the file and waits for locks: seconds, so not on the event loop."""
         opening = asyncio.get_running_loop().run_in_executor(None, self._prepare)
         try:
@@ -130,8 +130,7 @@ class Engine(RevisionCount):
             opening.add_done_callback(_let_go_of)
             raise
 
-    def _prepare(self) -> _Prepared:
-        """What writes, what reads, and whether the log is known to have no hole."""
+    def _prepare(self) -> _Handles:
         check_version(apsw.sqlite_lib_version())
         if not self._allow_network:
             require_local(self.path)
@@ -288,7 +287,7 @@ def _finish(open_file: OpenFile) -> None:
     _let_go(transaction.owners, _connections(transaction, open_file.views))
 
 
-def _let_go_of(opening: asyncio.Future[_Prepared]) -> None:
+def _let_go_of(opening: asyncio.Future[_Handles]) -> None:
     if not opening.cancelled() and opening.exception() is None:
         transaction, views, _ = opening.result()
         _let_go(transaction.owners, _connections(transaction, views))
